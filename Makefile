@@ -1,0 +1,97 @@
+# Everything a newcomer needs: `make demo` and `make test`. Each makes and reuses its own virtual
+# environment with the pinned versions of constraints.txt. `make help` lists the targets.
+#
+#   make demo ARGS="--quick"                 arguments for the command
+#   make test PYTHON=python3.12 VENV=.venv312   another interpreter, another environment
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+SUITES ?=
+
+# The folders compression/ and cloud/ at the top must not be importable by their short names: from
+# Python 3.14 the standard library has a package `compression` of its own.
+export PYTHONSAFEPATH = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := $(VENV)/bin
+ABS := $(abspath $(BIN))
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard ext/*.pyx ext/*.pxd ext/src/*.c ext/src/*.h)
+# pins for what builds the package too, not only for what it needs when it runs
+INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
+TREE := build/lint
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench proto lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(VENV)/stamp-venv: tools/preflight.py
+	@$(PYTHON) tools/preflight.py
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/stamp-build: $(VENV)/stamp-venv constraints.txt
+	$(INSTALL) pip setuptools wheel cython
+	@touch $@
+
+$(VENV)/stamp-demo: $(VENV)/stamp-build $(SOURCES)
+	@echo "installing edge-sdk[demo] into $(VENV) (one or two minutes the first time)"
+	$(INSTALL) --no-build-isolation -e '.[demo]'
+	@touch $@
+
+$(VENV)/stamp-dev: $(VENV)/stamp-build $(SOURCES)
+	@echo "installing edge-sdk[demo,dev] into $(VENV) (one or two minutes the first time)"
+	$(INSTALL) --no-build-isolation -e '.[demo,dev]'
+	@touch $(VENV)/stamp-demo $@
+
+demo: $(VENV)/stamp-demo ## do the main job end to end on real images; report in demo-out/
+	$(BIN)/edge-sdk demo --out demo-out $(ARGS)
+
+test: $(VENV)/stamp-dev ## run the tests that together take minutes
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/stamp-dev ## run the tests marked slow
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# import-linter and mypy must see all rooms under the one name they are imported by; neither follows
+# an editable install. So they run inside a freshly built tree (docs/decisions/002).
+lint: $(VENV)/stamp-dev ## ruff, cython-lint, import-linter, mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/cython-lint ext
+	rm -rf $(TREE)
+	$(BIN)/python setup.py -q build_py --build-lib $(TREE)
+	cp -Rp benchmarks/harness benchmarks/suites $(TREE)/
+	cd $(TREE) && $(ABS)/lint-imports --config $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/import-linter
+	cd $(TREE) && $(ABS)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy -p edge_sdk -p harness -p suites
+
+format: $(VENV)/stamp-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/stamp-dev ## time ours against peers: make bench SUITES="softmax" ARGS="--json out.json"
+	$(BIN)/python benchmarks/run.py $(SUITES) $(ARGS)
+
+proto: $(VENV)/stamp-dev ## compile edge_sdk/protocol/*.proto to descriptor files
+	for file in edge_sdk/protocol/*.proto; do \
+	  $(BIN)/python -m grpc_tools.protoc -I edge_sdk/protocol --descriptor_set_out="$${file%.proto}.desc" \
+	    --include_imports "$$file" || exit 1; \
+	done
+
+lock: ## write constraints.txt anew from the newest versions that fit together (Python 3.11)
+	@$(PYTHON) tools/preflight.py
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install -q --upgrade pip
+	build/lock/bin/python tools/lock.py requirements demo dev > build/requirements.txt
+	build/lock/bin/python -m pip install -q -r build/requirements.txt
+	build/lock/bin/python tools/lock.py constraints > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/lock
+
+clean: ## remove what the build, the tests and the demo leave behind
+	rm -rf build dist demo-out .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find ext -name '*.so' -delete
