@@ -1,0 +1,114 @@
+"""The device executor of a processing specification: the fused Cython kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import InputError
+from edge_sdk.ext.image import image_to_tensor
+from edge_sdk.processing.steps import ProcessingSpec
+
+__all__ = ["DeviceProcessor"]
+
+
+class DeviceProcessor:
+    """Turn frames into a model's input tensors.
+
+    Holds no state but the specification's constants: one processor may be used from several
+    threads at once, and the kernel releases the GIL.
+
+    Parameters
+    ----------
+    spec
+        What to do.
+    """
+
+    def __init__(self, spec: ProcessingSpec) -> None:
+        self.spec = spec
+        self._folded = spec.fold()
+
+    def __call__(self, frame: NDArray[np.uint8], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Process one frame.
+
+        Parameters
+        ----------
+        frame : ndarray of uint8, shape (H, W) or (H, W, C)
+            C is 1, 3 (RGB) or 4 (RGBA) where the specification has a color step, and the
+            specification's channels otherwise. Any strides; a frame whose pixels are not
+            contiguous within a row is copied first.
+        out : ndarray of `spec.output_dtype`, shape `spec.output_shape`, C-contiguous, optional
+            Filled and returned. A fresh array by default.
+
+        Returns
+        -------
+        ndarray of `spec.output_dtype`, shape `spec.output_shape`
+
+        Raises
+        ------
+        InputError
+            A frame or `out` of the wrong type, dtype, shape or size.
+        """
+        if out is None:
+            out = np.empty(self.spec.output_shape, self.spec.output_dtype)
+        else:
+            self._check_out(out, self.spec.output_shape)
+        self._fill(frame, out[0])
+        return out
+
+    def batch(self, frames: Sequence[NDArray[np.uint8]], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Process several frames, of equal or different sizes, into one batch.
+
+        Parameters
+        ----------
+        frames
+            At least one, each as for a single call.
+        out : ndarray of `spec.output_dtype`, shape (n, *spec.output_shape[1:]), optional
+            Filled and returned. A fresh array by default.
+
+        Returns
+        -------
+        ndarray of `spec.output_dtype`, shape (n, *spec.output_shape[1:])
+
+        Raises
+        ------
+        InputError
+            No frames, or one or `out` of the wrong type, dtype, shape or size.
+        """
+        if len(frames) == 0:
+            raise InputError("frames: need at least one")
+        shape = (len(frames), *self.spec.output_shape[1:])
+        if out is None:
+            out = np.empty(shape, self.spec.output_dtype)
+        else:
+            self._check_out(out, shape)
+        for frame, tensor in zip(frames, out, strict=True):
+            self._fill(frame, tensor)
+        return out
+
+    def _check_out(self, out: NDArray[Any], shape: tuple[int, ...]) -> None:
+        if not isinstance(out, np.ndarray) or out.dtype != self.spec.output_dtype or out.shape != shape:
+            kind = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise InputError(f"out: need {self.spec.output_dtype} of shape {shape}, not {kind}")
+
+    def _fill(self, frame: NDArray[np.uint8], tensor: NDArray[Any]) -> None:
+        folded = self._folded
+        if isinstance(frame, np.ndarray) and frame.dtype == np.uint8:
+            if not self.spec.accepts(1 if frame.ndim == 2 else frame.shape[-1] if frame.ndim == 3 else -1):
+                need = "(H, W) or (H, W, 1|3|4)" if self.spec.accepts(4) else f"(H, W, {folded.channels})"
+                hint = "" if self.spec.accepts(4) or frame.ndim != 3 else "; a color step would convert it"
+                raise InputError(f"frame: need shape {need}, not {frame.shape}{hint}")
+            if not _rows_are_contiguous(frame):
+                frame = np.ascontiguousarray(frame)
+        image_to_tensor(
+            frame, tensor, mean=folded.mean, gain=folded.gain, planar=folded.planar, zero_point=folded.zero_point
+        )
+
+
+def _rows_are_contiguous(frame: NDArray[np.uint8]) -> bool:
+    """Whether the pixels of each row follow one another; axes of extent 1 have no stride to speak of."""
+    channels = 1 if frame.ndim == 2 else frame.shape[2]
+    return (channels == 1 or frame.strides[2] == 1) and (frame.shape[1] == 1 or frame.strides[1] == channels)

@@ -1,0 +1,1 @@
+"""Kernels: Cython over plain C. No policy, no input or output."""

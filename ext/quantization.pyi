@@ -1,0 +1,26 @@
+from typing import overload
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["dequantize", "quantize"]
+
+@overload
+def quantize(
+    x: NDArray[np.float32], scale: float, zero_point: int, out: NDArray[np.int8], *, dtype: DTypeLike = ...
+) -> NDArray[np.int8]: ...
+@overload
+def quantize(
+    x: NDArray[np.float32], scale: float, zero_point: int, out: NDArray[np.uint8], *, dtype: DTypeLike = ...
+) -> NDArray[np.uint8]: ...
+@overload
+def quantize(
+    x: NDArray[np.float32], scale: float, zero_point: int, out: None = None, *, dtype: type[np.uint8]
+) -> NDArray[np.uint8]: ...
+@overload
+def quantize(
+    x: NDArray[np.float32], scale: float, zero_point: int, out: None = None, *, dtype: type[np.int8] = ...
+) -> NDArray[np.int8]: ...
+def dequantize(
+    x: NDArray[np.int8] | NDArray[np.uint8], scale: float, zero_point: int, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]: ...
