@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
 from edge_sdk.ext.image import image_to_tensor
+from edge_sdk.processing.arrays import channels_of, describe, is_frame
 from edge_sdk.processing.steps import ProcessingSpec
 
 __all__ = ["DeviceProcessor"]
@@ -89,20 +90,16 @@ class DeviceProcessor:
             self._fill(frame, tensor)
         return out
 
-    def _check_out(self, out: NDArray[Any], shape: tuple[int, ...]) -> None:
+    def _check_out(self, out: object, shape: tuple[int, ...]) -> None:
         if not isinstance(out, np.ndarray) or out.dtype != self.spec.output_dtype or out.shape != shape:
-            kind = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise InputError(f"out: need {self.spec.output_dtype} of shape {shape}, not {kind}")
+            raise InputError(f"out: need {self.spec.output_dtype} of shape {shape}, not {describe(out)}")
 
-    def _fill(self, frame: NDArray[np.uint8], tensor: NDArray[Any]) -> None:
+    def _fill(self, frame: object, tensor: NDArray[Any]) -> None:
         folded = self._folded
-        if isinstance(frame, np.ndarray) and frame.dtype == np.uint8:
-            if not self.spec.accepts(1 if frame.ndim == 2 else frame.shape[-1] if frame.ndim == 3 else -1):
-                need = "(H, W) or (H, W, 1|3|4)" if self.spec.accepts(4) else f"(H, W, {folded.channels})"
-                hint = "" if self.spec.accepts(4) or frame.ndim != 3 else "; a color step would convert it"
-                raise InputError(f"frame: need shape {need}, not {frame.shape}{hint}")
-            if not _rows_are_contiguous(frame):
-                frame = np.ascontiguousarray(frame)
+        if not is_frame(frame) or not self.spec.accepts(channels_of(frame)):
+            raise InputError(f"frame: need {self.spec.frame_text}, not {describe(frame)}")
+        if not _rows_are_contiguous(frame):
+            frame = np.ascontiguousarray(frame)
         image_to_tensor(
             frame, tensor, mean=folded.mean, gain=folded.gain, planar=folded.planar, zero_point=folded.zero_point
         )
@@ -110,5 +107,5 @@ class DeviceProcessor:
 
 def _rows_are_contiguous(frame: NDArray[np.uint8]) -> bool:
     """Whether the pixels of each row follow one another; axes of extent 1 have no stride to speak of."""
-    channels = 1 if frame.ndim == 2 else frame.shape[2]
+    channels = channels_of(frame)
     return (channels == 1 or frame.strides[2] == 1) and (frame.shape[1] == 1 or frame.strides[1] == channels)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
+from edge_sdk.processing.arrays import channels_of, describe, is_frame
 from edge_sdk.processing.steps import Color, Layout, Normalize, ProcessingSpec, Quantize, Resize
 
 __all__ = ["reference"]
@@ -38,12 +39,9 @@ def reference(spec: ProcessingSpec, frame: NDArray[np.uint8]) -> NDArray[np.floa
     InputError
         A frame of the wrong type, dtype, shape or size.
     """
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
-        kind = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise InputError(f"frame: need uint8 of shape (H, W) or (H, W, C), not empty, not {kind}")
+    if not is_frame(frame) or not spec.accepts(channels_of(frame)):
+        raise InputError(f"frame: need {spec.frame_text}, not {describe(frame)}")
     x = np.atleast_3d(frame).astype(np.float64)
-    if not spec.accepts(x.shape[2]):
-        raise InputError(f"frame: {x.shape[2]} channels do not fit this specification")
     for step in spec.steps:
         match step:
             case Color(mode="rgb"):
@@ -70,4 +68,5 @@ def _resize(x: NDArray[np.float64], size: int, axis: int) -> NDArray[np.float64]
     first = at.astype(np.intp)
     second = np.minimum(first + 1, old - 1)
     weight = (at - first).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-    return np.take(x, first, axis) * (1 - weight) + np.take(x, second, axis) * weight
+    resized: NDArray[np.float64] = np.take(x, first, axis) * (1 - weight) + np.take(x, second, axis) * weight
+    return resized

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,6 +194,7 @@ class ProcessingSpec:
         channels: int,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 255.0,
+        *,
         order: Order = "NHWC",
     ) -> ProcessingSpec:
         """Return the usual specification of an image model: colour, resize, normalise, layout.
@@ -217,12 +218,11 @@ class ProcessingSpec:
         if channels not in (1, 3):
             raise ProcessingError(f"processing: channels must be 1 or 3, not {channels!r}")
         mode: ColorMode = "rgb" if channels == 3 else "grey"
-        means = (mean,) * channels if isinstance(mean, (int, float)) else tuple(mean)
-        stds = (std,) * channels if isinstance(std, (int, float)) else tuple(std)
-        return cls((Color(mode), Resize(height, width), Normalize(means, stds), Layout(order)))
+        normalize = Normalize(_per_channel(mean, channels), _per_channel(std, channels))
+        return cls((Color(mode), Resize(height, width), normalize, Layout(order)))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ProcessingSpec:
+    def from_json(cls, value: object) -> ProcessingSpec:
         """Return the specification that a JSON object describes, checked strictly.
 
         Raises
@@ -283,15 +283,22 @@ class ProcessingSpec:
         quantize = self.find(Quantize)
         return np.dtype(np.float32 if quantize is None else quantize.dtype)
 
-    def with_quantize(self, dtype: QuantizedType, scale: float, zero_point: int) -> ProcessingSpec:
+    def with_quantize(self, dtype: str, scale: float, zero_point: int) -> ProcessingSpec:
         """Return the specification with this quantize step, in place of one it has.
+
+        Parameters
+        ----------
+        dtype
+            ``"int8"`` or ``"uint8"``.
+        scale, zero_point
+            ``real = scale * (q - zero_point)``.
 
         Raises
         ------
         ProcessingError
             A value is out of range.
         """
-        return ProcessingSpec((*self.without_quantize().steps, Quantize(dtype, scale, zero_point)))
+        return ProcessingSpec((*self.without_quantize().steps, Quantize(cast("QuantizedType", dtype), scale, zero_point)))
 
     def without_quantize(self) -> ProcessingSpec:
         """Return the specification without its quantize step: float32 out."""
@@ -300,6 +307,13 @@ class ProcessingSpec:
     def accepts(self, channels: int) -> bool:
         """Whether frames of so many channels can be processed: with a color step, 1, 3 or 4."""
         return channels in (1, 3, 4) if self.find(Color) is not None else channels == self.channels
+
+    @property
+    def frame_text(self) -> str:
+        """What frames can be processed, in words for an error message."""
+        channels = "1|3|4" if self.find(Color) is not None else str(self.channels)
+        grey = "(H, W) or " if self.accepts(1) else ""
+        return f"uint8 of shape {grey}(H, W, {channels}), not empty"
 
     def fold(self) -> FoldedSteps:
         """Return the constants of the fused pass."""
@@ -322,6 +336,11 @@ def _order_text() -> str:
     return ", ".join(kind.op for kind in STEP_ORDER)
 
 
+def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    values = tuple(np.ravel(value).tolist())
+    return values * channels if len(values) == 1 else values
+
+
 def _error(index: int, op: object, message: str) -> ProcessingError:
     return ProcessingError(f"processing step {index} ({op}): {message}")
 
@@ -337,9 +356,9 @@ def _step_from_json(index: int, value: object) -> Step:
     optional = {"method", "antialias"}
     given = set(value) - {"op"}
     if given - fields:
-        raise _error(index, op, f"unknown key {sorted(map(str, given - fields))[0]!r}")
+        raise _error(index, op, f"unknown key {min(map(str, given - fields))!r}")
     if fields - given - optional:
-        raise _error(index, op, f"key {sorted(fields - given - optional)[0]!r} is missing")
+        raise _error(index, op, f"key {min(fields - given - optional)!r} is missing")
     return kind(**{key: value[key] for key in given})
 
 
