@@ -1,0 +1,196 @@
+"""The policy: the rule that a device applies to each answer, and the certificate it stands under."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.cascade.signals import SIGNALS, check_scores, max_probability
+from edge_sdk.errors import CertificateError, InputError
+
+__all__ = ["Certificate", "Decision", "Policy"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was promised, from how much evidence, and for what it holds.
+
+    The promise: with probability at least ``confidence`` over the calibration data, the share of
+    all inputs that are kept on the edge, wrong there, and right in the cloud is at most
+    ``max_accuracy_loss``, for inputs exchangeable with the calibration data.
+
+    Attributes
+    ----------
+    max_accuracy_loss, confidence
+        The promise, both in (0, 1).
+    n
+        Calibration samples.
+    harms
+        How many of them the rule harmed.
+    p_value
+        Exact binomial p-value of "the loss is above ``max_accuracy_loss``" at the threshold.
+    local_share
+        Share of the calibration samples that the rule kept on the edge.
+    validity
+        Digests of everything it holds for (``edge_model``, ``cloud_model``, ``data``). A change
+        of any voids it.
+    risk
+        The loss that is bounded: ``harm``.
+    """
+
+    max_accuracy_loss: float
+    confidence: float
+    n: int
+    harms: int
+    p_value: float
+    local_share: float
+    validity: Mapping[str, str]
+    risk: str = "harm"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON-compatible values."""
+        return {
+            "risk": self.risk,
+            "max_accuracy_loss": self.max_accuracy_loss,
+            "confidence": self.confidence,
+            "n": self.n,
+            "harms": self.harms,
+            "p_value": self.p_value,
+            "local_share": self.local_share,
+            "validity": dict(self.validity),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the rule said of one answer.
+
+    Attributes
+    ----------
+    escalate
+        True where the cloud should be asked.
+    reason
+        ``confident`` or ``escalated``.
+    confidence
+        The signal's value; for ``max_probability`` the calibrated probability.
+    propensity
+        Probability with which this rule escalates such an input: 0 or 1, as it draws no lots.
+    """
+
+    escalate: bool
+    reason: str
+    confidence: float
+    propensity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Keep an answer on the edge if its signal reaches the threshold; else escalate.
+
+    Attributes
+    ----------
+    threshold
+        An answer is kept if its signal is at least this.
+    temperature
+        Scales the scores before the signal is taken.
+    signal
+        Name of the signal.
+    certificate
+        The promise this threshold was certified for, or None.
+    """
+
+    threshold: float
+    temperature: float = 1.0
+    signal: str = "max_probability"
+    certificate: Certificate | None = None
+
+    def __post_init__(self) -> None:
+        if self.signal not in SIGNALS:
+            raise CertificateError(f"policy: there is no signal {self.signal!r}; there are {', '.join(SIGNALS)}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise CertificateError(f"policy: temperature is {self.temperature}; it should be positive")
+        if math.isnan(self.threshold):
+            raise CertificateError("policy: threshold is not a number")
+
+    def signal_values(self, scores: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the signal of each row of probabilities [n, classes]; float64 [n]."""
+        return max_probability(scores, self.temperature)
+
+    def decide(self, scores: NDArray[Any], context: Mapping[str, Any] | None = None) -> Decision:
+        """Decide about one answer. Pure: the same scores always give the same decision.
+
+        Parameters
+        ----------
+        scores
+            Probabilities of one input, float [classes].
+        context
+            Reserved for rules that look beyond the scores; this one does not.
+
+        Raises
+        ------
+        InputError
+            The scores hold a NaN or an infinity, or are all zero.
+        """
+        array = np.asarray(scores)
+        largest = array.max(initial=0.0)
+        if array.ndim != 1 or not (0.0 < largest < math.inf):
+            raise InputError(f"scores should be finite probabilities of shape [classes], not {list(array.shape)}")
+        value = float(self.signal_values(array[None, :])[0])
+        escalate = not value >= self.threshold
+        return Decision(escalate, "escalated" if escalate else "confident", value, 1.0 if escalate else 0.0)
+
+    def local_mask(self, scores: NDArray[Any]) -> NDArray[np.bool_]:
+        """Decide about many: True where the answer is kept on the edge; scores are [n, classes]."""
+        return np.asarray(self.signal_values(check_scores(scores)) >= self.threshold)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the policy as JSON-compatible values."""
+        return {
+            "format": FORMAT,
+            "signal": self.signal,
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+            "certificate": None if self.certificate is None else self.certificate.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+        """Read a policy from JSON values.
+
+        Raises
+        ------
+        CertificateError
+            The policy is from a newer version, or a field is missing or impossible.
+        """
+        if value.get("format") != FORMAT:
+            raise CertificateError(f"policy format {value.get('format')!r} cannot be read; this SDK reads {FORMAT}")
+        try:
+            certificate = value["certificate"]
+            return cls(
+                threshold=float(value["threshold"]),
+                temperature=float(value["temperature"]),
+                signal=str(value["signal"]),
+                certificate=None if certificate is None else _certificate(certificate),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CertificateError(f"policy: a field is missing or has the wrong type: {error}") from error
+
+
+def _certificate(value: Mapping[str, Any]) -> Certificate:
+    return Certificate(
+        max_accuracy_loss=float(value["max_accuracy_loss"]),
+        confidence=float(value["confidence"]),
+        n=int(value["n"]),
+        harms=int(value["harms"]),
+        p_value=float(value["p_value"]),
+        local_share=float(value["local_share"]),
+        validity={str(key): str(item) for key, item in value["validity"].items()},
+        risk=str(value["risk"]),
+    )

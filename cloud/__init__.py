@@ -1,0 +1,1 @@
+"""What runs in the cloud: training, the fallback server, the update repository."""

@@ -1,0 +1,1 @@
+"""Commands of the cloud side; each parses, calls one function, prints."""

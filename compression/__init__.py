@@ -1,0 +1,1 @@
+"""From a trained model to a bundle: distillation, pruning, quantization, export."""

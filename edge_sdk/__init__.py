@@ -1,0 +1,73 @@
+"""edge-sdk: edge-and-cloud hybrid inference with certified deferral.
+
+::
+
+    import edge_sdk
+
+    with edge_sdk.load("digits-1.0.0.edge") as model:  # on this device only
+        print(model.predict("seven.png").label)
+
+    with edge_sdk.connect("digits-1.0.0.edge", cloud="host:8001", deadline=0.150) as model:
+        print(model.predict("seven.png").source)  # edge or cloud, always in time
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_sdk.bundle import Bundle
+    from edge_sdk.client import HybridModel, connect
+    from edge_sdk.errors import EdgeSdkError
+    from edge_sdk.model import EdgeModel, load
+    from edge_sdk.packing import pack
+    from edge_sdk.processing import ProcessingSpec
+    from edge_sdk.types import Classification, Prediction, Timing
+
+__all__ = [
+    "Bundle",
+    "Classification",
+    "EdgeModel",
+    "EdgeSdkError",
+    "HybridModel",
+    "Prediction",
+    "ProcessingSpec",
+    "Timing",
+    "__version__",
+    "connect",
+    "load",
+    "pack",
+]
+
+_HOMES = {
+    "Bundle": "edge_sdk.bundle",
+    "Classification": "edge_sdk.types",
+    "EdgeModel": "edge_sdk.model",
+    "EdgeSdkError": "edge_sdk.errors",
+    "HybridModel": "edge_sdk.client",
+    "Prediction": "edge_sdk.types",
+    "ProcessingSpec": "edge_sdk.processing",
+    "Timing": "edge_sdk.types",
+    "connect": "edge_sdk.client",
+    "load": "edge_sdk.model",
+    "pack": "edge_sdk.packing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("edge-sdk")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edge_sdk' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,172 @@
+"""A bundle as it is used: opened, checked as a whole, and read member by member."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from edge_sdk import canonical
+from edge_sdk.bundle import archive
+from edge_sdk.bundle.archive import MANIFEST
+from edge_sdk.bundle.manifest import Manifest
+from edge_sdk.errors import BundleError, BundleFormatError, BundleIntegrityError, InputError
+from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
+
+__all__ = ["Bundle", "write_bundle"]
+
+
+class Bundle:
+    """An opened bundle whose every byte has been checked against its manifest.
+
+    Use `Bundle.open` for a file or an unpacked folder, `Bundle.from_bytes` for bytes in memory.
+
+    Attributes
+    ----------
+    manifest
+        What the bundle says about itself.
+    path
+        The file or folder it was opened from; None for bytes.
+    """
+
+    def __init__(self, members: Mapping[str, bytes | memoryview], path: Path | None) -> None:
+        self._members = members
+        self.path = path
+        if MANIFEST not in members:
+            raise BundleFormatError(f"{MANIFEST} is missing")
+        self.manifest = Manifest.from_bytes(bytes(members[MANIFEST]))
+        self.digest = canonical.sha256(bytes(members[MANIFEST]))
+        self._check()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Open a ``.edge`` file or the folder it was unpacked to.
+
+        Raises
+        ------
+        InputError
+            There is no such file or folder.
+        BundleError
+            It is not a bundle, is damaged, or is made for a newer format; the message names it.
+        """
+        path = Path(path)
+        try:
+            if path.is_dir():
+                return cls(_read_folder(path), path)
+            return cls(archive.decode(_read_file(path)), path)
+        except BundleError as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Bundle:
+        """Open a bundle that is in memory; raise `BundleError` as `open` does."""
+        return cls(archive.decode(data), None)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Member names, the manifest first."""
+        return (MANIFEST, *sorted(self.manifest.files))
+
+    def read(self, member: str) -> bytes:
+        """Return one member's bytes; raise `InputError` where there is no such member."""
+        try:
+            return bytes(self._members[member])
+        except KeyError:
+            raise InputError(f"the bundle has no member {member!r}; it has {', '.join(self.members)}") from None
+
+    def file(self, member: str) -> Path | None:
+        """Return the path of a member that lies on disk as a plain file, else None."""
+        return self.path / member if self.path is not None and self.path.is_dir() else None
+
+    def unpack(self, folder: str | Path) -> Bundle:
+        """Write the members as plain files into a new folder, durably, and open that.
+
+        Raises
+        ------
+        StorageError
+            The folder exists already or cannot be written; nothing is left half-written.
+        """
+        folder = Path(folder)
+        with storage_errors(folder, "create the folder"):
+            folder.mkdir(parents=True)
+        try:
+            for member in reversed(self.members):  # the manifest last: a folder without one is unfinished
+                target = folder / member
+                make_folder(target.parent)
+                write_durably(target, self.read(member))
+            for path in folder.iterdir():
+                if path.is_dir():
+                    fsync_dir(path)
+            fsync_dir(folder)
+            fsync_dir(folder.parent)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return Bundle.open(folder)
+
+    def rewrite(self, path: str | Path, **changes: object) -> Bundle:
+        """Write a copy with some manifest fields replaced, such as ``cascade``."""
+        members = {name: self.read(name) for name in self.manifest.files}
+        return write_bundle(path, replace(self.manifest, **changes), members)  # type: ignore[arg-type]
+
+    def _check(self) -> None:
+        expected, found = set(self.manifest.files), set(self._members) - {MANIFEST}
+        if expected != found:
+            odd = sorted(expected ^ found)[0]
+            raise BundleIntegrityError(f"member {odd} is {'missing' if odd in expected else 'not in the manifest'}")
+        for name, digest in self.manifest.files.items():
+            if canonical.sha256(self._members[name]) != digest:
+                raise BundleIntegrityError(f"member {name} is damaged: its digest is not the manifest's")
+        for artifact in self.manifest.artifacts:
+            if len(self._members[artifact.file]) != artifact.size:
+                raise BundleIntegrityError(f"member {artifact.file} is not the size the manifest says")
+
+
+def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
+    """Write a ``.edge`` file durably and return it opened (and so checked).
+
+    Parameters
+    ----------
+    path
+        The file to write; replaced at once if it exists.
+    manifest
+        Its ``files`` are filled in from ``members``.
+    members
+        Bytes of every member but the manifest.
+
+    Raises
+    ------
+    BundleError
+        The manifest does not describe the members.
+    StorageError
+        The file cannot be written.
+    """
+    path = Path(path)
+    manifest = replace(manifest, files={name: canonical.sha256(data) for name, data in members.items()})
+    data = archive.encode({MANIFEST: manifest.to_bytes(), **members})
+    Bundle.from_bytes(data)  # never write what could not be read
+    write_durably(path, data)
+    return Bundle.open(path)
+
+
+def _read_file(path: Path) -> bytes:
+    if not path.exists():
+        raise InputError(f"there is no bundle at {path}")
+    with storage_errors(path, "read"):
+        if path.stat().st_size > archive.MAX_BUNDLE_BYTES:
+            raise BundleFormatError(f"{path.stat().st_size} bytes are over the limit of {archive.MAX_BUNDLE_BYTES}")
+        return path.read_bytes()
+
+
+def _read_folder(folder: Path) -> dict[str, bytes]:
+    members: dict[str, bytes] = {}
+    with storage_errors(folder, "read"):
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise BundleFormatError(f"{path.relative_to(folder)} is a link or a special file")
+            if path.is_file():
+                if len(members) > archive.MAX_MEMBERS:
+                    raise BundleFormatError(f"there are over {archive.MAX_MEMBERS} files")
+                members[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return members

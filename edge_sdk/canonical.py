@@ -1,0 +1,70 @@
+"""Canonical JSON and digests: the same value is always the same bytes.
+
+Keys are sorted, there is no white space, text is UTF-8, numbers are Python's shortest form, and
+NaN and infinities are refused. Digests are written ``sha256:<hex>``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from edge_sdk.errors import InputError
+
+__all__ = ["digest_of", "dumps", "loads", "sha256"]
+
+MAX_JSON_BYTES = 8 << 20
+
+
+def dumps(value: Any) -> bytes:
+    """Return a JSON value as canonical UTF-8 bytes.
+
+    Raises
+    ------
+    InputError
+        The value holds something JSON has no form for, or a NaN or infinity.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"not a JSON value: {error}") from error
+
+
+def loads(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
+    """Parse JSON from untrusted bytes.
+
+    Raises
+    ------
+    InputError
+        Over ``limit`` bytes, not UTF-8, not JSON, nested too deeply, with a repeated key or
+        with NaN or an infinity.
+    """
+    if len(data) > limit:
+        raise InputError(f"JSON of {len(data)} bytes is over the limit of {limit}")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise InputError("not JSON: a key is repeated")
+    return result
+
+
+def _refuse_constant(name: str) -> None:
+    raise InputError(f"not JSON: {name} is not a number")
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Return the SHA-256 of bytes as ``sha256:<hex>``."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Return the digest of a JSON value's canonical form."""
+    return sha256(dumps(value))

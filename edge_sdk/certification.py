@@ -1,0 +1,105 @@
+"""Certification of bundles: run both models on held-out data, and write the policy into the edge bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk import cascade
+from edge_sdk.bundle import Bundle
+from edge_sdk.datasets import Dataset, Splits
+from edge_sdk.errors import CertificateError
+from edge_sdk.model import EdgeModel
+
+__all__ = ["certify_bundle", "score"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def score(
+    model: EdgeModel, data: Dataset, *, on_progress: Progress | None = None, stage: str = "score"
+) -> NDArray[np.float32]:
+    """Return the probabilities of every image of a data set, float32 [n, classes], one at a time as devices do."""
+    rows = []
+    for n, image in enumerate(data.images):
+        rows.append(model.infer(image).probabilities)
+        if on_progress is not None and (n % 50 == 49 or n + 1 == len(data)):
+            on_progress(stage, n + 1, len(data))
+    return np.stack(rows)
+
+
+def certify_bundle(
+    edge: Bundle,
+    cloud: Bundle,
+    splits: Splits,
+    out: Path,
+    *,
+    max_accuracy_loss: float = 0.01,
+    confidence: float = 0.95,
+    on_progress: Progress | None = None,
+) -> Bundle:
+    """Certify a deferral threshold for a pair of bundles and write the edge bundle with it.
+
+    The temperature and the thresholds to test come from the validation split; the calibration
+    split is used for the test alone.
+
+    Parameters
+    ----------
+    edge, cloud
+        The two models, as they are deployed.
+    splits
+        Data that neither was trained on; `splits.validation` and `splits.calibration` are used.
+    out
+        The bundle to write: ``edge`` with the policy in its manifest.
+    max_accuracy_loss, confidence
+        The promise; see `edge_sdk.cascade.certify`.
+    on_progress
+        Called with a stage, the number done and the total.
+
+    Raises
+    ------
+    CertificateError
+        The labels of the two differ from the data's, or the calibration data was used before.
+    CannotCertifyError
+        There is too little data, or too much loss.
+    """
+    _check(edge, cloud, splits)
+    scores = {}
+    for side, bundle in (("edge", edge), ("cloud", cloud)):
+        with EdgeModel(bundle) as model:
+            scores[side] = score(model, splits.calibration, on_progress=on_progress, stage=f"{side} on calibration")
+            if side == "edge":
+                tuning_scores = score(model, splits.validation, on_progress=on_progress, stage="edge on validation")
+    policy = cascade.certify(
+        scores["edge"],
+        scores["cloud"],
+        splits.calibration.labels,
+        max_accuracy_loss=max_accuracy_loss,
+        confidence=confidence,
+        tuning=cascade.tune(tuning_scores, splits.validation.labels),
+        validity={
+            "edge_model": edge.manifest.model_digest,
+            "cloud_model": cloud.manifest.model_digest,
+            "cloud_name": cloud.manifest.name,
+            "calibration_data": splits.calibration.digest,
+        },
+    )
+    return edge.rewrite(out, cascade=policy.to_json())
+
+
+def _check(edge: Bundle, cloud: Bundle, splits: Splits) -> None:
+    classes = tuple(splits.calibration.classes)
+    for side, bundle in (("edge", edge), ("cloud", cloud)):
+        if bundle.manifest.labels != classes:
+            raise CertificateError(
+                f"the {side} bundle's {len(bundle.manifest.labels)} labels are not the data's {len(classes)} classes"
+            )
+        used = bundle.manifest.lineage.get("data", {})
+        for split in ("train", "validation"):
+            if used.get(split) == splits.calibration.digest:
+                raise CertificateError(
+                    f"the calibration data is the {split} split of the {side} bundle; certify on data it has not seen"
+                )

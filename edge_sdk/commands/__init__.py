@@ -1,0 +1,1 @@
+"""Commands of the device side; each parses, calls one function, prints."""

@@ -1,0 +1,57 @@
+"""Certify the deferral threshold of an edge bundle against a cloud bundle.
+
+The promise written into the bundle: with the given confidence, at most the given share of inputs
+is kept on the edge, wrong there, and right in the cloud.
+
+example:
+  edge-sdk certify student.edge --cloud teacher.edge --data mnist --max-accuracy-loss 0.01 -o digits-1.0.0.edge
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from edge_sdk.bundle import Bundle
+from edge_sdk.certification import certify_bundle
+from edge_sdk.datasets import load_splits
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``edge-sdk certify``."""
+    parser.add_argument("edge", type=Path, metavar="EDGE.edge", help="bundle that runs on the device")
+    parser.add_argument("--cloud", type=Path, required=True, metavar="CLOUD.edge", help="bundle that the server runs")
+    parser.add_argument(
+        "--data", required=True, metavar="SPEC", help="mnist, cifar10:PATH, folder:PATH or npz:PATH"
+    )
+    parser.add_argument("--max-accuracy-loss", type=float, default=0.01, metavar="A", help="default 0.01")
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="C", help="default 0.95")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the splits, as for training (default 0)")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.edge", help="bundle to write")
+    parser.add_argument("--json", action="store_true", help="print the policy as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Certify, then print what is promised."""
+    bundle = certify_bundle(
+        Bundle.open(args.edge),
+        Bundle.open(args.cloud),
+        load_splits(args.data, seed=args.seed),
+        args.out,
+        max_accuracy_loss=args.max_accuracy_loss,
+        confidence=args.confidence,
+    )
+    policy = dict(bundle.manifest.cascade or {})
+    if args.json:
+        print(json.dumps({"bundle": str(args.out), **policy}))
+        return 0
+    certificate = policy["certificate"]
+    print(
+        f"certified: harm ≤ {certificate['max_accuracy_loss']:g} at confidence {certificate['confidence']:g}, "
+        f"from {certificate['n']} samples ({certificate['harms']} harmed)"
+    )
+    print(f"threshold {policy['threshold']:.4f}, {certificate['local_share']:.1%} answered on the device; wrote {args.out}")
+    return 0

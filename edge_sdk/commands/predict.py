@@ -1,0 +1,60 @@
+"""Classify image files with a bundle, on this device or with the cloud's help.
+
+With --json, one JSON object a file; a file that cannot be read ends the run with exit code 2.
+
+example:
+  edge-sdk predict digits-1.0.0.edge seven.png four.jpg --json
+  edge-sdk predict digits-1.0.0.edge seven.png --cloud 127.0.0.1:8001
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_sdk.model import load
+from edge_sdk.types import Classification
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``edge-sdk predict``."""
+    parser.add_argument("bundle", type=Path, help="a .edge file or an unpacked folder")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG or other pictures")
+    parser.add_argument("--cloud", metavar="HOST:PORT", help="fallback server that unsure answers are escalated to")
+    parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one answer (default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict each file and print each answer as it comes."""
+    if args.cloud is None:
+        with load(args.bundle) as model:
+            _predict(args, model.predict)
+    else:
+        from edge_sdk.client import connect
+
+        with connect(args.bundle, cloud=args.cloud, deadline=args.deadline) as hybrid:
+            _predict(args, hybrid.predict)
+    return 0
+
+
+def _predict(args: argparse.Namespace, predict: Callable[[Path], Classification]) -> None:
+    for file in args.files:
+        answer = predict(file)
+        if args.json:
+            row = {
+                "file": str(file),
+                "label": answer.label,
+                "index": answer.index,
+                "confidence": answer.confidence,
+                "source": answer.source,
+                "reason": answer.reason,
+                "latency_ms": answer.timing.total_ms,
+            }
+            print(json.dumps(row), flush=True)
+        else:
+            print(f"{file}: {answer.label} ({answer.confidence:.1%}, {answer.source}, {answer.reason})", flush=True)

@@ -1,0 +1,37 @@
+"""Check a bundle on this device: digests, golden outputs, processing.
+
+example:
+  edge-sdk verify digits-1.0.0.edge
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from edge_sdk.bundle import Bundle, GoldenSet
+from edge_sdk.model import verify
+from edge_sdk.processing import ProcessingSpec, check_skew
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``edge-sdk verify``."""
+    parser.add_argument("bundle", type=Path, help="a .edge file or an unpacked folder")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify, then print how close this device came."""
+    bundle = Bundle.open(args.bundle)
+    result = verify(bundle)
+    skew = check_skew(ProcessingSpec.from_json(bundle.manifest.processing), GoldenSet.from_bundle(bundle).inputs)
+    if args.json:
+        print(json.dumps({"ok": True, **result, "skew_grey_levels": skew.device_error}))
+        return 0
+    print(f"{len(bundle.members)} members match their digests")
+    print(f"processing is within {skew.device_error:.3g} grey levels of the reference")
+    print(f"{result['examples']} golden answers hold, the worst within {result['output_error']:.3g}")
+    return 0

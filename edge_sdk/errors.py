@@ -1,0 +1,193 @@
+"""Every exception that edge-sdk raises on purpose.
+
+::
+
+    EdgeSdkError
+    ├── InputError             (also ValueError)   what the caller passed in
+    │   └── DataError                              a data set or a file in it
+    ├── MissingExtraError      (also ImportError)  a wheel that is not installed
+    ├── StorageError           (also OSError)      a folder or disk that cannot be written
+    ├── BundleError                                a ``.edge`` bundle
+    │   ├── BundleFormatError                      malformed, hostile or too large
+    │   ├── BundleVersionError                     made for a newer format or SDK
+    │   └── BundleIntegrityError                   bytes differ from the manifest's digests
+    ├── ProcessingError                            a processing specification
+    │   └── SkewError                              two executors of it disagree
+    ├── ModelError                                 a model and its manifest disagree
+    │   ├── GoldenError                            golden outputs do not hold
+    │   └── ModelClosedError                       used after ``close()``
+    ├── CertificateError                           a policy or certificate
+    │   └── CannotCertifyError                     too little data, or too much loss
+    ├── CompressionError                           training, conversion, export
+    ├── ServiceError                               a server or broker of ours
+    │   ├── PortInUseError
+    │   └── BrokerError                            no broker, or one that refuses us
+    ├── EscalationError                            the cloud did not answer usefully
+    └── OtaError                                   an update
+        ├── TrustError                             metadata or a target failed verification
+        ├── TransferError                          blocks did not arrive
+        ├── InstallError                           a slot could not be written or activated
+        └── HealthError                            the new version failed its probe
+
+Each message says what was wrong, where, and what to do about it, on one line.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BrokerError",
+    "BundleError",
+    "BundleFormatError",
+    "BundleIntegrityError",
+    "BundleVersionError",
+    "CannotCertifyError",
+    "CertificateError",
+    "CompressionError",
+    "DataError",
+    "EdgeSdkError",
+    "EscalationError",
+    "GoldenError",
+    "HealthError",
+    "InputError",
+    "InstallError",
+    "MissingExtraError",
+    "ModelClosedError",
+    "ModelError",
+    "OtaError",
+    "PortInUseError",
+    "ProcessingError",
+    "ServiceError",
+    "SkewError",
+    "StorageError",
+    "TransferError",
+    "TrustError",
+]
+
+
+class EdgeSdkError(Exception):
+    """Base of every exception that edge-sdk raises on purpose."""
+
+
+class InputError(EdgeSdkError, ValueError):
+    """An argument, array, image or option is not what the call accepts."""
+
+
+class DataError(InputError):
+    """A data set, or a file in it, cannot be used."""
+
+
+class MissingExtraError(EdgeSdkError, ImportError):
+    """A package of an optional extra is not installed.
+
+    Parameters
+    ----------
+    package
+        Name of the distribution that could not be imported.
+    extra
+        Name of the edge-sdk extra that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package = package
+        self.extra = extra
+        super().__init__(f"{package} is not installed: pip install 'edge-sdk[{extra}]'")
+
+
+class StorageError(EdgeSdkError, OSError):
+    """A file or folder cannot be read, written or made durable."""
+
+
+class BundleError(EdgeSdkError):
+    """A ``.edge`` bundle cannot be used."""
+
+
+class BundleFormatError(BundleError):
+    """The archive or its manifest is malformed, hostile or over a limit."""
+
+
+class BundleVersionError(BundleError):
+    """The bundle needs a newer format or SDK than this one."""
+
+
+class BundleIntegrityError(BundleError):
+    """A member's bytes differ from the digest that the manifest names."""
+
+
+class ProcessingError(EdgeSdkError):
+    """A processing specification is invalid or cannot be applied to an input."""
+
+
+class SkewError(ProcessingError):
+    """Two executors of one processing specification disagree beyond tolerance."""
+
+
+class ModelError(EdgeSdkError):
+    """A model cannot be run, or disagrees with its manifest."""
+
+
+class GoldenError(ModelError):
+    """A model does not reproduce the golden outputs of its bundle."""
+
+
+class ModelClosedError(ModelError):
+    """A model was used after it was closed."""
+
+
+class CertificateError(EdgeSdkError):
+    """A policy or certificate is invalid, or does not belong to this model."""
+
+
+class CannotCertifyError(CertificateError):
+    """No threshold can be certified from the calibration data given.
+
+    Parameters
+    ----------
+    message
+        What stood in the way, and what would do.
+    needed
+        Number of calibration samples that would do, where it can be said.
+    """
+
+    def __init__(self, message: str, *, needed: int | None = None) -> None:
+        self.needed = needed
+        super().__init__(message)
+
+
+class CompressionError(EdgeSdkError):
+    """Training, conversion or export of a model failed."""
+
+
+class ServiceError(EdgeSdkError):
+    """A service of ours cannot start or go on."""
+
+
+class PortInUseError(ServiceError):
+    """The address a service should listen on is taken."""
+
+
+class BrokerError(ServiceError):
+    """The MQTT broker cannot be reached, or refuses us."""
+
+
+class EscalationError(EdgeSdkError):
+    """The cloud model gave no usable answer."""
+
+
+class OtaError(EdgeSdkError):
+    """An over-the-air update failed."""
+
+
+class TrustError(OtaError):
+    """Metadata or a target failed verification."""
+
+
+class TransferError(OtaError):
+    """The bytes of an update did not arrive."""
+
+
+class InstallError(OtaError):
+    """A slot could not be written or activated."""
+
+
+class HealthError(OtaError):
+    """A newly installed version failed its health probe."""

@@ -1,0 +1,108 @@
+"""Frames: whatever an app has of a picture, as a uint8 array.
+
+Files and compressed bytes are decoded by Pillow, which is imported only then. The header is read
+first, and a picture over the pixel limit is refused before it is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import InputError, MissingExtraError
+
+__all__ = ["MAX_PIXELS", "Frame", "as_frame", "decode_image"]
+
+MAX_PIXELS = 64_000_000
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+Frame = Any
+"""A uint8 array [height, width] or [height, width, 1 | 3 | 4], a path, an encoded picture's bytes, or a Pillow image."""
+
+
+def as_frame(frame: Frame) -> NDArray[np.uint8]:
+    """Return a picture as a uint8 array [height, width] or [height, width, channels].
+
+    Arrays are returned as they are, not copied.
+
+    Raises
+    ------
+    InputError
+        It is not a picture, is damaged, empty, over the pixel limit, or of another dtype or rank.
+    MissingExtraError
+        A file or bytes are given and Pillow is not installed.
+    """
+    if isinstance(frame, np.ndarray):
+        return _checked(frame)
+    if isinstance(frame, str | os.PathLike):
+        path = Path(frame)
+        try:
+            return decode_image(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if isinstance(frame, bytes | bytearray | memoryview):
+        return decode_image(bytes(frame), "the bytes given")
+    if hasattr(frame, "convert") and hasattr(frame, "mode"):
+        return _checked(np.asarray(frame if frame.mode in ("L", "RGB") else frame.convert("RGB")))
+    raise InputError(
+        f"a frame should be a uint8 array, a path, JPEG or PNG bytes or a Pillow image, not {type(frame).__name__}"
+    )
+
+
+def decode_image(data: bytes, where: str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode an untrusted picture; grey stays [height, width], all else becomes RGB.
+
+    Parameters
+    ----------
+    data
+        A JPEG, PNG, BMP, GIF, WebP, TIFF or PPM file.
+    where
+        Names the picture in errors.
+    max_pixels
+        Larger ones are refused before they are decoded.
+
+    Raises
+    ------
+    InputError
+        The bytes are not a whole picture of these kinds, or it is too large.
+    """
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Pillow", "image") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own limit is below Pillow's
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    raise InputError(
+                        f"{where}: {image.width} x {image.height} pixels are over the limit of {max_pixels}"
+                    )
+                upright = ImageOps.exif_transpose(image)
+                return _checked(np.asarray(upright if upright.mode in ("L", "RGB") else upright.convert("RGB")))
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{where}: not a picture of a kind that is known ({', '.join(_FORMATS)})") from error
+    except Exception as error:  # decoders raise many types on hostile bytes
+        raise InputError(f"{where}: not a picture that can be decoded ({error})") from error
+
+
+def _checked(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.dtype != np.uint8:
+        raise InputError(f"a frame should be uint8, not {array.dtype}; scale it to 0–255 first")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise InputError(
+            f"a frame should be [height, width] or [height, width, 1 | 3 | 4], not {list(array.shape)}"
+        )
+    if array.size == 0:
+        raise InputError(f"a frame of shape {list(array.shape)} is empty")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise InputError(f"{array.shape[1]} x {array.shape[0]} pixels are over the limit of {MAX_PIXELS}")
+    return array

@@ -1,0 +1,141 @@
+"""The command line: a static table of commands, each loaded only when it is called.
+
+A command is a module with two functions: ``configure(parser)`` adds its arguments, ``run(args)``
+does the work by one call of the API, prints, and returns the exit code. Third parties add
+commands through the entry-point group ``edge_sdk.commands``, whose values are such modules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from types import ModuleType
+
+from edge_sdk.errors import EdgeSdkError, MissingExtraError
+
+__all__ = ["Command", "main"]
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the command table."""
+
+    name: str
+    module: str
+    extra: str | None
+    summary: str
+
+
+COMMANDS = (
+    Command("demo", "edge_sdk.examples.demo.command", "demo", "do the main job end to end on real images"),
+    Command("train", "edge_sdk.cloud.commands.train", "compress", "train a teacher in mixed precision"),
+    Command("compress", "edge_sdk.compression.command", "compress", "distil, prune and quantize a teacher into a bundle"),
+    Command("pack", "edge_sdk.commands.pack", "device", "wrap a .tflite or .onnx file as a bundle"),
+    Command("certify", "edge_sdk.commands.certify", "device", "certify the deferral threshold of a bundle"),
+    Command("inspect", "edge_sdk.commands.inspect", None, "show what is in a bundle"),
+    Command("verify", "edge_sdk.commands.verify", "device", "check a bundle's digests, golden outputs and processing"),
+    Command("predict", "edge_sdk.commands.predict", "device", "classify image files with a bundle"),
+    Command("serve", "edge_sdk.cloud.commands.serve", "cloud", "serve models over the Open Inference Protocol"),
+    Command("broker", "edge_sdk.cloud.commands.broker", "cloud", "run an embedded MQTT broker for development"),
+    Command("agent", "edge_sdk.commands.agent", "device", "run the update agent of a device"),
+    Command("ota", "edge_sdk.cloud.commands.ota", "cloud", "keep and serve a repository of signed updates"),
+)  # fmt: skip
+
+
+def _plugins() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group="edge_sdk.commands")}
+
+
+def _load(command: Command) -> ModuleType:
+    try:
+        return importlib.import_module(command.module)
+    except MissingExtraError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = error.name or "a package"
+        if command.extra is None or missing.split(".")[0] == "edge_sdk":
+            raise
+        raise MissingExtraError(missing, command.extra) from error
+
+
+def _overview(plugins: dict[str, metadata.EntryPoint]) -> argparse.ArgumentParser:
+    rows = [f"  {command.name:<10} {command.summary}" for command in COMMANDS]
+    rows += [f"  {name:<10} ({point.module})" for name, point in sorted(plugins.items())]
+    parser = argparse.ArgumentParser(
+        prog="edge-sdk",
+        description="Edge-and-cloud hybrid inference.",
+        epilog="commands:\n" + "\n".join(rows) + "\n\nexample:\n  edge-sdk demo --quick",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"edge-sdk {metadata.version('edge-sdk')}")
+    parser.add_argument("command", nargs="?", help="one of the commands below; COMMAND --help says more")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    plugins = _plugins()
+    overview = _overview(plugins)
+    chosen = overview.parse_args(argv[:1])
+    if chosen.command is None:
+        overview.print_help()
+        return 0
+    command = next((row for row in COMMANDS if row.name == chosen.command), None)
+    if command is not None:
+        module = _load(command)
+    elif chosen.command in plugins:
+        module = plugins[chosen.command].load()
+    else:
+        names = ", ".join(row.name for row in COMMANDS)
+        overview.error(f"unknown command {chosen.command!r}; the commands are {names}")
+    parser = argparse.ArgumentParser(
+        prog=f"edge-sdk {chosen.command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    return int(module.run(parser.parse_args(argv[1:])))
+
+
+def _terminate(signum: int, frame: object) -> None:
+    """Turn SIGTERM into an ordinary exit, so that ``finally`` blocks end child processes."""
+    raise SystemExit(128 + signum)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 is success, 1 a promise that did not hold, 2 bad input (one line on standard error),
+    130 an interrupt.
+    """
+    logging.basicConfig(
+        level=os.environ.get("EDGE_SDK_LOG", "WARNING").upper(),
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _dispatch(sys.argv[1:] if argv is None else list(argv))
+    except EdgeSdkError as error:
+        line = " ".join(str(error).split())
+        print(f"edge-sdk: error: {line}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # the reader of a pipe (head, less) left; not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

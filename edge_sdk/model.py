@@ -1,0 +1,332 @@
+"""EdgeModel: a bundle loaded on this device, from a frame to a class.
+
+One instance may be used from several threads; they take turns. Processing writes into one buffer
+that is reused, and nothing is allocated per call beyond the answer.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.bundle import Bundle, GoldenSet, Manifest
+from edge_sdk.cascade.policy import Decision, Policy
+from edge_sdk.errors import GoldenError, ModelClosedError, ModelError, SkewError
+from edge_sdk.ext.quantization import dequantize
+from edge_sdk.ext.scores import softmax
+from edge_sdk.frames import Frame, as_frame
+from edge_sdk.processing import DeviceProcessor, ProcessingSpec
+from edge_sdk.runtime import open_session
+from edge_sdk.types import Classification, Reason, TensorSpec, Timing
+
+__all__ = ["EdgeModel", "Scored", "load", "new_decision_id", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the model said of one frame.
+
+    Attributes
+    ----------
+    probabilities
+        Float32 [classes].
+    pre_ms, infer_ms, post_ms
+        Milliseconds spent on processing, in the runtime, and on the scores.
+    """
+
+    probabilities: NDArray[np.float32]
+    pre_ms: float
+    infer_ms: float
+    post_ms: float
+
+
+class EdgeModel:
+    """A model of a bundle, ready to answer. Use `load` to make one.
+
+    Attributes
+    ----------
+    manifest
+        The bundle's manifest.
+    policy
+        The deferral policy it carries, or None.
+    processor
+        Its processing, as the device executes it.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+        self.manifest: Manifest = bundle.manifest
+        self.digest: str = bundle.manifest.model_digest
+        self.policy: Policy | None = None if bundle.manifest.cascade is None else Policy.from_json(bundle.manifest.cascade)
+        self.processor = DeviceProcessor(ProcessingSpec.from_json(bundle.manifest.processing))
+        artifact = bundle.manifest.artifacts[0]
+        self._session = open_session(
+            bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads
+        )
+        self._lock = threading.Lock()
+        self._closed = False
+        try:
+            self._check_signature(artifact.inputs, artifact.outputs)
+        except ModelError:
+            self._session.close()
+            raise
+        self._output: TensorSpec = self._session.outputs[0]
+        self._buffer = np.empty(self.processor.spec.output_shape, dtype=self.processor.spec.output_dtype)
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        """Version of the bundle."""
+        return self.manifest.version
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names by index."""
+        return self.manifest.labels
+
+    def infer(self, frame: Frame) -> Scored:
+        """Process one frame and run the model on it.
+
+        Parameters
+        ----------
+        frame
+            A uint8 array [height, width(, channels)], a path, JPEG or PNG bytes, or a Pillow image.
+
+        Raises
+        ------
+        InputError
+            The frame is not a picture that the model can take.
+        ModelClosedError
+            The model has been closed.
+        """
+        start = time.perf_counter()
+        pixels = as_frame(frame)
+        with self._lock:
+            self._check_open()
+            self.processor(pixels, out=self._buffer)
+            ready = time.perf_counter()
+            raw = self._session.run(self._buffer)[0]
+            done = time.perf_counter()
+        probabilities = self._probabilities(raw)[0]
+        end = time.perf_counter()
+        return Scored(probabilities, (ready - start) * 1e3, (done - ready) * 1e3, (end - done) * 1e3)
+
+    def infer_tensor(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Run the model on tensors that are processed already.
+
+        Parameters
+        ----------
+        x
+            [n, …] in the shape and dtype of the processing's output.
+
+        Returns
+        -------
+        Probabilities, float32 [n, classes].
+        """
+        fixed = self._session.inputs[0].shape[0] == 1
+        parts = [x[n : n + 1] for n in range(len(x))] if fixed else [x]
+        with self._lock:
+            self._check_open()
+            raw = [self._session.run(part)[0] for part in parts]
+        return np.concatenate([self._probabilities(part) for part in raw])
+
+    def decide(self, scored: Scored) -> Decision | None:
+        """Apply the bundle's policy to an answer; None where it carries none."""
+        return None if self.policy is None else self.policy.decide(scored.probabilities)
+
+    def predict(self, frame: Frame) -> Classification:
+        """Classify one frame on this device, whatever the policy says of it.
+
+        ``certified`` tells whether the policy would have kept the answer under its certificate;
+        ``reason`` is then ``confident``, and ``forced`` where it would have escalated.
+
+        Raises
+        ------
+        InputError
+            The frame is not a picture that the model can take.
+        ModelClosedError
+            The model has been closed.
+        """
+        start = time.perf_counter()
+        scored = self.infer(frame)
+        decision = self.decide(scored)
+        kept = decision is not None and not decision.escalate
+        return self.answer(
+            scored,
+            decision,
+            reason="confident" if kept else "forced",
+            certified=kept and self.policy is not None and self.policy.certificate is not None,
+            started=start,
+        )
+
+    def answer(
+        self,
+        scored: Scored,
+        decision: Decision | None,
+        *,
+        reason: Reason,
+        certified: bool,
+        started: float,
+        cloud_ms: float = 0.0,
+    ) -> Classification:
+        """Put an answer of this model into the record that apps get.
+
+        Parameters
+        ----------
+        scored, decision
+            What the model and the policy said.
+        reason, certified
+            Why this model answers, and whether under a certificate.
+        started
+            ``time.perf_counter()`` at the start of the call.
+        cloud_ms
+            Milliseconds spent asking the cloud in vain.
+        """
+        index = int(scored.probabilities.argmax())
+        total = (time.perf_counter() - started) * 1e3
+        return Classification(
+            index=index,
+            label=self.labels[index],
+            confidence=float(scored.probabilities[index]) if decision is None else decision.confidence,
+            scores=tuple(scored.probabilities.tolist()),
+            source="edge",
+            reason=reason,
+            certified=certified,
+            timing=Timing(scored.pre_ms, scored.infer_ms, scored.post_ms, cloud_ms, total),
+            decision_id=new_decision_id(),
+            model_digest=self.digest,
+        )
+
+    def predict_many(self, frames: Iterable[Frame]) -> list[Classification]:
+        """Classify several frames, one after the other."""
+        return [self.predict(frame) for frame in frames]
+
+    def close(self) -> None:
+        """Release the model, after the call under way. Closing twice is no error."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._session.close()
+
+    def __enter__(self) -> EdgeModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<EdgeModel {self.name} {self.version}, {len(self.labels)} classes>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ModelClosedError(f"{self.name} {self.version} has been closed")
+
+    def _probabilities(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        scores = raw.reshape(len(raw), -1)
+        if self._output.scale is not None and self._output.zero_point is not None:
+            scores = dequantize(scores, self._output.scale, self._output.zero_point)
+        scores = np.ascontiguousarray(scores, dtype=np.float32)
+        return softmax(scores) if self.manifest.outputs == "logits" else scores
+
+    def _check_signature(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        session, spec = self._session, self.processor.spec
+        if (session.inputs, session.outputs) != (inputs, outputs):
+            raise ModelError(
+                f"{self.name}: the model's tensors are not those of its manifest "
+                f"({session.inputs} {session.outputs} against {inputs} {outputs})"
+            )
+        takes = session.inputs[0]
+        fits = len(takes.shape) == len(spec.output_shape) and all(
+            want in (-1, have) for want, have in zip(takes.shape, spec.output_shape, strict=True)
+        )
+        if not fits or takes.dtype != np.dtype(spec.output_dtype).name:
+            raise ModelError(
+                f"{self.name}: processing gives {np.dtype(spec.output_dtype).name}{list(spec.output_shape)}, "
+                f"the model takes {takes.dtype}{list(takes.shape)}"
+            )
+        classes = session.outputs[0].shape[-1] if session.outputs[0].shape else 0
+        if classes != len(self.labels):
+            raise ModelError(f"{self.name}: the model has {classes} outputs and {len(self.labels)} labels")
+
+
+def load(path: str | Path, *, threads: int = 1) -> EdgeModel:
+    """Load a ``.edge`` bundle, or the folder it was unpacked to, to run on this device.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    threads
+        Threads for one inference; more than one seldom helps a small model.
+
+    Raises
+    ------
+    InputError
+        There is no such file or folder.
+    BundleError
+        It is not a bundle, is damaged, or is made for a newer SDK.
+    MissingExtraError
+        Its runtime is not installed.
+    ModelError
+        The model cannot be loaded, or is not what the manifest says.
+    """
+    return EdgeModel(Bundle.open(path), threads=threads)
+
+
+def new_decision_id() -> str:
+    """Return a fresh random name for a decision."""
+    return secrets.token_hex(8)
+
+
+def verify(bundle: Bundle) -> dict[str, float]:
+    """Prove that this device computes what the packing machine computed.
+
+    Returns
+    -------
+    ``examples``, and the largest absolute differences ``processed_error`` (in the processed tensor's
+    units) and ``output_error`` (in probability).
+
+    Raises
+    ------
+    SkewError
+        A processed tensor differs from the stored one beyond its tolerance.
+    GoldenError
+        A probability does, or an answer has another shape.
+    """
+    golden, tolerance = GoldenSet.from_bundle(bundle), bundle.manifest.golden
+    name = f"{bundle.manifest.name} {bundle.manifest.version}"
+    processed_error = output_error = 0.0
+    with EdgeModel(bundle) as model:
+        for n, frame in enumerate(golden.inputs):
+            have, want = model.processor(frame)[0].astype(np.float64), golden.processed[n].astype(np.float64)
+            difference = float(np.abs(have - want).max()) if have.shape == want.shape else float("inf")
+            if not difference <= tolerance.processed_atol:
+                raise SkewError(
+                    f"{name}: processing of golden example {n} differs by {difference:.4g} "
+                    f"from what was packed (at most {tolerance.processed_atol:.4g} is allowed)"
+                )
+            processed_error = max(processed_error, difference)
+            answer = model.infer(frame).probabilities.astype(np.float64)
+            expected = golden.outputs[n].astype(np.float64)
+            difference = float(np.abs(answer - expected).max()) if answer.shape == expected.shape else float("inf")
+            if not difference <= tolerance.output_atol:
+                raise GoldenError(
+                    f"{name}: the answer to golden example {n} differs by {difference:.4g} "
+                    f"from what was packed (at most {tolerance.output_atol:.4g} is allowed)"
+                )
+            output_error = max(output_error, difference)
+    return {"examples": len(golden.inputs), "processed_error": processed_error, "output_error": output_error}

@@ -1,0 +1,5 @@
+"""Runtimes: what loads a model file and runs it. Each is imported only when a model needs it."""
+
+from edge_sdk.runtime.base import Session, open_session
+
+__all__ = ["Session", "open_session"]

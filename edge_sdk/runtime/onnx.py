@@ -1,0 +1,98 @@
+"""ONNX Runtime (``.onnx``). Execution providers come from ``EDGE_SDK_ORT_PROVIDERS``, by default the CPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edge_sdk.errors import ModelError
+from edge_sdk.runtime.base import check_input, single
+from edge_sdk.types import TensorSpec
+
+__all__ = ["OnnxSession", "open_session"]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32",
+    "tensor(uint32)": "uint32",
+    "tensor(int64)": "int64",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxSession:
+    """A ``.onnx`` model in an ONNX Runtime session."""
+
+    def __init__(self, model: Path | bytes, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session: Any = ort.InferenceSession(
+                str(model) if isinstance(model, Path) else model, options, providers=providers()
+            )
+        except Exception as error:  # onnxruntime raises types of its own that share no base
+            raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+        self.inputs = tuple(_spec(tensor) for tensor in self._session.get_inputs())
+        self.outputs = tuple(_spec(tensor) for tensor in self._session.get_outputs())
+        self._input = single(self.inputs, "inputs")
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, x: NDArray[Any]) -> list[NDArray[Any]]:
+        """Run the model on one input tensor; extents that the model leaves open are free."""
+        feed = {self._input.name: check_input(x, self._input)}
+        try:
+            return [np.asarray(y) for y in self._session.run(self._names, feed)]
+        except Exception as error:  # as above
+            raise ModelError(f"ONNX Runtime failed: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None
+
+
+def open_session(model: Path | bytes, threads: int) -> OnnxSession:
+    """Load a model; see `edge_sdk.runtime.open_session`."""
+    return OnnxSession(model, threads)
+
+
+def providers() -> list[str]:
+    """Return the execution providers to try, in order, such as ``CUDAExecutionProvider``.
+
+    Raises
+    ------
+    ModelError
+        ``EDGE_SDK_ORT_PROVIDERS`` names one that this onnxruntime does not have.
+    """
+    wanted = [name.strip() for name in os.environ.get("EDGE_SDK_ORT_PROVIDERS", "").split(",") if name.strip()]
+    there = ort.get_available_providers()
+    for name in wanted:
+        if name not in there:
+            raise ModelError(f"EDGE_SDK_ORT_PROVIDERS names {name}; this onnxruntime has {', '.join(there)}")
+    return wanted or ["CPUExecutionProvider"]
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    if tensor.type not in _DTYPES:
+        raise ModelError(f"tensor {tensor.name} has type {tensor.type}, which is not supported")
+    shape = tuple(extent if isinstance(extent, int) else -1 for extent in tensor.shape)
+    return TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.type], shape=shape)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
