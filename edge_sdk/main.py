@@ -118,10 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 a promise that did not hold, 2 bad input (one line on standard error),
     130 an interrupt.
     """
-    logging.basicConfig(
-        level=os.environ.get("EDGE_SDK_LOG", "WARNING").upper(),
-        format="%(levelname)s %(name)s: %(message)s",
-    )
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    level = os.environ.get("EDGE_SDK_LOG", "WARNING").upper()
+    logging.getLogger("edge_sdk").setLevel(level if level in logging.getLevelNamesMapping() else "WARNING")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _dispatch(sys.argv[1:] if argv is None else list(argv))

@@ -5,6 +5,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,10 @@ from edge_sdk.types import TensorSpec
 
 __all__ = ["LiteRTSession", "open_session"]
 
+logger = logging.getLogger("edge_sdk.runtime.litert")
+
+_first = threading.Lock()  # taken by the first session and never released
+
 
 class LiteRTSession:
     """A ``.tflite`` model in a LiteRT interpreter."""
@@ -25,8 +35,9 @@ class LiteRTSession:
     def __init__(self, model: Path | bytes, threads: int) -> None:
         where = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
         try:
-            self._interpreter: Any = Interpreter(**where, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with _greeting_logged():
+                self._interpreter: Any = Interpreter(**where, num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"LiteRT cannot load the model: {_first_line(error)}") from error
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
@@ -54,6 +65,29 @@ class LiteRTSession:
 def open_session(model: Path | bytes, threads: int) -> LiteRTSession:
     """Load a model; see `edge_sdk.runtime.open_session`."""
     return LiteRTSession(model, threads)
+
+
+@contextmanager
+def _greeting_logged() -> Iterator[None]:
+    """Send what LiteRT writes to standard error when it first starts to our log instead.
+
+    It greets the process with one line from C ("Created TensorFlow Lite XNNPACK delegate"), for
+    which it has no switch; an app's terminal is not ours to write to.
+    """
+    if not _first.acquire(blocking=False):
+        yield
+        return
+    with tempfile.TemporaryFile() as caught:
+        terminal = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            caught.seek(0)
+            for line in caught.read().decode(errors="replace").splitlines():
+                logger.debug("%s", line)
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:
