@@ -1,0 +1,56 @@
+"""Serve models to devices over the Open Inference Protocol v2 (gRPC).
+
+A PATH is a bundle (.edge or its unpacked folder), or a plain .onnx or .tflite file. When requests
+are taken, one line is printed: "ready grpc=HOST:PORT models=NAME,NAME". SIGTERM and Ctrl-C end
+the server.
+
+example:
+  edge-sdk serve teacher-1.0.0.edge --grpc-port 8001
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge_sdk.cloud.server import ServerConfig
+from edge_sdk.cloud.server import run as run_server
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="bundle or model file to serve")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=_port, default=8001, help="port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate chain; turns TLS on")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token clients must show")
+    parser.add_argument("--threads", type=int, default=1, help="runtime threads per inference (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    config = ServerConfig(
+        paths=args.paths,
+        host=args.host,
+        grpc_port=args.grpc_port,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+        token_file=args.token_file,
+        threads=args.threads,
+    )
+    run_server(config, on_ready=_print_ready)
+    return 0
+
+
+def _print_ready(address: str, models: tuple[str, ...]) -> None:
+    print(f"ready grpc={address} models={','.join(models)}", flush=True)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
+    return port

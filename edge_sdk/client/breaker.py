@@ -1,0 +1,59 @@
+"""A circuit breaker for a cloud that swallows requests.
+
+A server that is known to be down costs nothing: gRPC fails such calls at once. One that takes
+requests and never answers would cost every call its whole deadline. After a few such calls in a
+row the breaker opens, and one probe at a time tries whether the cloud is back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["Breaker"]
+
+
+class Breaker:
+    """Counts calls that were not answered in time; thread-safe.
+
+    Parameters
+    ----------
+    misses
+        This many in a row open it.
+    pause
+        Seconds until a probe may pass.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(self, *, misses: int = 5, pause: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = misses
+        self._pause = pause
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._misses = 0
+        self._retry_at = 0.0
+
+    def allows(self) -> bool:
+        """Tell whether a call may go out; while open, only one a pause may (the probe)."""
+        with self._lock:
+            if self._misses < self._limit:
+                return True
+            now = self._clock()
+            if now < self._retry_at:
+                return False
+            self._retry_at = now + self._pause
+            return True
+
+    def answered(self) -> None:
+        """Note that the cloud reacted, be it by refusing."""
+        with self._lock:
+            self._misses = 0
+
+    def missed(self) -> None:
+        """Note that a call ran out of time."""
+        with self._lock:
+            self._misses += 1
+            if self._misses >= self._limit:
+                self._retry_at = self._clock() + self._pause

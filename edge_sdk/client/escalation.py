@@ -1,0 +1,346 @@
+"""Asking the cloud: one gRPC channel, what the server says of its model, and calls that end in time.
+
+Nothing here raises for a failing cloud; a call ends in an `Outcome`. Time limits are held twice:
+gRPC ends the call at its deadline, and waiting for it ends then too, whatever gRPC does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.client.breaker import Breaker
+from edge_sdk.client.payload import Capture, Contract, EncodingChoice, new_request
+from edge_sdk.errors import InputError
+from edge_sdk.ext.quantization import dequantize
+from edge_sdk.ext.scores import softmax
+from edge_sdk.processing import ProcessingSpec
+from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages, read_outputs, read_parameters
+from edge_sdk.protocol.names import DIGEST_PARAMETER, SERVICE
+from edge_sdk.types import Reason
+
+__all__ = ["CloudLink", "Escalation", "Outcome"]
+
+_log = logging.getLogger("edge_sdk.client")
+
+_CHANNEL_OPTIONS = (
+    # try a lost server again within a second, so that escalation resumes soon after its return
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # give a silent connection up: bytes unacknowledged for 2 s, or an unanswered ping under a call
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # a channel's failures and back-off are its own, not those of others in the process
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config_disable_resolution", 1),
+)
+_DESCRIBE_SECONDS = 5.0
+_ADDS_UP = 1e-3  # so close to 1 is the sum of what must be probabilities, where a server does not say
+_ADDS_UP_LOOSELY = 0.05  # what packing allows
+_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How asking the cloud ended.
+
+    Attributes
+    ----------
+    probabilities
+        Float32 [classes], or None where there is no usable answer.
+    digest
+        Digest of the model that answered; empty where the server does not say.
+    reason
+        ``escalated``, or why there is no answer: ``deadline``, ``offline``, ``breaker``, ``rejected``.
+    detail
+        One line about a failure.
+    bytes_sent
+        Size of the request that was handed to the network; 0 where none was.
+    elapsed_ms
+        Wall time spent.
+    """
+
+    probabilities: NDArray[np.float32] | None
+    reason: Reason
+    digest: str = ""
+    detail: str = ""
+    bytes_sent: int = 0
+    elapsed_ms: float = 0.0
+
+
+class Escalation:
+    """One call under way; `wait` ends it."""
+
+    def __init__(self, finish: Callable[[], Outcome]) -> None:
+        self._finish = finish
+        self._started = time.perf_counter()
+
+    def wait(self) -> Outcome:
+        """Return the outcome, at the latest when the call's time is up."""
+        outcome = self._finish()
+        return replace(outcome, elapsed_ms=(time.perf_counter() - self._started) * 1e3)
+
+
+class _Failed(Exception):  # noqa: N818 - never leaves this module
+    """Carries an outcome out of a helper."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = Outcome(None, reason, detail=detail)
+
+
+class CloudLink:
+    """A channel to one server and what it says of one model; thread-safe.
+
+    The channel connects in the background as soon as the link is made.
+
+    Parameters
+    ----------
+    target
+        ``host:port``.
+    model_name
+        The model to ask; None asks for the only one the server has.
+    encoding
+        What to send; see ``docs/protocol.md``.
+    tls_ca
+        PEM file of the authority that signed the server's certificate; None is no TLS.
+    token
+        Bearer token, or None.
+
+    Raises
+    ------
+    InputError
+        The CA file cannot be read, or a token would travel unencrypted to another machine.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        model_name: str | None = None,
+        encoding: EncodingChoice = "auto",
+        tls_ca: str | Path | None = None,
+        token: str | None = None,
+    ) -> None:
+        self._target = target
+        self._model_name = model_name
+        self._encoding: EncodingChoice = encoding
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._breaker = Breaker()
+        self._contract: Contract | None = None
+        self._warned: set[str] = set()
+        if tls_ca is not None:
+            try:
+                credentials = grpc.ssl_channel_credentials(Path(tls_ca).read_bytes())
+            except OSError as error:
+                raise InputError(f"cannot read {tls_ca}: {error.strerror or error}") from error
+            self._channel: Any = grpc.secure_channel(target, credentials, _CHANNEL_OPTIONS)
+        elif token and target.rpartition(":")[0] not in _LOOPBACK:
+            raise InputError(f"a token for {target} would travel unencrypted: give tls_ca")
+        else:
+            self._channel = grpc.insecure_channel(target, _CHANNEL_OPTIONS)
+        self._methods = {
+            name: self._channel.unary_unary(
+                f"/{SERVICE}/{name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
+            )
+            for name, (request, response) in messages.METHODS.items()
+        }
+        self._warm_up()
+
+    @property
+    def described(self) -> bool:
+        """True where the server's model is known, so that `begin` does not wait."""
+        return self._contract is not None
+
+    def begin(
+        self, capture: Capture, deadline: float | None, *, labels: tuple[str, ...], edge_spec: ProcessingSpec
+    ) -> Escalation:
+        """Send a picture to the cloud.
+
+        Parameters
+        ----------
+        capture
+            The picture.
+        deadline
+            `time.perf_counter` reading at which the answer must be there; None waits.
+        labels
+            The edge model's labels; the cloud's must be the same.
+        edge_spec
+            The edge model's processing; see `Contract.payload`.
+        """
+        try:
+            return self._begin(capture, deadline, labels, edge_spec)
+        except _Failed as failed:
+            outcome = failed.outcome
+            return Escalation(lambda: outcome)
+
+    def close(self) -> None:
+        """Close the channel; calls under way end as ``deadline``."""
+        self._channel.close()
+
+    def _begin(
+        self, capture: Capture, deadline: float | None, labels: tuple[str, ...], edge_spec: ProcessingSpec
+    ) -> Escalation:
+        if _remaining(deadline) == 0.0:
+            raise _Failed("deadline", "no time was left to ask the cloud")
+        if not self._breaker.allows():
+            raise _Failed("breaker", f"{self._target} left calls unanswered and is left alone for a moment")
+        contract = self._contract or self._describe(deadline)
+        try:
+            self._check_labels(contract, labels)
+            encoding = contract.choose(self._encoding, capture)
+            request = new_request(contract, contract.payload(encoding, capture, edge_spec), encoding)
+        except InputError as error:
+            raise self._rejected(str(error)) from error
+        size = request.ByteSize()
+        call = self._start("ModelInfer", request, deadline)
+
+        def finish() -> Outcome:
+            try:
+                response = self._finish(call, deadline)
+                return self._read(response, contract, deadline, labels, size)
+            except _Failed as failed:
+                return replace(failed.outcome, bytes_sent=size)
+
+        return Escalation(finish)
+
+    def _start(self, method: str, request: Any, deadline: float | None) -> Any:
+        remaining = _remaining(deadline)
+        if remaining == 0.0:
+            raise _Failed("deadline", "no time was left to ask the cloud")
+        try:
+            # wait_for_ready off: a server that is known to be down fails the call at once
+            return self._methods[method].future(
+                request, timeout=remaining, metadata=self._metadata, wait_for_ready=False
+            )
+        except ValueError as error:  # the channel is closed
+            raise _Failed("offline", "the connection has been closed") from error
+
+    def _finish(self, call: Any, deadline: float | None) -> Any:
+        try:
+            response = call.result(timeout=_remaining(deadline))
+        except (grpc.FutureTimeoutError, grpc.FutureCancelledError) as error:
+            call.cancel()
+            self._breaker.missed()
+            raise _Failed("deadline", f"{self._target} did not answer in time") from error
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        self._breaker.answered()
+        return response
+
+    def _failure(self, error: Any) -> _Failed:
+        code, detail = error.code(), " ".join(str(error.details()).split())
+        if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+            self._breaker.missed()
+            return _Failed("deadline", f"{self._target} did not answer in time")
+        self._breaker.answered()
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return _Failed("offline", f"{self._target} cannot be reached: {detail}")
+        # another model may be served now: ask again what it is
+        self._contract = None
+        return self._rejected(f"{self._target} refused: {code.name}: {detail}")
+
+    def _rejected(self, detail: str) -> _Failed:
+        if detail not in self._warned and len(self._warned) < 100:
+            self._warned.add(detail)
+            _log.warning("the cloud's answer is unusable: %s", detail)
+        return _Failed("rejected", detail)
+
+    def _warm_up(self) -> None:
+        """Connect, and where the model's name is known learn about it, without waiting."""
+        if self._model_name is None:
+            self._channel.subscribe(lambda state: None, try_to_connect=True)
+            return
+
+        def keep(call: Any) -> None:
+            try:
+                self._contract = self._contract or Contract.read(call.result(timeout=0))
+            except (grpc.RpcError, grpc.FutureTimeoutError, grpc.FutureCancelledError, InputError) as error:
+                _log.debug("the cloud is not there yet: %s", error)
+
+        request = messages.ModelMetadataRequest(name=self._model_name)
+        call = self._methods["ModelMetadata"].future(request, timeout=_DESCRIBE_SECONDS, metadata=self._metadata)
+        call.add_done_callback(keep)
+
+    def _describe(self, deadline: float | None) -> Contract:
+        name = self._model_name or self._only_model(deadline)
+        call = self._start("ModelMetadata", messages.ModelMetadataRequest(name=name), deadline)
+        try:
+            contract = Contract.read(self._finish(call, deadline))
+        except InputError as error:
+            raise self._rejected(str(error)) from error
+        self._contract = contract
+        return contract
+
+    def _only_model(self, deadline: float | None) -> str:
+        call = self._start("RepositoryIndex", messages.RepositoryIndexRequest(ready=True), deadline)
+        names = sorted({model.name for model in self._finish(call, deadline).models})
+        if len(names) != 1:
+            raise self._rejected(f"{self._target} serves {', '.join(names) or 'nothing'}: say which with model_name")
+        return str(names[0])
+
+    def _check_labels(self, contract: Contract, labels: tuple[str, ...]) -> None:
+        if contract.labels is not None and contract.labels != labels:
+            self._contract = None  # the server may be given the right model later
+            raise InputError(f"the cloud's model {contract.model} has other labels than the edge's")
+
+    def _read(
+        self, response: Any, contract: Contract, deadline: float | None, labels: tuple[str, ...], size: int
+    ) -> Outcome:
+        try:
+            digest = str(read_parameters(response.parameters).get(DIGEST_PARAMETER, ""))
+            if digest != (contract.digest or ""):
+                # another model than was described answers: its labels may be others
+                contract = self._describe(deadline)
+                if digest != (contract.digest or ""):
+                    raise InputError(f"{self._target} changes its model")
+                self._check_labels(contract, labels)
+            outputs = read_outputs(response)
+            if not outputs:
+                raise InputError("the cloud's answer has no tensor")
+            probabilities = _probabilities(next(iter(outputs.values())), contract, len(labels))
+        except InputError as error:
+            raise self._rejected(str(error)) from error
+        return Outcome(probabilities, "escalated", digest=digest, bytes_sent=size)
+
+
+def _probabilities(output: NDArray[Any], contract: Contract, classes: int) -> NDArray[np.float32]:
+    """Return float32 [classes] from the first output tensor of one item; strict about what it is."""
+    if output.dtype == object or output.size != classes or output.shape[:1] not in ((1,), (classes,)):
+        raise InputError(f"the cloud's answer has shape {list(output.shape)}, not [1, {classes}]")
+    if contract.quantization is not None:
+        output = dequantize(output.reshape(1, -1), *contract.quantization)
+    elif not np.issubdtype(output.dtype, np.floating):
+        raise InputError(f"the cloud's answer is {output.dtype}, and its quantization is not said")
+    scores = np.ascontiguousarray(output, np.float32).reshape(-1)
+    if not np.isfinite(scores).all():
+        raise InputError("the cloud's answer holds NaN or infinity")
+    if contract.outputs == "logits":
+        return np.asarray(softmax(scores), np.float32)
+    tolerance = _ADDS_UP_LOOSELY if contract.quantization is None else classes * contract.quantization[0]
+    if contract.outputs is None:
+        tolerance = _ADDS_UP
+    inside = scores.min() >= -tolerance and abs(float(scores.sum()) - 1.0) <= tolerance
+    if contract.outputs is None and not inside:  # another server does not say which it gives
+        return np.asarray(softmax(scores), np.float32)
+    if not inside:
+        raise InputError("the cloud's answer should be probabilities and does not add up to 1")
+    return scores
+
+
+def _remaining(deadline: float | None) -> float | None:
+    """Return the seconds that are left, at least 0; None is for ever."""
+    return None if deadline is None else max(0.0, deadline - time.perf_counter())

@@ -1,0 +1,209 @@
+"""What is sent to the cloud: the picture as captured, as JPEG, or as a processed tensor."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import InputError, MissingExtraError, ProcessingError
+from edge_sdk.frames import Frame, as_frame
+from edge_sdk.processing import DeviceProcessor, ProcessingSpec
+from edge_sdk.protocol import (
+    ENCODING_PARAMETER,
+    Encoding,
+    add_input,
+    dtype_of,
+    messages,
+    set_parameter,
+)
+from edge_sdk.protocol.names import (
+    DIGEST_PROPERTY,
+    ENCODINGS_PROPERTY,
+    LABELS_PROPERTY,
+    OUTPUTS_PROPERTY,
+    PROCESSING_PROPERTY,
+    QUANTIZATION_PROPERTY,
+)
+
+__all__ = ["Capture", "Contract", "EncodingChoice", "new_request"]
+
+EncodingChoice = Literal["auto", "captured", "jpeg", "tensor"]
+JPEG_QUALITY = 95
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """One picture: its pixels, and its JPEG bytes where it came as such.
+
+    Attributes
+    ----------
+    pixels
+        Uint8 [height, width(, channels)].
+    jpeg
+        The bytes it was decoded from, or None.
+    """
+
+    pixels: NDArray[np.uint8]
+    jpeg: bytes | None
+
+    @classmethod
+    def of(cls, frame: Frame) -> Capture:
+        """Take a frame in; raise `InputError` where it is not a picture."""
+        data: bytes | None = None
+        if isinstance(frame, str | os.PathLike):
+            path = Path(frame)
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        elif isinstance(frame, bytes | bytearray | memoryview):
+            data = bytes(frame)
+        if data is None or not data.startswith(_JPEG_MAGIC):
+            return cls(as_frame(frame), None)
+        return cls(as_frame(frame), data)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What the server says of the model that is asked.
+
+    Attributes
+    ----------
+    model
+        Its name.
+    input, datatype, shape
+        Its input tensor; -1 is any extent.
+    encodings
+        What may be sent in its place.
+    labels, outputs, processing, digest
+        Of the bundle; None where the server does not say (any other server of the protocol).
+    quantization
+        Scale and zero point of the output tensor, where that is quantized.
+    """
+
+    model: str
+    input: str
+    datatype: str
+    shape: tuple[int, ...]
+    encodings: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    outputs: str | None
+    quantization: tuple[float, int] | None
+    processing: ProcessingSpec | None
+    digest: str | None
+
+    @classmethod
+    def read(cls, metadata: Any) -> Contract:
+        """Read a ``ModelMetadataResponse``; raise `InputError` where it makes no sense."""
+        if len(metadata.inputs) != 1:
+            raise InputError(f"the cloud's model {metadata.name} has {len(metadata.inputs)} inputs; it should have one")
+        tensor, properties = metadata.inputs[0], metadata.properties
+        try:
+            labels = json.loads(properties[LABELS_PROPERTY]) if LABELS_PROPERTY in properties else None
+            if labels is not None and not (isinstance(labels, list) and all(isinstance(x, str) for x in labels)):
+                raise InputError(f"{LABELS_PROPERTY} of the cloud's model is not a list of strings")
+            quantization = json.loads(properties.get(QUANTIZATION_PROPERTY, "null"))
+            if quantization is not None:
+                quantization = (float(quantization["scale"]), int(quantization["zero_point"]))
+            processing = (
+                ProcessingSpec.from_json(json.loads(properties[PROCESSING_PROPERTY]))
+                if PROCESSING_PROPERTY in properties
+                else None
+            )
+        except (ValueError, TypeError, KeyError, ProcessingError) as error:
+            raise InputError(f"the properties of the cloud's model cannot be read: {error}") from error
+        return cls(
+            model=metadata.name,
+            input=tensor.name,
+            datatype=tensor.datatype,
+            shape=tuple(tensor.shape),
+            encodings=tuple(properties.get(ENCODINGS_PROPERTY, "tensor").split(",")),
+            labels=None if labels is None else tuple(labels),
+            outputs=properties.get(OUTPUTS_PROPERTY),
+            quantization=quantization,
+            processing=processing,
+            digest=properties.get(DIGEST_PROPERTY),
+        )
+
+    def choose(self, wanted: EncodingChoice, capture: Capture) -> Encoding:
+        """Return the encoding to send.
+
+        ``auto`` prefers what needs no work here: the JPEG as it came, the pixels as captured,
+        and the processed tensor where the server offers nothing else.
+
+        Raises
+        ------
+        InputError
+            The server does not offer the encoding wanted.
+        """
+        ladder: tuple[Encoding, ...] = ("captured", "tensor")
+        if capture.jpeg is not None:
+            ladder = ("jpeg", *ladder)
+        for encoding in ladder if wanted == "auto" else (wanted,):
+            if encoding in self.encodings:
+                return encoding
+        raise InputError(f"the cloud's model {self.model} takes {', '.join(self.encodings)}, not {wanted}")
+
+    def payload(self, encoding: Encoding, capture: Capture, edge_spec: ProcessingSpec) -> NDArray[Any]:
+        """Return the tensor to send.
+
+        Parameters
+        ----------
+        encoding
+            What `choose` returned.
+        capture
+            The picture.
+        edge_spec
+            The edge model's processing, used without its quantization where the server does not
+            tell its own.
+
+        Raises
+        ------
+        InputError
+            The processed tensor does not fit the cloud's model.
+        MissingExtraError
+            JPEG is to be encoded and Pillow is not installed.
+        """
+        if encoding == "captured":
+            return capture.pixels if capture.pixels.ndim == 3 else capture.pixels[..., np.newaxis]
+        if encoding == "jpeg":
+            item = np.empty(1, object)
+            item[0] = capture.jpeg if capture.jpeg is not None else _encode_jpeg(capture.pixels)
+            return item
+        x = DeviceProcessor(self.processing or edge_spec.without_quantize())(capture.pixels)
+        fits = len(x.shape) == len(self.shape) and all(w in (-1, s) for s, w in zip(x.shape, self.shape, strict=True))
+        if not fits or x.dtype != dtype_of(self.datatype):
+            raise InputError(
+                f"the cloud's model {self.model} takes {self.datatype}{list(self.shape)}, "
+                f"but processing gives {x.dtype}{list(x.shape)}"
+            )
+        return np.asarray(x)
+
+
+def _encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Pillow", "image") from error
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3]
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def new_request(contract: Contract, tensor: NDArray[Any], encoding: Encoding) -> Any:
+    """Return a ``ModelInferRequest`` that carries the tensor."""
+    request = messages.ModelInferRequest(model_name=contract.model)
+    add_input(request, contract.input, tensor)
+    if encoding != "tensor":
+        set_parameter(request.parameters, ENCODING_PARAMETER, encoding)
+    return request

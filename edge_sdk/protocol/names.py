@@ -1,0 +1,55 @@
+"""Names that edge-sdk adds to the Open Inference Protocol, and the limits it sets.
+
+Every name of ours begins with ``edge_``; servers and clients that do not know them ignore them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+__all__ = [
+    "DECISION_ID_PARAMETER",
+    "DIGEST_PARAMETER",
+    "DIGEST_PROPERTY",
+    "ENCODINGS",
+    "ENCODINGS_PROPERTY",
+    "ENCODING_PARAMETER",
+    "LABELS_PROPERTY",
+    "MAX_IMAGE_PIXELS",
+    "MAX_ITEMS",
+    "MAX_MESSAGE_BYTES",
+    "OUTPUTS_PROPERTY",
+    "PARAMETERS_PREFIX",
+    "PROCESSING_PROPERTY",
+    "QUANTIZATION_PROPERTY",
+    "SERVICE",
+    "TIMEOUT_PARAMETER",
+    "Encoding",
+]
+
+SERVICE = "inference.GRPCInferenceService"
+
+Encoding = Literal["captured", "jpeg", "tensor"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+
+PARAMETERS_PREFIX = "edge_"
+
+# request parameters
+ENCODING_PARAMETER = "edge_encoding"  # string: one of ENCODINGS; "tensor" where absent
+DECISION_ID_PARAMETER = "edge_decision_id"  # string: names the client's decision in logs
+TIMEOUT_PARAMETER = "timeout"  # int64, microseconds; the protocol's own name
+
+# response parameters
+DIGEST_PARAMETER = "edge_model_digest"  # string: "sha256:…" of the model that answered
+
+# properties of ModelMetadataResponse
+DIGEST_PROPERTY = "edge_model_digest"
+ENCODINGS_PROPERTY = "edge_encodings"  # comma-separated
+LABELS_PROPERTY = "edge_labels"  # JSON list of strings
+OUTPUTS_PROPERTY = "edge_outputs"  # "logits" or "probabilities"
+QUANTIZATION_PROPERTY = "edge_output_quantization"  # JSON: {"scale", "zero_point"} of a quantized output
+PROCESSING_PROPERTY = "edge_processing"  # JSON of the processing specification
+
+MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_IMAGE_PIXELS = 2**24
+MAX_ITEMS = 256  # images, or tensors along the first axis, in one request

@@ -1,0 +1,228 @@
+"""NumPy arrays to and from the tensors of inference messages.
+
+Arrays are written as raw contents (little-endian, row-major). Both raw and typed contents are
+read. What does not add up (sizes, counts, datatypes) raises `InputError`; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from edge_sdk.errors import InputError
+
+__all__ = [
+    "add_input",
+    "add_output",
+    "datatype_of",
+    "dtype_of",
+    "read_inputs",
+    "read_outputs",
+    "read_parameters",
+    "set_parameter",
+]
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("bool"),
+    "UINT8": np.dtype("uint8"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("int8"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype("object"),
+}
+_DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+_TYPED_FIELDS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+def datatype_of(dtype: Any) -> str:
+    """Return the protocol's name of a NumPy dtype, such as ``"FP32"``."""
+    try:
+        return _DATATYPES[np.dtype(dtype).newbyteorder("<")]
+    except (KeyError, TypeError):
+        raise InputError(f"the protocol has no datatype for {dtype!r}") from None
+
+
+def dtype_of(datatype: str) -> np.dtype[Any]:
+    """Return the NumPy dtype of a protocol datatype; ``object`` (of bytes) for ``"BYTES"``."""
+    try:
+        return _DTYPES[datatype]
+    except KeyError:
+        raise InputError(f"datatype {datatype[:20]!r} is not supported; known are {', '.join(_DTYPES)}") from None
+
+
+def _pack_bytes(items: Iterable[Any]) -> bytes:
+    parts: list[bytes] = []
+    for item in items:
+        data = item.encode() if isinstance(item, str) else bytes(item)
+        parts += [len(data).to_bytes(4, "little"), data]
+    return b"".join(parts)
+
+
+def _unpack_bytes(raw: bytes, count: int, name: str) -> np.ndarray[Any, Any]:
+    items, at = np.empty(count, object), 0
+    for index in range(count):
+        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
+        if at + 4 > len(raw) or end > len(raw):
+            raise InputError(f"tensor {name!r}: its BYTES contents end inside element {index}")
+        items[index], at = raw[at + 4 : end], end
+    if at != len(raw):
+        raise InputError(f"tensor {name!r}: {len(raw) - at} bytes left over after {count} BYTES elements")
+    return items
+
+
+def _add(tensors: Any, raw_contents: Any, name: str, array: np.ndarray[Any, Any]) -> Any:
+    tensor = tensors.add()
+    tensor.name = name
+    tensor.datatype = datatype_of(array.dtype)
+    tensor.shape.extend(array.shape)
+    if tensor.datatype == "BYTES":
+        raw_contents.append(_pack_bytes(array.ravel()))
+    else:
+        raw_contents.append(np.ascontiguousarray(array, dtype=_DTYPES[tensor.datatype]).tobytes())
+    return tensor
+
+
+def _decode(tensor: Any, raw: bytes | None) -> np.ndarray[Any, Any]:
+    name, datatype, shape = tensor.name[:80], tensor.datatype, tuple(tensor.shape)
+    dtype = dtype_of(datatype)
+    if len(shape) > 32 or any(extent < 0 for extent in shape):
+        raise InputError(f"tensor {name!r}: shape {list(shape[:8])} is not a shape")
+    count = math.prod(shape)
+    array: np.ndarray[Any, Any]
+    if raw is None:
+        array = _decode_typed(tensor, name, datatype, count)
+    elif datatype == "BYTES":
+        # 4 length bytes an element: refuse before allocating for what cannot be there
+        if count * 4 > len(raw):
+            raise InputError(f"tensor {name!r}: {len(raw)} bytes cannot hold {count} BYTES elements")
+        array = _unpack_bytes(raw, count, name)
+    else:
+        if len(raw) != count * dtype.itemsize:
+            raise InputError(
+                f"tensor {name!r}: {len(raw)} bytes of raw contents, but {datatype} of shape "
+                f"{list(shape)} has {count * dtype.itemsize}"
+            )
+        array = np.frombuffer(raw, dtype)
+    return array.reshape(shape)
+
+
+def _decode_typed(tensor: Any, name: str, datatype: str, count: int) -> np.ndarray[Any, Any]:
+    field = _TYPED_FIELDS.get(datatype)
+    if field is None:
+        raise InputError(f"tensor {name!r}: {datatype} travels in raw contents only")
+    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
+    if filled not in ([field], []):
+        raise InputError(f"tensor {name!r}: {datatype} belongs into {field}, but {', '.join(filled)} is filled")
+    values = getattr(tensor.contents, field)
+    if len(values) != count:
+        raise InputError(f"tensor {name!r}: {len(values)} elements of contents, but its shape has {count}")
+    dtype = _DTYPES[datatype]
+    if datatype == "BYTES":
+        array = np.empty(count, object)
+        array[:] = list(values)
+        return array
+    try:
+        return np.array(list(values), dtype)
+    except OverflowError:
+        raise InputError(f"tensor {name!r}: a value does not fit into {datatype}") from None
+
+
+def _read(tensors: Any, raw_contents: Any) -> dict[str, np.ndarray[Any, Any]]:
+    if len(raw_contents) not in (0, len(tensors)):
+        raise InputError(f"{len(raw_contents)} raw contents for {len(tensors)} tensors")
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for index, tensor in enumerate(tensors):
+        if tensor.name in arrays:
+            raise InputError(f"tensor {tensor.name[:80]!r} is there twice")
+        raw = None
+        if len(raw_contents):
+            if tensor.HasField("contents"):
+                raise InputError(f"tensor {tensor.name[:80]!r} has both raw and typed contents")
+            raw = raw_contents[index]
+        arrays[tensor.name] = _decode(tensor, raw)
+    return arrays
+
+
+def add_input(request: Any, name: str, array: np.ndarray[Any, Any]) -> Any:
+    """Append an array to a ``ModelInferRequest`` and return its ``InferInputTensor``.
+
+    Parameters
+    ----------
+    request
+        The message.
+    name
+        Name of the tensor.
+    array
+        Any shape; a numeric or bool dtype, or object (of bytes or str) for BYTES.
+
+    Raises
+    ------
+    InputError
+        The dtype has no place in the protocol.
+    """
+    return _add(request.inputs, request.raw_input_contents, name, array)
+
+
+def add_output(response: Any, name: str, array: np.ndarray[Any, Any]) -> Any:
+    """Append an array to a ``ModelInferResponse``; see `add_input`."""
+    return _add(response.outputs, response.raw_output_contents, name, array)
+
+
+def read_inputs(request: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the tensors of a ``ModelInferRequest`` by name.
+
+    Arrays with raw contents are read-only views of the message's bytes.
+
+    Raises
+    ------
+    InputError
+        Contents, shape and datatype of a tensor do not agree, or it is there twice.
+    """
+    return _read(request.inputs, request.raw_input_contents)
+
+
+def read_outputs(response: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the tensors of a ``ModelInferResponse`` by name; see `read_inputs`."""
+    return _read(response.outputs, response.raw_output_contents)
+
+
+def set_parameter(parameters: Any, name: str, value: bool | float | str) -> None:
+    """Set one parameter of a message; negative and positive ints travel as int64."""
+    parameter = parameters[name]
+    if isinstance(value, bool):
+        parameter.bool_param = value
+    elif isinstance(value, int):
+        parameter.int64_param = value
+    elif isinstance(value, float):
+        parameter.double_param = value
+    else:
+        parameter.string_param = value
+
+
+def read_parameters(parameters: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Return the parameters of a message as plain values; unset ones are left out."""
+    chosen = ((name, parameter, parameter.WhichOneof("parameter_choice")) for name, parameter in parameters.items())
+    return {name: getattr(parameter, field) for name, parameter, field in chosen if field is not None}
