@@ -1,0 +1,134 @@
+"""A camera frame to a model's input: resize, normalise, planes; uint8 RGB → float32 NCHW.
+
+The frame is smooth, as camera frames mostly are, so that the peer that always antialiases can be
+told from one that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.processing import DeviceProcessor, ProcessingSpec, reference
+from harness import Case, Task
+
+__all__ = ["tasks"]
+
+Tensor = NDArray[np.float32]
+Frame = NDArray[np.uint8]
+Call = Callable[[], Tensor]
+
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+SIDE = 224
+LEVEL = 1 / min(STD)  # one grey level, after normalisation
+
+
+def smooth_frame(height: int, width: int) -> Frame:
+    """Return a frame of slow waves: uint8 [height, width, 3]."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    planes = [
+        np.sin(2 * np.pi * (a * x / width + b * y / height + c)) for a, b, c in ((2, 1, 0.1), (1, 3, 0.4), (3, 2, 0.8))
+    ]
+    return np.round(127.5 + 120 * np.stack(planes, axis=-1)).astype(np.uint8)
+
+
+def _ours(spec: ProcessingSpec, frame: Frame) -> Call:
+    process = DeviceProcessor(spec)
+    out = np.empty(spec.output_shape, spec.output_dtype)
+
+    def call() -> Tensor:
+        return process(frame, out)
+
+    return call
+
+
+def _reference(spec: ProcessingSpec, frame: Frame) -> Call:
+    def call() -> Tensor:
+        return reference(spec, frame).astype(np.float32)
+
+    return call
+
+
+def _normalised(resized: Frame | Tensor) -> Tensor:
+    tensor: Tensor = (resized.astype(np.float32) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    return np.ascontiguousarray(tensor.transpose(2, 0, 1))[None]
+
+
+def _numpy(frame: Frame) -> Call:
+    height, width = frame.shape[:2]
+
+    def axis(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Tensor]:
+        at = np.clip((np.arange(SIDE) + 0.5) * n / SIDE - 0.5, 0, n - 1)
+        low = at.astype(np.int64)
+        return low, np.minimum(low + 1, n - 1), (at - low).astype(np.float32)
+
+    top, bottom, fy = axis(height)
+    left, right, fx = axis(width)
+
+    def call() -> Tensor:
+        above, below = frame[top].astype(np.float32), frame[bottom].astype(np.float32)
+        rows = above + (below - above) * fy[:, None, None]
+        return _normalised(rows[:, left] + (rows[:, right] - rows[:, left]) * fx[:, None])
+
+    return call
+
+
+def _pillow(frame: Frame) -> Call:
+    from PIL import Image
+
+    def call() -> Tensor:
+        return _normalised(np.asarray(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BILINEAR)))
+
+    return call
+
+
+def _cv2(frame: Frame) -> Call:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+    def call() -> Tensor:
+        return _normalised(cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
+
+    return call
+
+
+def tasks() -> tuple[Task, ...]:
+    """Return one task per camera size."""
+    spec = ProcessingSpec.image(SIDE, SIDE, 3, MEAN, STD, order="NCHW")
+    made = []
+    for name, height, width in (("vga", 480, 640), ("1080p", 1080, 1920)):
+        frame = smooth_frame(height, width)
+        made.append(
+            Task(
+                f"{name}-{SIDE}",
+                f"{width}×{height} uint8 RGB → {SIDE}×{SIDE} float32, one thread",
+                (
+                    Case("edge-sdk", partial(_ours, spec, frame), pip="edge-sdk", ours=True),
+                    Case("numpy", partial(_numpy, frame), module="numpy", pip="numpy"),
+                    Case("reference", partial(_reference, spec, frame), note="our float64 oracle"),
+                    Case(
+                        "pillow",
+                        partial(_pillow, frame),
+                        module="PIL",
+                        pip="pillow",
+                        tolerance=4 * LEVEL,
+                        note="always antialiases, rounds to grey levels",
+                    ),
+                    Case(
+                        "opencv",
+                        partial(_cv2, frame),
+                        module="cv2",
+                        pip="opencv-python-headless",
+                        tolerance=1.5 * LEVEL,
+                        note="rounds to grey levels",
+                    ),
+                ),
+                tolerance=0.05 * LEVEL,
+            )
+        )
+    return tuple(made)
