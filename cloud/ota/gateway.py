@@ -1,0 +1,283 @@
+"""The repository service: answers devices over MQTT from a repository folder, and keeps their reports.
+
+It reads metadata and blocks for requests on ``get`` and answers on the same device's ``reply``,
+whatever the request says; announces new assignments by retained hints on ``desired``; writes each
+report to ``reports.jsonl`` before the broker learns that it arrived; and signs the online roles
+anew while it runs. A device is trusted with nothing: names are matched, never joined as paths, and
+another device's assignment is not served.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edge_sdk import canonical
+from edge_sdk.cloud.ota.repository import Repository
+from edge_sdk.errors import EdgeSdkError, InputError, StorageError
+from edge_sdk.files import fsync_dir, storage_errors
+from edge_sdk.ota.link import Broker, Link, Message
+from edge_sdk.ota.topics import BLOCK_BYTES, Topics
+
+__all__ = ["Gateway", "Origin", "Reply", "ReportLog"]
+
+log = logging.getLogger("edge_sdk.cloud.ota.gateway")
+
+_METADATA = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[a-z][a-z0-9-]{0,63}\.json")
+_TARGET = re.compile(r"(bundles|assignments)/([0-9a-f]{64})\.([A-Za-z0-9][A-Za-z0-9_.-]{0,199})")
+_MAX_REQUEST = 1024
+_MAX_REPORT = 16 * 1024
+_MAX_CORRELATION = 64
+_REMEMBERED = 10_000
+_REFRESH_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A block, or why there is none. ``size`` is that of the whole file in bytes."""
+
+    status: int
+    data: bytes = b""
+    size: int = 0
+
+
+class Origin:
+    """Reads blocks of a repository's files for devices; never raises for what a request holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._metadata = folder / "metadata"
+        self._targets = folder / "targets"
+
+    def answer(self, device: str, request: bytes) -> Reply:
+        """Return the reply to one request of a device.
+
+        Status 200; 400 the request has no known form; 403 another device's assignment; 404 no
+        such file; 416 no such block; 500 the repository's disk fails.
+        """
+        try:
+            document = canonical.loads(request, limit=_MAX_REQUEST)
+            if not isinstance(document, dict) or not set(document) <= {"metadata", "target", "block"}:
+                return Reply(400)
+            block = document.get("block", 0)
+            if type(block) is not int or not 0 <= block < 1 << 20:
+                return Reply(400)
+            path = self._path(device, document)
+        except InputError:
+            return Reply(400)
+        except PermissionError:
+            return Reply(403)
+        if path is None:
+            return Reply(400)
+        return _read_block(path, block)
+
+    def _path(self, device: str, document: dict[str, Any]) -> Path | None:
+        metadata, target = document.get("metadata"), document.get("target")
+        if isinstance(metadata, str) and target is None and _METADATA.fullmatch(metadata):
+            return self._metadata / metadata
+        match = _TARGET.fullmatch(target) if isinstance(target, str) and metadata is None else None
+        if match is None:
+            return None
+        folder, digest, name = match.groups()
+        if folder == "assignments" and name != f"{device}.json":
+            raise PermissionError
+        return self._targets / folder / f"{digest}.{name}"
+
+
+def _read_block(path: Path, block: int) -> Reply:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Reply(404)
+    except OSError as error:
+        log.error("cannot read %s: %s", path, error)
+        return Reply(500)
+    try:
+        size = os.fstat(descriptor).st_size
+        if block and block * BLOCK_BYTES >= size:
+            return Reply(416, size=size)
+        return Reply(200, os.pread(descriptor, BLOCK_BYTES, block * BLOCK_BYTES), size)
+    except OSError as error:
+        log.error("cannot read %s: %s", path, error)
+        return Reply(500)
+    finally:
+        os.close(descriptor)
+
+
+class ReportLog:
+    """Reports as lines of JSON, each on disk before `append` returns; a report sent twice is kept once.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._recent: deque[str] = deque(maxlen=_REMEMBERED)
+        with storage_errors(path):
+            self._file = path.open("a+b")
+            self._file.seek(0)
+            lines = self._file.read().split(b"\n")
+            if lines[-1]:  # the power failed within a line: end it, so that the next one is whole
+                self._file.write(b"\n")
+                self._file.flush()
+        for line in lines[-_REMEMBERED:]:
+            try:
+                self._recent.append(json.loads(line)["id"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        self._known = set(self._recent)
+        fsync_dir(path.parent)
+
+    def append(self, report: dict[str, Any]) -> bool:
+        """Write one report durably; return False if its ``id`` is known."""
+        identity = str(report["id"])
+        if identity in self._known:
+            return False
+        with storage_errors(self._path):
+            self._file.write(canonical.dumps(report) + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        if len(self._recent) == _REMEMBERED:
+            self._known.discard(self._recent[0])
+        self._recent.append(identity)
+        self._known.add(identity)
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Gateway:
+    """Serves one repository to one fleet while the ``with`` block runs.
+
+    Parameters
+    ----------
+    repository
+        What is served, and signed anew.
+    broker
+        Where the devices are.
+    fleet
+        Fleet id; first part of every topic.
+    poll_seconds
+        How often the folder is looked at for new assignments.
+
+    Raises
+    ------
+    BrokerError
+        The broker cannot be reached or refuses us.
+    StorageError
+        The report log cannot be written.
+    """
+
+    def __init__(self, repository: Repository, broker: Broker, fleet: str, *, poll_seconds: float = 0.5) -> None:
+        topics = Topics(fleet, "+")
+        self._repository = repository
+        self._fleet = fleet
+        self._poll_seconds = poll_seconds
+        self._origin = Origin(repository.folder)
+        self.reports = ReportLog(repository.folder / "reports.jsonl")
+        self._hinted: dict[str, int] = {}
+        self._seen_timestamp = 0
+        self._refresh_due = 0.0
+        self._rehint = threading.Event()
+        self._link = Link(
+            broker,
+            f"edge-{fleet}-repository",
+            subscriptions=[(topics.get, 0), (topics.update, 1)],
+            on_message=self._message,
+            on_connected=self._rehint.set,
+            manual_ack=True,
+        )
+        try:
+            self._link.connect()
+        except BaseException:
+            self.reports.close()
+            raise
+
+    def run(self, stop: threading.Event | None = None) -> None:
+        """Announce assignments and keep the online roles fresh until ``stop`` is set."""
+        stop = stop or threading.Event()
+        while True:
+            self.step()
+            if stop.wait(self._poll_seconds):
+                return
+
+    def step(self) -> None:
+        """Sign what is stale and publish the hints that are due; failures are logged and tried again."""
+        if not self._link.connected:
+            return
+        try:
+            if time.monotonic() >= self._refresh_due:
+                self._repository.refresh()
+                self._refresh_due = time.monotonic() + _REFRESH_SECONDS
+            if self._rehint.is_set():
+                self._rehint.clear()
+                self._hinted.clear()
+                self._seen_timestamp = 0
+            version = self._repository.timestamp_version
+            if version != self._seen_timestamp:
+                self._announce()
+                self._seen_timestamp = version
+        except EdgeSdkError as error:
+            log.error("%s", error)
+
+    def close(self) -> None:
+        """Disconnect and close the report log."""
+        self._link.close()
+        self.reports.close()
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _announce(self) -> None:
+        for device, assignment in self._repository.assignments().items():
+            if self._hinted.get(device) == assignment.counter:
+                continue
+            hint = {"counter": assignment.counter, "name": assignment.name, "version": assignment.version}
+            self._link.publish(Topics(self._fleet, device).desired, canonical.dumps(hint), retain=True)
+            self._hinted[device] = assignment.counter
+
+    def _message(self, message: Message) -> None:
+        parsed = Topics.parse(message.topic)
+        if parsed is None:
+            self._link.acknowledge(message)
+            return
+        topics, kind = parsed
+        if kind == "update":
+            self._report(topics, message)
+            return
+        self._link.acknowledge(message)
+        if kind == "get" and len(message.correlation) <= _MAX_CORRELATION:
+            reply = self._origin.answer(topics.device, message.payload)
+            properties = {"status": str(reply.status), "size": str(reply.size)}
+            # QoS 0: a lost block is asked for again, and an acknowledgement of each costs a round trip
+            self._link.publish(topics.reply, reply.data, qos=0, correlation=message.correlation, properties=properties)
+
+    def _report(self, topics: Topics, message: Message) -> None:
+        try:
+            report = canonical.loads(message.payload, limit=_MAX_REPORT)
+            if not isinstance(report, dict) or not isinstance(report.get("id"), str):
+                raise InputError("a report is an object with an id")
+            received = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            self.reports.append({**report, "device": topics.device, "received": received})
+        except InputError as error:
+            log.warning("a report of %s is dropped: %s", topics.device, error)
+        except StorageError as error:
+            log.error("a report of %s is left to the broker: %s", topics.device, error)
+            return  # without an acknowledgement the broker sends it again
+        self._link.acknowledge(message)

@@ -1,0 +1,37 @@
+"""Over-the-air updates: the device's side.
+
+`OtaAgent` keeps a state folder at the version its fleet assigned to it; `follow` keeps a model in
+an app at the version in that folder; `active` says where that version is. The agent needs the
+extra ``ota``; `follow` and `active` do not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edge_sdk.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from edge_sdk.ota.agent import OtaAgent as OtaAgent
+    from edge_sdk.ota.follower import Follower as Follower
+    from edge_sdk.ota.follower import follow as follow
+    from edge_sdk.ota.records import Event as Event
+    from edge_sdk.ota.slots import active as active
+
+__all__ = ["Event", "Follower", "OtaAgent", "active", "follow"]
+
+_HOME = {"Event": "records", "Follower": "follower", "OtaAgent": "agent", "active": "slots", "follow": "follower"}
+_DISTRIBUTIONS = {"paho": "paho-mqtt", "tuf": "tuf", "securesystemslib": "securesystemslib"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _DISTRIBUTIONS:
+            raise
+        raise MissingExtraError(_DISTRIBUTIONS[package], "ota") from error

@@ -1,0 +1,421 @@
+"""The update agent of one device: what it should run → fetch → verify → install → test → activate → report.
+
+The agent works in one thread, the caller's; the network thread only hands messages over. Each
+step is durable before the next begins, and a success is reported only after it is. Whatever
+fails, the version that runs goes on running.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edge_sdk import canonical
+from edge_sdk.bundle import Bundle
+from edge_sdk.errors import (
+    BundleError,
+    EdgeSdkError,
+    HealthError,
+    InstallError,
+    StorageError,
+    TransferError,
+    TrustError,
+)
+from edge_sdk.files import make_folder, storage_errors
+from edge_sdk.ota import health
+from edge_sdk.ota.link import Broker, Link, Message
+from edge_sdk.ota.outbox import Outbox
+from edge_sdk.ota.records import Assignment, Event, State, Target, precedence
+from edge_sdk.ota.slots import Installed, Memory, Slots
+from edge_sdk.ota.topics import Topics
+from edge_sdk.ota.transfer import Channel, Download
+from edge_sdk.ota.trust import Trust
+
+__all__ = ["OtaAgent"]
+
+log = logging.getLogger("edge_sdk.ota.agent")
+
+_MAX_TRIALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """The update under way: what events say about it."""
+
+    name: str = ""
+    version: str = ""
+    digest: str = ""
+    counter: int = 0
+    started: float = 0.0
+    bytes_before: int = 0
+
+
+class OtaAgent:
+    """Keeps a state folder at the version that is assigned to this device.
+
+    Parameters
+    ----------
+    state_dir
+        The device's state: metadata, slots, pointer, outbox. One agent at a time.
+    broker
+        ``mqtt://[user:password@]host[:port]``, ``mqtts://…``, or a `Broker` with TLS files.
+    fleet, device
+        Ids; they name the topics.
+    root
+        Pinned TUF root metadata: a path or bytes.
+    on_event
+        Called with each `Event`, on the thread of `run`.
+    poll_seconds
+        Time between two looks without a hint.
+    window
+        Blocks under way at a time.
+    request_timeout
+        Seconds until an unanswered request is sent again; doubled each time, four attempts.
+    probe
+        Health probe of a staged bundle; raises to refuse it.
+
+    Raises
+    ------
+    InputError
+        An id, the broker's URL or the root's path has another form.
+    TrustError
+        The root is not valid root metadata with a threshold of two.
+    StorageError
+        The folder cannot be written, or another agent works in it.
+    """
+
+    def __init__(
+        self,
+        state_dir: str | Path,
+        broker: str | Broker,
+        fleet: str,
+        device: str,
+        root: bytes | str | Path,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        poll_seconds: float = 60.0,
+        window: int = 8,
+        request_timeout: float = 2.0,
+        probe: Callable[[Bundle], object] = health.probe,
+    ) -> None:
+        self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
+        self.device = device
+        self._topics = Topics(fleet, device)
+        self._on_event = on_event
+        self._poll_seconds = poll_seconds
+        self._probe = probe
+        self._state = make_folder(Path(state_dir))
+        self._lock = _lock(self._state)
+        try:
+            self._trust = Trust(self._state / "metadata", root)
+            self._slots = Slots(self._state)
+            self._memory = Memory(self._state / "memory.json")
+            self._outbox = Outbox(self._state / "outbox.db")
+        except BaseException:
+            self._lock.close()
+            raise
+        self._channel = Channel(self._request, window=window, timeout=request_timeout)
+        self._inbox: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        self._in_flight: dict[int, int] = {}
+        self._sent = 0
+        self._trouble = ""
+        self._update = _Update()
+        self._stop = threading.Event()
+        self._busy = threading.RLock()
+        self._closed = False
+        self._link = Link(
+            self.broker,
+            f"edge-{fleet}-{device}",
+            subscriptions=[(self._topics.reply, 0), (self._topics.desired, 1)],
+            on_message=self._message,
+            on_connected=self._connected,
+            on_acknowledged=lambda mid: self._inbox.put(("acknowledged", mid)),
+            will=(self._topics.status, b'{"online":false}'),
+        )
+        self._started = False
+
+    @property
+    def active(self) -> Installed | None:
+        """The version that runs, or None."""
+        return self._slots.active
+
+    @property
+    def trouble(self) -> str:
+        """Why the last look did not end well; empty if it did."""
+        return self._trouble
+
+    def start(self) -> None:
+        """Check the active slot, then connect; `run` and `check` do it if it was not done.
+
+        Raises
+        ------
+        BrokerError
+            The broker cannot be reached or refuses us.
+        """
+        with self._busy:
+            if self._started:
+                return
+            self._check_active()
+            self._link.connect()
+            self._started = True
+
+    def run(self) -> None:
+        """Work until `close`; raise what `start` raises."""
+        with self._busy:
+            self.start()
+            due = time.monotonic()
+            while not self._stop.is_set():
+                if time.monotonic() >= due:
+                    self.check()
+                    due = time.monotonic() + self._poll_seconds
+                if self._wait(min(1.0, max(0.0, due - time.monotonic()))):
+                    due = time.monotonic()
+
+    def check(self) -> State:
+        """Ask once what this device should run and do it; return the state that this led to.
+
+        Failures become events and reports, not exceptions.
+
+        Raises
+        ------
+        BrokerError
+            The first connection fails.
+        """
+        with self._busy:
+            self.start()
+            self._update = _Update(started=time.monotonic(), bytes_before=self._channel.bytes_received)
+            try:
+                state = self._follow_assignment()
+            except (TrustError, BundleError) as error:
+                state = self._once("refused", error)
+            except (TransferError, StorageError, InstallError) as error:
+                if self._stop.is_set():
+                    return "idle"
+                state = self._once("idle", error)
+            else:
+                self._trouble = ""
+            self._pump()
+            return state
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Send waiting reports; return whether the broker acknowledged all of them in time."""
+        with self._busy:
+            deadline = time.monotonic() + timeout
+            while len(self._outbox) and time.monotonic() < deadline:
+                self._wait(0.1)
+            return len(self._outbox) == 0
+
+    def close(self) -> None:
+        """Stop, disconnect and free the folder; reports not yet sent stay in the outbox."""
+        self._stop.set()
+        self._channel.cancel()
+        self._inbox.put(("stop", 0))
+        with self._busy:
+            if self._closed:
+                return
+            self._closed = True
+            if self._started:
+                self._link.close(farewell=(self._topics.status, b'{"online":false}'))
+            self._outbox.close()
+            self._lock.close()
+
+    def __enter__(self) -> OtaAgent:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # one update
+
+    def _follow_assignment(self) -> State:
+        found = self._trust.resolve(self.device, self._channel)
+        if found is None:
+            return "active" if self.active else "idle"
+        assignment, target = found
+        self._update = replace(
+            self._update,
+            name=assignment.name,
+            version=assignment.version,
+            digest=target.bundle_digest,
+            counter=assignment.counter,
+        )
+        if assignment.counter < self._memory.counter:
+            raise TrustError(f"assignment {assignment.counter} is older than {self._memory.counter}, already seen")
+        self._memory.saw(assignment.counter)
+        if self.active is not None and self.active.sha256 == target.sha256:
+            return self._succeeded()
+        reason = self._memory.failure(target.sha256, assignment.counter)
+        if reason is None:
+            reason = self._objection(assignment)
+            if reason is None:
+                return self._install(assignment, target)
+            self._memory.fail(target.sha256, assignment.counter, reason, for_good=False)
+        return self._refused(reason)
+
+    def _objection(self, assignment: Assignment) -> str | None:
+        if assignment.expires <= datetime.now(timezone.utc):
+            return f"assignment {assignment.counter} expired on {assignment.expires:%Y-%m-%d %H:%M} UTC"
+        now = self.active
+        lower = (
+            now is not None and now.name == assignment.name and precedence(assignment.version) < precedence(now.version)
+        )
+        if now is not None and lower and not assignment.downgrade:
+            return f"{assignment.version} is lower than the active {now.version} and the assignment allows no downgrade"
+        return None
+
+    def _install(self, assignment: Assignment, target: Target) -> State:
+        download = Download(self._state / "download", target)
+        self._say("downloading")
+        slot = None
+        try:
+            path = download.fetch(self._channel)
+            self._say("verifying")
+            bundle = _open(path, assignment, target)
+            self._say("installing")
+            slot, staged = self._slots.stage(bundle)
+            self._say("testing")
+            trial = self._memory.begin_trial(target.sha256)
+            if trial > _MAX_TRIALS:
+                raise HealthError(f"the probe did not end in {_MAX_TRIALS} trials")
+            self._probe(staged)
+        except (TrustError, BundleError, HealthError) as error:
+            reason = _line(error)
+            self._memory.fail(target.sha256, assignment.counter, reason, for_good=isinstance(error, HealthError))
+            download.discard()
+            if slot is not None:
+                self._slots.clear(slot)
+            return self._refused(reason)
+        self._slots.activate(
+            Installed(
+                slot, assignment.name, assignment.version, target.bundle_digest, target.sha256, assignment.counter
+            )
+        )
+        self._memory.end_trial(target.sha256)
+        download.discard()
+        return self._succeeded()
+
+    def _succeeded(self) -> State:
+        # the key makes this the one report of it, also if the last run ended before it was stored
+        self._say("active", key=f"active:{self._update.counter}:{self._update.digest}")
+        return "active"
+
+    def _refused(self, reason: str) -> State:
+        self._say("refused", reason, key=f"refused:{self._update.counter}:{self._update.digest}")
+        return "refused"
+
+    def _check_active(self) -> None:
+        installed = self.active
+        if installed is None:
+            return
+        try:
+            self._slots.check(installed)
+        except InstallError as error:
+            back = self._slots.fall_back()
+            self._update = _Update(started=time.monotonic())
+            now = f"runs {back.name}-{back.version} again" if back else "has no intact version and fetches one"
+            if back is not None:
+                self._update = replace(self._update, name=back.name, version=back.version, digest=back.digest)
+            self._say("rolled_back", f"{installed.name}-{installed.version}: {_line(error)}; the device {now}")
+
+    # events and reports
+
+    def _once(self, state: State, error: EdgeSdkError) -> State:
+        reason = _line(error)
+        if reason != self._trouble:
+            self._trouble = reason
+            self._say(state, reason)
+        return state
+
+    def _say(self, state: State, reason: str = "", *, key: str | None = None) -> None:
+        update = self._update
+        event = Event(
+            device=self.device,
+            state=state,
+            name=update.name,
+            version=update.version,
+            digest=update.digest,
+            counter=update.counter,
+            seconds=round(time.monotonic() - update.started, 3),
+            bytes=self._channel.bytes_received - update.bytes_before,
+            reason=reason,
+            time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        )
+        identity = uuid.uuid4().hex
+        if not self._outbox.put(key or identity, canonical.dumps({"id": identity, **event.to_dict()})):
+            return  # said and reported before
+        log.info("%s %s-%s %s", state, event.name, event.version, reason)
+        self._pump()
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _pump(self) -> None:
+        """Publish reports that were not published in this run."""
+        if not self._started or not self._link.connected:
+            return
+        for pending in self._outbox.pending(after=self._sent):
+            # the client repeats these itself after a reconnection; after a crash the outbox does
+            self._in_flight[self._link.publish(self._topics.update, pending.payload)] = pending.number
+            self._sent = pending.number
+
+    def _wait(self, seconds: float) -> bool:
+        """Handle what the network thread handed over; return whether a hint was among it."""
+        hinted = False
+        self._pump()
+        try:
+            kind, number = self._inbox.get(timeout=seconds)
+            while True:
+                if kind == "acknowledged" and number in self._in_flight:
+                    self._outbox.done(self._in_flight.pop(number))
+                hinted = hinted or kind == "hint"
+                kind, number = self._inbox.get_nowait()
+        except queue.Empty:
+            return hinted
+
+    # on the network thread
+
+    def _request(self, payload: bytes, correlation: bytes) -> None:
+        self._link.publish(self._topics.get, payload, qos=0, correlation=correlation)
+
+    def _message(self, message: Message) -> None:
+        if message.topic == self._topics.reply:
+            self._channel.deliver(message.correlation, message.payload, message.properties)
+        elif message.topic == self._topics.desired:
+            self._inbox.put(("hint", 0))
+
+    def _connected(self) -> None:
+        self._link.publish(self._topics.status, b'{"online":true}', retain=True)
+        self._inbox.put(("connected", 0))
+
+
+def _open(path: Path, assignment: Assignment, target: Target) -> Bundle:
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    if bundle.digest != target.bundle_digest:
+        raise TrustError(f"the manifest within {target.path} is not the signed one")
+    if (manifest.name, manifest.version) != (assignment.name, assignment.version):
+        raise TrustError(f"{target.path} holds {manifest.name}-{manifest.version}, not what was assigned")
+    return bundle
+
+
+def _lock(state: Path) -> Any:
+    with storage_errors(state, "lock"):
+        handle = (state / "lock").open("ab")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            raise StorageError(f"another agent works in {state}; give each device a folder of its own") from None
+        return handle
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

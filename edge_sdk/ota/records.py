@@ -1,0 +1,232 @@
+"""What is signed, and what is said about it: assignments, targets, events. Frozen records with strict readers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from edge_sdk import canonical
+from edge_sdk.errors import InputError, TrustError
+from edge_sdk.ota.topics import BLOCK_BYTES, check_id
+
+__all__ = ["STATES", "Assignment", "Event", "State", "Target", "precedence"]
+
+State = Literal["idle", "downloading", "verifying", "installing", "testing", "active", "refused", "rolled_back"]
+STATES: tuple[State, ...] = (
+    "idle",
+    "downloading",
+    "verifying",
+    "installing",
+    "testing",
+    "active",
+    "refused",
+    "rolled_back",
+)
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_TARGET = re.compile(r"bundles/[a-z0-9][A-Za-z0-9_.-]{0,199}\.edge")
+_MAX_TARGET_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one device should run, as signed under the role ``assignments``.
+
+    Attributes
+    ----------
+    device
+        Device id.
+    counter
+        Grows with each assignment of the device; an older one is never followed.
+    expires
+        After this time (UTC) the assignment is no longer followed.
+    name, version
+        What the bundle's manifest must say.
+    target
+        TUF target path of the bundle.
+    sha256
+        Digest of the bundle file, ``sha256:<hex>``.
+    downgrade
+        Whether a version lower than the active one is meant.
+    """
+
+    device: str
+    counter: int
+    expires: datetime
+    name: str
+    version: str
+    target: str
+    sha256: str
+    downgrade: bool = False
+
+    def to_bytes(self) -> bytes:
+        """Return the assignment as canonical JSON."""
+        return canonical.dumps(
+            {
+                "format": 1,
+                "device": self.device,
+                "counter": self.counter,
+                "expires": self.expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "bundle": {"name": self.name, "version": self.version, "target": self.target, "sha256": self.sha256},
+                "downgrade": self.downgrade,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Assignment:
+        """Read an assignment; raise `TrustError` if it has another form."""
+        try:
+            document = canonical.loads(data, limit=16_384)
+            bundle = document["bundle"]
+            expires = datetime.strptime(document["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+            assignment = cls(
+                device=check_id("device", document["device"]),
+                counter=document["counter"],
+                expires=expires,
+                name=bundle["name"],
+                version=bundle["version"],
+                target=bundle["target"],
+                sha256=bundle["sha256"],
+                downgrade=document["downgrade"],
+            )
+            ok = (
+                document["format"] == 1
+                and type(assignment.counter) is int
+                and assignment.counter > 0
+                and type(assignment.downgrade) is bool
+                and isinstance(assignment.name, str)
+                and isinstance(assignment.version, str)
+                and _TARGET.fullmatch(assignment.target)
+                and _DIGEST.fullmatch(assignment.sha256)
+            )
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise TrustError(f"the assignment has an unknown form: {error!r}") from error
+        if not ok:
+            raise TrustError("the assignment has an unknown form: a field has an impossible value")
+        return assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bundle file as signed: where it is, and the digest of each of its blocks.
+
+    Attributes
+    ----------
+    name, version
+        What the manifest within says.
+    path
+        TUF target path.
+    sha256, size
+        Digest (hex, without prefix) and length of the whole file in bytes.
+    block_bytes
+        Length of every block but the last.
+    blocks
+        SHA-256 of each block, hex.
+    bundle_digest
+        Digest of the manifest within, ``sha256:<hex>``.
+    """
+
+    name: str
+    version: str
+    path: str
+    sha256: str
+    size: int
+    block_bytes: int
+    blocks: tuple[str, ...]
+    bundle_digest: str
+
+    @property
+    def stored_path(self) -> str:
+        """The path under which a consistent repository keeps the file: its digest before its name."""
+        folder, _, name = self.path.rpartition("/")
+        return f"{folder}/{self.sha256}.{name}"
+
+    def custom(self) -> dict[str, Any]:
+        """Return what a TUF target's ``custom`` field holds."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "block_bytes": self.block_bytes,
+            "blocks": list(self.blocks),
+            "bundle_digest": self.bundle_digest,
+        }
+
+    @classmethod
+    def from_signed(cls, path: str, size: int, hashes: Mapping[str, str], custom: Any) -> Target:
+        """Read a verified TUF target; raise `TrustError` if it does not describe a bundle in blocks."""
+        try:
+            blocks = tuple(custom["blocks"])
+            target = cls(
+                name=custom["name"],
+                version=custom["version"],
+                path=path,
+                sha256=hashes["sha256"],
+                size=size,
+                block_bytes=custom["block_bytes"],
+                blocks=blocks,
+                bundle_digest=custom["bundle_digest"],
+            )
+            ok = (
+                0 < size <= _MAX_TARGET_BYTES
+                and target.block_bytes == BLOCK_BYTES
+                and len(blocks) == -(-size // BLOCK_BYTES)
+                and re.fullmatch(r"[0-9a-f]{64}", target.sha256)
+                and all(re.fullmatch(r"[0-9a-f]{64}", block) for block in blocks)
+                and _DIGEST.fullmatch(target.bundle_digest)
+            )
+        except (KeyError, TypeError) as error:
+            raise TrustError(f"the target {path} does not list its blocks: {error!r}") from error
+        if not ok:
+            raise TrustError(f"the target {path} does not list its blocks as this version understands them")
+        return target
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step of a device's update, told to the app and reported to the fleet.
+
+    Attributes
+    ----------
+    device
+        Device id.
+    state
+        One of `STATES`.
+    name, version, digest
+        The bundle concerned, by name, version and manifest digest; empty where there is none.
+    counter
+        Counter of the assignment that led to it; 0 where there is none.
+    seconds
+        Time since this update began.
+    bytes
+        Bytes of metadata and blocks received over the network in this update.
+    reason
+        Why, for states that need one; one line.
+    time
+        When, UTC, ISO 8601.
+    """
+
+    device: str
+    state: State
+    name: str = ""
+    version: str = ""
+    digest: str = ""
+    counter: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    reason: str = ""
+    time: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-compatible values."""
+        return asdict(self)
+
+
+def precedence(version: str) -> tuple[Any, ...]:
+    """Return a key that orders semantic versions (semver.org, item 11)."""
+    core, _, pre = version.partition("+")[0].partition("-")
+    numbers = tuple(int(part) for part in core.split("."))
+    parts = tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in pre.split(".")) if pre else ()
+    return (numbers, not pre, parts)

@@ -1,0 +1,224 @@
+"""Two slots and a pointer: the version a device runs, and where the next one is prepared.
+
+An unpacked bundle lies in ``slots/a`` or ``slots/b``. The pointer ``active.json`` names one of
+them and is replaced, durably and at once, only after the other slot is complete and tested: after
+any cut the device has the old version or the new one. What failed is kept in ``memory.json``.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_sdk import canonical
+from edge_sdk.bundle import Bundle
+from edge_sdk.errors import BundleError, InputError, InstallError, StorageError
+from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
+
+__all__ = ["Installed", "Memory", "Slots", "active", "read_pointer"]
+
+log = logging.getLogger("edge_sdk.ota.slots")
+
+_NAMES = ("a", "b")
+_MAX_FAILED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A version in a slot.
+
+    Attributes
+    ----------
+    slot
+        ``a`` or ``b``.
+    name, version, digest
+        From the bundle's manifest; the digest is of the manifest.
+    sha256
+        Digest of the bundle file it was unpacked from, hex.
+    counter
+        Counter of the assignment that it follows.
+    """
+
+    slot: str
+    name: str
+    version: str
+    digest: str
+    sha256: str
+    counter: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The content of ``active.json``."""
+
+    active: Installed | None = None
+    previous: Installed | None = None
+
+
+def active(state_dir: str | Path) -> Path | None:
+    """Return the unpacked bundle folder that the device should run, or None if there is none yet."""
+    state = Path(state_dir)
+    installed = read_pointer(state).active
+    if installed is None:
+        return None
+    folder = state / "slots" / installed.slot
+    return folder if folder.is_dir() else None
+
+
+def read_pointer(state_dir: Path) -> Pointer:
+    """Return the pointer; an empty one where the file is missing or damaged."""
+    path = state_dir / "active.json"
+    try:
+        document = canonical.loads(path.read_bytes(), limit=65_536)
+        return Pointer(_installed(document["active"]), _installed(document.get("previous")))
+    except FileNotFoundError:
+        return Pointer()
+    except (OSError, InputError, KeyError, TypeError, AttributeError) as error:
+        log.error("%s cannot be read and is ignored: %s", path, error)
+        return Pointer()
+
+
+def _installed(document: Mapping[str, Any] | None) -> Installed | None:
+    if document is None:
+        return None
+    installed = Installed(**document)
+    if installed.slot not in _NAMES:
+        raise InputError(f"slot {installed.slot!r} is unknown")
+    return installed
+
+
+class Slots:
+    """The slots of one state folder; one owner at a time."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state = state_dir
+        self._folder = make_folder(state_dir / "slots")
+        self._pointer = read_pointer(state_dir)
+
+    @property
+    def active(self) -> Installed | None:
+        """The version that runs."""
+        return self._pointer.active
+
+    def path(self, slot: str) -> Path:
+        """Return the folder of a slot."""
+        return self._folder / slot
+
+    def check(self, installed: Installed) -> None:
+        """Hash every file of a slot; raise `InstallError` if anything differs from what was installed."""
+        try:
+            digest = Bundle.open(self.path(installed.slot)).digest
+        except (BundleError, InputError, StorageError) as error:
+            raise InstallError(f"slot {installed.slot} is damaged: {error}") from error
+        if digest != installed.digest:
+            raise InstallError(f"slot {installed.slot} holds another bundle than the one installed")
+
+    def stage(self, bundle: Bundle) -> tuple[str, Bundle]:
+        """Unpack a bundle into the slot that is not active; return the slot and the bundle there.
+
+        Raises
+        ------
+        InstallError
+            The slot cannot be written.
+        """
+        slot = "b" if self.active is not None and self.active.slot == "a" else "a"
+        try:
+            self.clear(slot)
+            return slot, bundle.unpack(self.path(slot))
+        except StorageError as error:
+            raise InstallError(f"slot {slot} cannot be written: {error}") from error
+
+    def clear(self, slot: str) -> None:
+        """Remove what is in a slot that is not active."""
+        if self.active is not None and self.active.slot == slot:
+            raise InstallError(f"slot {slot} is active and is not cleared")
+        path = self.path(slot)
+        if path.exists():
+            with storage_errors(path, "remove"):
+                shutil.rmtree(path)
+            fsync_dir(self._folder)
+
+    def activate(self, installed: Installed) -> None:
+        """Make a staged slot the one that runs; durable when it returns."""
+        self._point(Pointer(installed, self._pointer.active))
+
+    def fall_back(self) -> Installed | None:
+        """Return to the previous version if its slot is intact, else to none; durable when it returns."""
+        previous = self._pointer.previous
+        if previous is not None:
+            try:
+                self.check(previous)
+            except InstallError as error:
+                log.error("%s", error)
+                previous = None
+        self._point(Pointer(previous, None))
+        return previous
+
+    def _point(self, pointer: Pointer) -> None:
+        document = {
+            "format": 1,
+            "active": asdict(pointer.active) if pointer.active else None,
+            "previous": asdict(pointer.previous) if pointer.previous else None,
+        }
+        write_durably(self._state / "active.json", canonical.dumps(document))
+        self._pointer = pointer
+
+
+class Memory:
+    """What must not be tried again, and the highest assignment seen; durable, and begun anew if damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.counter = 0
+        self._failed: dict[str, dict[str, Any]] = {}
+        self._trials: dict[str, int] = {}
+        try:
+            document = canonical.loads(path.read_bytes())
+            self.counter = int(document["counter"])
+            self._failed = {str(k): dict(v) for k, v in document["failed"].items()}
+            self._trials = {str(k): int(v) for k, v in document["trials"].items()}
+        except FileNotFoundError:
+            pass
+        except (OSError, InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+            log.error("%s cannot be read and is begun anew: %s", path, error)
+
+    def failure(self, sha256: str, counter: int) -> str | None:
+        """Return why a bundle file failed, if it must not be tried under this assignment."""
+        known = self._failed.get(sha256)
+        if known is None or not (known["for_good"] or known["counter"] == counter):
+            return None
+        return str(known["reason"])
+
+    def fail(self, sha256: str, counter: int, reason: str, *, for_good: bool) -> None:
+        """Remember a failure: of these bytes for good, or only under this assignment."""
+        self._failed.pop(sha256, None)
+        self._failed[sha256] = {"counter": counter, "reason": reason, "for_good": for_good}
+        while len(self._failed) > _MAX_FAILED:
+            del self._failed[next(iter(self._failed))]
+        self._trials.pop(sha256, None)
+        self._save()
+
+    def saw(self, counter: int) -> None:
+        """Remember an assignment's counter, if it is the highest."""
+        if counter > self.counter:
+            self.counter = counter
+            self._save()
+
+    def begin_trial(self, sha256: str) -> int:
+        """Count a trial of a bundle before it begins, so that one that kills the agent is counted too."""
+        self._trials[sha256] = self._trials.get(sha256, 0) + 1
+        self._save()
+        return self._trials[sha256]
+
+    def end_trial(self, sha256: str) -> None:
+        """Forget the trials of a bundle that passed."""
+        if self._trials.pop(sha256, None) is not None:
+            self._save()
+
+    def _save(self) -> None:
+        document = {"format": 1, "counter": self.counter, "failed": self._failed, "trials": self._trials}
+        write_durably(self._path, canonical.dumps(document))
