@@ -1,0 +1,1 @@
+"""Train a teacher in mixed precision: `loop.train` is the entrance."""

@@ -1,0 +1,156 @@
+"""Images into a model: a ``tf.data`` pipeline of graph operations, with no Python per image.
+
+Augmentation moves pixels only, in one batched affine warp on the captured image; everything that
+a device must repeat (resize, normalize, ...) is the processing layer's, and thus part of the
+model that trains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from edge_sdk.datasets import Dataset
+from edge_sdk.processing import ProcessingSpec
+from edge_sdk.processing.keras import ProcessingLayer
+
+__all__ = ["Augmentation", "augmentation_for", "batches", "frames", "processed", "processing_for"]
+
+LARGEST_SIDE = 96  # images beyond this are resized by the default specification
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Largest random change of an image, drawn uniformly and independently.
+
+    Attributes
+    ----------
+    rotate
+        Radians, to either side.
+    zoom, shift
+        Shares of the image's side, to either side.
+    flip
+        Whether half of the images are mirrored left to right.
+    """
+
+    rotate: float = 0.15
+    zoom: float = 0.1
+    shift: float = 0.08
+    flip: bool = False
+
+
+def augmentation_for(dataset: Dataset) -> Augmentation | None:
+    """Light augmentation: grey images (digits, text) are never mirrored, photographs are."""
+    return Augmentation() if dataset.channels == 1 else Augmentation(rotate=0.05, zoom=0.05, shift=0.1, flip=True)
+
+
+def processing_for(dataset: Dataset, *, size: int | None = None) -> ProcessingSpec:
+    """Choose a specification for a data set: its own size, or ``size``, and its own mean and spread.
+
+    Parameters
+    ----------
+    dataset
+        The training split; no other one may decide a preprocessing constant.
+    size
+        Side in pixels to resize to. By default small images of one size keep it, others become
+        squares of at most 96.
+    """
+    shapes = np.array([image.shape[:2] for image in dataset.images])
+    if size is not None:
+        height = width = size
+    elif dataset.uniform and shapes.max() <= LARGEST_SIDE:
+        height, width = (int(side) for side in shapes[0])
+    else:
+        height = width = int(min(LARGEST_SIDE, shapes.min(axis=1).max()))
+    count, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
+    for image in dataset.images:
+        flat = image.reshape(-1, dataset.channels).astype(np.float64)
+        count, total, squares = count + len(flat), total + flat.sum(axis=0), squares + (flat**2).sum(axis=0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
+    return ProcessingSpec.image(
+        height,
+        width,
+        dataset.channels,
+        mean=[round(float(value), 3) for value in mean],
+        std=[round(float(value), 3) for value in std],
+    )
+
+
+def frames(dataset: Dataset, spec: ProcessingSpec) -> npt.NDArray[Any]:
+    """One array ``[n, H, W, C]`` of what the model takes.
+
+    uint8 as captured where all images have one size. Otherwise float32 after the specification's
+    resize, which the processing layer then finds already done.
+    """
+    if isinstance(dataset.images, np.ndarray):
+        return dataset.images
+    sizing = ProcessingSpec.from_json({"steps": [s for s in spec.to_json()["steps"] if s["op"] in ("color", "resize")]})
+    layer = ProcessingLayer(sizing, dtype="float32")
+    return np.concatenate([keras.ops.convert_to_numpy(layer(image[None])) for image in dataset.images])
+
+
+def processed(dataset: Dataset, spec: ProcessingSpec, *, batch: int = 256) -> npt.NDArray[np.float32]:
+    """All images as the model's body takes them: float32 ``[n, h, w, c]``."""
+    layer, pixels = ProcessingLayer(spec.without_quantize(), dtype="float32"), frames(dataset, spec)
+    parts = [keras.ops.convert_to_numpy(layer(pixels[at : at + batch])) for at in range(0, len(pixels), batch)]
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def batches(
+    pixels: npt.NDArray[Any],
+    labels: npt.NDArray[np.int64],
+    *,
+    batch: int,
+    seed: int,
+    augmentation: Augmentation | None,
+) -> Any:
+    """Endless shuffled, augmented batches.
+
+    The same seed gives the same batches, whatever the number of threads: each batch's warp is
+    drawn from (seed, number of the batch).
+
+    Returns
+    -------
+    tf.data.Dataset
+        Pairs (``[batch, H, W, C]`` in the dtype of ``pixels``, int64 ``[batch]``).
+    """
+    source = tf.data.Dataset.from_tensor_slices((pixels, labels))
+    source = source.shuffle(len(labels), seed=seed).batch(batch, drop_remainder=True).repeat()
+    if augmentation is not None:
+        change = augmentation  # narrowed for the closure
+
+        def warp(number: Any, pair: Any) -> Any:
+            return _warp(pair[0], change, tf.stack([tf.constant(seed, tf.int64), number])), pair[1]
+
+        source = tf.data.Dataset.zip(tf.data.Dataset.counter(), source).map(warp, num_parallel_calls=tf.data.AUTOTUNE)
+    return source.prefetch(2)
+
+
+def _warp(images: Any, change: Augmentation, seed: Any) -> Any:
+    """Rotate, zoom, shift and mirror each image about its centre; edges are repeated."""
+    height, width = images.shape[1], images.shape[2]
+    count = images.shape[0]
+    draws = tf.random.stateless_uniform([5, count], seed, -1.0, 1.0)
+    angle, zoom = draws[0] * change.rotate, 1.0 + draws[1] * change.zoom
+    mirror = tf.where(draws[4] < 0.0, -1.0, 1.0) if change.flip else tf.ones([count])
+    # output (x, y) -> input (a x + b y + c, d x + e y + f): the centre stays but for the shift
+    a, b = mirror * zoom * tf.cos(angle), -zoom * tf.sin(angle)
+    d, e = mirror * zoom * tf.sin(angle), zoom * tf.cos(angle)
+    x, y = (width - 1) / 2, (height - 1) / 2
+    c = x - a * x - b * y + draws[2] * change.shift * width
+    f = y - d * x - e * y + draws[3] * change.shift * height
+    zero = tf.zeros([count])
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack([a, b, c, d, e, f, zero, zero], axis=1),
+        output_shape=[height, width],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )

@@ -1,0 +1,69 @@
+"""Mixed precision: which policy fits the machine, and the rule that logits are float32.
+
+Layers get their policy one by one when a model is built; Keras' global policy is left alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import keras
+
+from edge_sdk.errors import CompressionError
+
+__all__ = ["Precision", "Wanted", "policy", "require_float32_output"]
+
+Wanted = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+
+
+def policy(wanted: str, accelerator: str) -> Precision:
+    """Name the Keras dtype policy to train with.
+
+    Parameters
+    ----------
+    wanted
+        A policy, or ``auto``: ``mixed_float16`` on a GPU (its tensor cores are made for it, Keras
+        scales the loss), ``mixed_bfloat16`` on CPUs and TPUs (float16 is several times slower
+        than float32 on a CPU, bfloat16 about twice as fast).
+    accelerator
+        ``cpu``, ``gpu`` or ``tpu``.
+
+    Raises
+    ------
+    CompressionError
+        If ``wanted`` is not a policy.
+    """
+    if wanted == "auto":
+        return "mixed_float16" if accelerator == "gpu" else "mixed_bfloat16"
+    for name in get_args(Precision):
+        if wanted == name:
+            return name  # type: ignore[no-any-return]
+    raise CompressionError(f"unknown precision {wanted!r}: expected one of {', '.join(get_args(Wanted))}")
+
+
+def require_float32_output(model: keras.Model) -> None:
+    """Refuse a model whose logits are computed in less than float32.
+
+    Softmax and cross-entropy of 16-bit logits lose the small differences between classes that a
+    deferral threshold is about.
+
+    Raises
+    ------
+    CompressionError
+        Naming the output layer and its policy.
+    """
+    for tensor in model.outputs:
+        layer: Any = _producer(model, tensor)
+        if layer.compute_dtype != "float32" or str(tensor.dtype) != "float32":
+            raise CompressionError(
+                f"the output layer {layer.name!r} computes in {layer.compute_dtype}; give it dtype='float32'"
+            )
+
+
+def _producer(model: keras.Model, tensor: Any) -> Any:
+    """Return the layer that computes a tensor; inside nested models too."""
+    layer = tensor._keras_history.operation  # noqa: SLF001 (Keras has no public way back from a tensor)
+    if isinstance(layer, keras.Model):
+        return _producer(layer, layer.outputs[0])
+    return layer

@@ -1,0 +1,76 @@
+"""Knowledge distillation: a small student learns from labels and from a teacher's logits.
+
+Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+__all__ = ["Distillation", "student"]
+
+BATCHNORM_MOMENTUM = 0.9
+SMALL = (8, 16, 24)  # grey images: a few thousand parameters
+LARGER = (16, 32, 48, 64)
+
+
+class Distillation(keras.Model):  # type: ignore[misc]
+    """Trains a student; calling it calls the student.
+
+    The loss is ``alpha · T² · KL(teacher ‖ student at temperature T) + (1 - alpha) · loss(labels)``;
+    T² keeps the gradients' size independent of T.
+
+    Parameters
+    ----------
+    student, teacher
+        Models of the same inputs, both giving logits. The teacher is left as it is.
+    temperature
+        T, at least 1: how much the teacher's second choices count.
+    alpha
+        Share of the teacher in the loss, from 0 to 1.
+    """
+
+    def __init__(self, student: keras.Model, teacher: keras.Model, *, temperature: float, alpha: float) -> None:
+        super().__init__(name="distillation")
+        self.student = student
+        # in a closure, so that Keras does not take the teacher's weights for its own to train
+        self._teach = lambda inputs: teacher(inputs, training=False)
+        self.temperature, self.alpha = temperature, alpha
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the student's logits."""
+        return self.student(inputs, training=training)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Return the loss of a batch."""
+        labels = super().compute_loss(x, y, y_pred, sample_weight, training)
+        soft = ops.softmax(ops.cast(self._teach(x), "float32") / self.temperature)
+        logs = ops.log_softmax(ops.cast(y_pred, "float32") / self.temperature)
+        # cross-entropy instead of KL: they differ by the teacher's entropy, which has no gradient
+        taught = -ops.mean(ops.sum(soft * logs, axis=-1)) * self.temperature**2
+        return self.alpha * taught + (1.0 - self.alpha) * labels
+
+
+def student(shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Build a small convolutional network: strides instead of poolings, float32.
+
+    Parameters
+    ----------
+    shape
+        Of the processed tensor, ``(height, width, channels)``.
+    classes
+        Number of logits.
+    """
+    widths = SMALL if shape[2] == 1 else LARGER
+    inputs = x = keras.Input(shape, name="processed")
+    for i, width in enumerate(widths):
+        x = layers.Conv2D(width, 3, strides=1 if i == len(widths) - 1 else 2, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization(momentum=BATCHNORM_MOMENTUM)(x)
+        x = layers.Activation("relu")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="body")
