@@ -10,7 +10,8 @@ from __future__ import annotations
 from edge_sdk.processing.device import DeviceProcessor
 from edge_sdk.processing.reference import reference
 from edge_sdk.processing.skew import SkewReport, check_skew
-from edge_sdk.processing.steps import Color, Layout, Normalize, ProcessingSpec, Quantize, Resize, Step
+from edge_sdk.processing.spec import ProcessingSpec
+from edge_sdk.processing.steps import Color, Layout, Normalize, Quantize, Resize, Step
 
 __all__ = [
     "Color",

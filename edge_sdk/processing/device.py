@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_sdk.errors import InputError
 from edge_sdk.ext.image import image_to_tensor
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
-from edge_sdk.processing.steps import ProcessingSpec
+from edge_sdk.processing.spec import ProcessingSpec
 
 __all__ = ["DeviceProcessor"]
 

@@ -13,7 +13,8 @@ import keras
 from keras import ops
 
 from edge_sdk.processing.reference import LUMA
-from edge_sdk.processing.steps import Color, Layout, Normalize, ProcessingSpec, Quantize, Resize
+from edge_sdk.processing.spec import ProcessingSpec
+from edge_sdk.processing.steps import Color, Layout, Normalize, Quantize, Resize
 
 __all__ = ["ProcessingLayer"]
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
-from edge_sdk.processing.steps import Color, Layout, Normalize, ProcessingSpec, Quantize, Resize
+from edge_sdk.processing.spec import ProcessingSpec
+from edge_sdk.processing.steps import Color, Layout, Normalize, Quantize, Resize
 
 __all__ = ["reference"]
 

@@ -25,7 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 from edge_sdk.errors import InputError, SkewError
 from edge_sdk.processing.device import DeviceProcessor
 from edge_sdk.processing.reference import reference
-from edge_sdk.processing.steps import RANGES, STEP_ORDER, Color, Normalize, ProcessingSpec, Quantize, Resize, Step
+from edge_sdk.processing.spec import ProcessingSpec
+from edge_sdk.processing.steps import RANGES, STEP_ORDER, Color, Normalize, Quantize, Resize, Step
 
 __all__ = ["FLOAT_TOLERANCE", "SkewReport", "check_skew", "keras_tolerance"]
 

@@ -1,0 +1,90 @@
+"""The Keras layer trains what devices run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from edge_sdk.errors import ProcessingError, SkewError
+from edge_sdk.processing import Color, Normalize, ProcessingSpec, Resize, check_skew
+
+keras = pytest.importorskip("keras")
+
+from edge_sdk.processing.keras import ProcessingLayer  # noqa: E402
+
+# TensorFlow's tensors do not know NumPy 2's copy keyword yet
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+RNG = np.random.default_rng(9)
+NORMALIZED = ProcessingSpec.image(9, 7, 3, mean=(120, 115, 100), std=(58, 57, 56))
+
+
+def frames(channels, height=20, width=31):
+    return [RNG.integers(0, 256, (height + i, width, channels), dtype=np.uint8) for i in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "channels"),
+    [
+        (NORMALIZED, 1),
+        (NORMALIZED, 3),
+        (NORMALIZED, 4),
+        (ProcessingSpec.image(40, 50, 3, order="NCHW"), 3),
+        (ProcessingSpec.image(20, 31, 1), 4),
+        (ProcessingSpec((Color("grey"), Resize(3, 4))), 3),
+        (ProcessingSpec((Resize(5, 6), Normalize((3.0,), (0.5,)))), 1),
+        (NORMALIZED.with_quantize("int8", 0.02, 3), 3),
+    ],
+    ids=lambda value: None,
+)
+def test_keras_device_and_reference_agree(spec, channels):
+    report = check_skew(spec, frames(channels), keras=ProcessingLayer)
+    assert report.keras_error is not None
+    assert report.keras_error < 1 / 64
+
+
+def test_a_grey_frame_without_a_channel_axis_is_compared_too():
+    check_skew(NORMALIZED, [frames(1)[0][:, :, 0]], keras=ProcessingLayer)
+
+
+def test_a_layer_that_departs_is_refused():
+    def halved(spec):
+        layer = ProcessingLayer(spec)
+        return lambda batch: np.asarray(layer(batch // 2 * 2))
+
+    with pytest.raises(SkewError, match=r"keras layer departs from the reference at step 0 \(color\)"):
+        check_skew(NORMALIZED, frames(3), keras=halved)
+
+
+def test_the_layer_survives_saving_and_stays_float32_under_mixed_precision(tmp_path):
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = keras.Sequential([keras.Input((20, 31, 3), dtype="uint8"), ProcessingLayer(NORMALIZED)])
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    finally:
+        keras.mixed_precision.set_dtype_policy(policy)
+    assert loaded.layers[0].spec == NORMALIZED
+    assert loaded.layers[0].compute_dtype == "float32"
+    assert not loaded.trainable_variables
+    x = np.stack([frames(3)[0]] * 2)
+    np.testing.assert_array_equal(np.asarray(loaded(x)), np.asarray(ProcessingLayer(NORMALIZED)(x)))
+
+
+def test_the_shape_of_the_output_is_known_without_running_it():
+    model = keras.Sequential([keras.Input((None, None, 1), dtype="uint8"), ProcessingLayer(NORMALIZED.to_json())])
+    assert model.output_shape == (None, 9, 7, 3)
+
+
+def test_json_that_is_no_specification_is_refused():
+    with pytest.raises(ProcessingError, match="processing: need a JSON object"):
+        ProcessingLayer({"spec": []})
+
+
+def test_a_device_never_imports_keras():
+    code = "import sys, edge_sdk.processing; assert not {'keras', 'tensorflow', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
