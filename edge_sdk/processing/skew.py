@@ -65,10 +65,11 @@ class SkewReport:
 def keras_tolerance(height: int, width: int) -> float:
     """Return the tolerance of a Keras layer on frames of a size, in grey levels.
 
-    A sample position near ``p`` pixels has an error of a few ``p * 2**-24`` in float32, and
-    neighbours differ by up to 255 levels.
+    The backends compute sample positions in float32: near ``p`` pixels they are off by up to about
+    ``p * 2**-24`` on each axis, and neighbouring pixels differ by up to 255 levels. The bound is
+    twice that sum.
     """
-    return max(FLOAT_TOLERANCE, 255 * max(height, width) * 2.0**-21)
+    return max(FLOAT_TOLERANCE, 255 * max(height, width) * 2.0**-22)
 
 
 def check_skew(

@@ -145,8 +145,8 @@ static void store_float32(float *restrict to, const float *restrict row, const f
 static inline int rounded(float level, float mean, float gain, float low, float high)
 {
     float value = (level - mean) * gain;
-    value = value < low ? low : value; /* saturating first keeps the rounder in its range */
-    value = value > high ? high : value;
+    value = value > low ? value : low; /* saturating first keeps the rounder in its range; NaN becomes low */
+    value = value < high ? value : high;
     return (int)((value + ROUNDER) - ROUNDER);
 }
 

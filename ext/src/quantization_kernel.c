@@ -6,9 +6,8 @@
 static inline int rounded(float x, float scale, float low, float high)
 {
     float value = x / scale;
-    value = value < low ? low : value; /* saturating first keeps the rounder in its range */
-    value = value > high ? high : value;
-    value = value == value ? value : 0.0f; /* a NaN is reported; converting it is undefined */
+    value = value > low ? value : low; /* saturating first keeps the rounder in its range; NaN becomes low */
+    value = value < high ? value : high;
     return (int)((value + ROUNDER) - ROUNDER);
 }
 

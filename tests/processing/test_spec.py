@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,3 +167,11 @@ def test_json_of_another_shape_is_refused_with_one_line(value):
 def test_what_is_not_a_step_is_refused():
     with pytest.raises(ProcessingError, match="step 0: str is not a step"):
         ProcessingSpec(("color",))
+
+
+def test_the_documented_file_and_the_documented_code_are_the_same_specification():
+    page = (Path(__file__).parents[2] / "docs" / "processing.md").read_text(encoding="utf-8")
+    file, code = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("json", "python"))
+    names = {}
+    exec(code, names)
+    assert ProcessingSpec.from_json(json.loads(file)) == names["spec"]
