@@ -22,7 +22,7 @@ INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench proto lock clean
+.PHONY: help demo test test-slow lint lint-style lint-tree lint-imports lint-types format bench proto lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,17 +55,26 @@ test: $(VENV)/stamp-dev ## run the tests that together take minutes
 test-slow: $(VENV)/stamp-dev ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# import-linter and mypy must see all rooms under the one name they are imported by; neither follows
-# an editable install. So they run inside a freshly built tree (docs/decisions/002).
-lint: $(VENV)/stamp-dev ## ruff, cython-lint, import-linter, mypy
+lint: lint-style lint-imports lint-types ## ruff, cython-lint, import-linter, mypy
+
+lint-style: $(VENV)/stamp-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/cython-lint ext
+
+# import-linter and mypy must see all rooms under the one name they are imported by; neither follows
+# an editable install. So they run inside a freshly built tree (docs/decisions/002).
+lint-tree: $(VENV)/stamp-dev
 	rm -rf $(TREE)
 	$(BIN)/python setup.py -q build_py --build-lib $(TREE)
 	cp -Rp benchmarks/harness benchmarks/suites $(TREE)/
+
+lint-imports: lint-tree
 	cd $(TREE) && $(ABS)/lint-imports --config $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/import-linter
-	cd $(TREE) && $(ABS)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy -p edge_sdk -p harness -p suites
+
+lint-types: lint-tree
+	cd $(TREE) && $(ABS)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy \
+	  -p edge_sdk -p harness -p suites
 
 format: $(VENV)/stamp-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix

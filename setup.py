@@ -49,6 +49,7 @@ def extensions() -> list[Extension]:
 setup(
     packages=packages(),
     package_dir={package: folder for folder, package in ROOMS.items()},
+    include_package_data=False,  # the kernels' C sources are in the source distribution, not in wheels
     package_data={
         "edge_sdk": ["py.typed", "protocol/*.proto", "protocol/*.desc"],
         "edge_sdk.ext": ["*.pyi"],

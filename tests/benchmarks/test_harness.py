@@ -58,23 +58,20 @@ def test_medians_and_ratios_are_those_of_the_clock(bench):
 
 
 def test_ratios_are_taken_round_by_round_so_a_slow_spell_of_the_machine_cancels(bench):
-    slowness = [1.0]
+    def case(name, seconds, **options):
+        def call():
+            # both cases of a round are as slow as the machine is in that round
+            bench.now += seconds * 1.5 ** (len(bench.calls) // 2)
+            bench.calls.append(name)
+            return np.ones(1)
 
-    def ours():
-        bench.now += slowness[0]
-        return np.ones(1)
+        return Case(name, lambda: call, **options)
 
-    def peer():
-        bench.now += 2 * slowness[0]
-        slowness[0] *= 1.5 if len(bench.calls) % 2 else 1.0
-        return np.ones(1)
-
-    result = measure(
-        Task("job", "a job", (Case("ours", lambda: ours, ours=True), Case("peer", lambda: peer))),
-        rounds=10,
-        clock=bench.clock,
-    )
-    assert result.cases[1].ratio == 2.0
+    result = bench.measure(case("ours", 1.0, ours=True), case("peer", 2.0), rounds=10)
+    ours, peer = result.cases
+    assert max(ours.samples) > 30 * min(ours.samples)
+    assert peer.ratio == pytest.approx(2.0)
+    assert peer.ratio_low == pytest.approx(2.0)
 
 
 def test_a_fast_case_is_called_many_times_for_one_sample(bench):

@@ -1,0 +1,95 @@
+"""What a wheel holds, and that it works where only numpy is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from outside.sources import ROOT, copy_sources
+
+ROOMS = {"cascade", "cloud", "compression", "edge_sdk", "examples", "ext"}
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    sources = copy_sources(tmp_path_factory.mktemp("sources"))
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", out, sources]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_a_wheel_holds_one_package_and_nothing_beside_it(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.partition("/")[0] for name in archive.namelist()}
+    version = metadata.version("edge-sdk")
+    assert tops == {"edge_sdk", f"edge_sdk-{version}.dist-info"}
+
+
+def test_a_wheel_holds_every_room_its_kernels_types_protocol_and_licence(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for room in ROOMS - {"edge_sdk"}:
+        assert f"edge_sdk/{room}/__init__.py" in names
+    assert {"edge_sdk/py.typed", "edge_sdk/protocol/inference.proto", "edge_sdk/protocol/inference.desc"} <= names
+    for kernel in (ROOT / "ext").glob("*.pyx"):
+        assert f"edge_sdk/ext/{kernel.stem}.pyi" in names
+        assert any(name.startswith(f"edge_sdk/ext/{kernel.stem}.") and name.endswith(".so") for name in names)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.endswith((".pyx", ".c", ".h"))]
+
+
+def test_every_module_of_the_sources_is_in_the_wheel(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.endswith(".py")}
+    expected = set()
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            below = path.relative_to(ROOT / room).as_posix()
+            expected.add(f"edge_sdk/{below}" if room == "edge_sdk" else f"edge_sdk/{room}/{below}")
+    assert packed == expected
+
+
+def test_an_unpacked_wheel_runs_its_kernels_without_the_sources(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import edge_sdk, numpy as np\n"
+        "from edge_sdk.ext.scores import softmax\n"
+        "assert edge_sdk.__file__.startswith(sys.argv[1]), edge_sdk.__file__\n"
+        "print(softmax(np.zeros(4, np.float32)).tolist())\n"
+    )
+    command = [sys.executable, "-P", "-c", program, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[0.25, 0.25, 0.25, 0.25]"
+
+
+@pytest.mark.slow
+def test_a_wheel_installs_into_an_empty_environment_with_its_base_requirements_alone(wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
+    subprocess.run(pip, check=True, timeout=300, capture_output=True)
+    done = subprocess.run([python, "-m", "edge_sdk", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["edge-sdk", metadata.version("edge-sdk")]
+    refused = subprocess.run([python, "-m", "edge_sdk", "serve", "x.edge"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "pip install 'edge-sdk[cloud]'" in refused.stderr
+
+
+def test_one_version_is_told_everywhere():
+    import tomllib
+
+    import edge_sdk
+
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert stated == metadata.version("edge-sdk") == edge_sdk.__version__
+    assert f"[{stated}]" in (ROOT / "CHANGELOG.md").read_text()
