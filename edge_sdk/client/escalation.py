@@ -45,7 +45,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.service_config_disable_resolution", 1),
 )
-_DESCRIBE_SECONDS = 5.0
+_WARM_UP_SECONDS = 5.0
 _ADDS_UP = 1e-3  # so close to 1 is the sum of what must be probabilities, where a server does not say
 _ADDS_UP_LOOSELY = 0.05  # what packing allows
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
@@ -158,7 +158,7 @@ class CloudLink:
             )
             for name, (request, response) in messages.METHODS.items()
         }
-        self._warm_up()
+        self._warm = self._warm_up()  # kept: a call that nobody refers to is cancelled
 
     @property
     def described(self) -> bool:
@@ -259,11 +259,14 @@ class CloudLink:
             _log.warning("the cloud's answer is unusable: %s", detail)
         return _Failed("rejected", detail)
 
-    def _warm_up(self) -> None:
-        """Connect, and where the model's name is known learn about it, without waiting."""
+    def _warm_up(self) -> Any:
+        """Connect, and where the model's name is known learn about it, without waiting.
+
+        (Watching the channel's state would connect it too, but grpcio's watching thread dies
+        with a traceback when the channel is closed.)
+        """
         if self._model_name is None:
-            self._channel.subscribe(lambda state: None, try_to_connect=True)
-            return
+            return self._warm_call("ServerLive", messages.ServerLiveRequest())
 
         def keep(call: Any) -> None:
             try:
@@ -271,9 +274,12 @@ class CloudLink:
             except (grpc.RpcError, grpc.FutureTimeoutError, grpc.FutureCancelledError, InputError) as error:
                 _log.debug("the cloud is not there yet: %s", error)
 
-        request = messages.ModelMetadataRequest(name=self._model_name)
-        call = self._methods["ModelMetadata"].future(request, timeout=_DESCRIBE_SECONDS, metadata=self._metadata)
+        call = self._warm_call("ModelMetadata", messages.ModelMetadataRequest(name=self._model_name))
         call.add_done_callback(keep)
+        return call
+
+    def _warm_call(self, method: str, request: Any) -> Any:
+        return self._methods[method].future(request, timeout=_WARM_UP_SECONDS, metadata=self._metadata)
 
     def _describe(self, deadline: float | None) -> Contract:
         name = self._model_name or self._only_model(deadline)
