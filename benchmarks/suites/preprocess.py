@@ -54,7 +54,9 @@ def _reference(spec: ProcessingSpec, frame: Frame) -> Call:
 
 
 def _normalised(resized: Frame | Tensor) -> Tensor:
-    tensor: Tensor = (resized.astype(np.float32) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    tensor = resized.astype(np.float32)
+    tensor -= np.array(MEAN, np.float32)
+    tensor /= np.array(STD, np.float32)
     return np.ascontiguousarray(tensor.transpose(2, 0, 1))[None]
 
 
