@@ -65,7 +65,11 @@ class GrpcFront:
         return messages.ServerReadyResponse(ready=True)
 
     async def _model_ready(self, request: Any, context: Any) -> Any:
-        await self._find(request, context)
+        # as in Triton, a model that is not there is not ready, which is no error
+        try:
+            self._core.model(request.name, request.version)
+        except LookupError:
+            return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=True)
 
     async def _server_metadata(self, request: Any, context: Any) -> Any:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,4 +196,10 @@ def _read_credentials(cert: Path | None, key: Path | None) -> Any:
         return None
     if cert is None or key is None:
         raise InputError("give both --tls-cert and --tls-key, or none")
-    return grpc.ssl_server_credentials([(_read(key), _read(cert))])
+    pem = [(_read(key), _read(cert))]
+    try:
+        # gRPC would say what is wrong only in a log of its own, and only when it listens
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise InputError(f"{cert} and {key} are not a certificate and its key in PEM: {error}") from error
+    return grpc.ssl_server_credentials(pem)

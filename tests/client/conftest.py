@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outside.bundles import TinyBundle, build_tiny_bundle
-from outside.services import Service
 
 import edge_sdk
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.policy import Certificate, Policy
+from outside.bundles import TinyBundle, build_tiny_bundle
+from outside.services import Service
 
 
 def with_policy(source: Path, path: Path, *, cloud_digest: str | None, threshold: float = 0.9) -> Path:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outside.bundles import build_tiny_bundle, tiny_onnx
-from outside.network import free_port
 
 import edge_sdk
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.policy import Policy
 from edge_sdk.client import HybridModel
 from edge_sdk.errors import BundleError, EscalationError, InputError, ModelClosedError
+from outside.bundles import build_tiny_bundle, tiny_onnx
+from outside.network import free_port
 
 PATIENT = 20.0  # seconds; a deadline that a working server on a busy machine holds
 

@@ -1,0 +1,182 @@
+"""The cloud goes away in every way it can: each call is answered by the edge, and in time.
+
+Deadlines are generous and a call that hangs would hang for good, so nothing here depends on how
+fast the machine is.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+import edge_sdk
+from edge_sdk.client.breaker import Breaker
+from outside.network import MisbehavingNetwork, free_port
+
+DEADLINE = 0.4
+LATE = 5.0  # seconds: far beyond the deadline, far below for ever
+RETURN = 20.0  # seconds within which a busy machine sees the cloud again
+
+
+def answers(model, frames, n: int) -> Counter:
+    """Predict ``n`` times and return how often each (source, reason) was given."""
+    seen: Counter = Counter()
+    for i in range(n):
+        answer = model.predict(frames[i % len(frames)])
+        assert answer.timing.total_ms < LATE * 1000
+        assert answer.source == "cloud" or not answer.certified
+        seen[answer.source, answer.reason] += 1
+    return seen
+
+
+def wait_for_cloud(model, frame) -> None:
+    end = time.monotonic() + RETURN
+    while model.predict(frame).source != "cloud":
+        assert time.monotonic() < end, "escalation did not resume"
+        time.sleep(0.02)
+
+
+def test_a_server_killed_mid_stream_is_survived_and_found_again(pair, service) -> None:
+    port = free_port()
+    first = service("serve", pair.cloud, "--grpc-port", port)
+    with edge_sdk.connect(pair.edge, cloud=f"127.0.0.1:{port}", deadline=DEADLINE) as model:
+        wait_for_cloud(model, pair.hard[0])
+        killer = threading.Timer(0.2, first.kill)
+        killer.start()
+        seen: Counter = Counter()
+        while first.process.poll() is None or sum(seen.values()) < 50:
+            seen += answers(model, pair.hard, 10)
+        killer.join()
+        seen += answers(model, pair.hard, 100)
+        assert {reason for _, reason in seen} <= {"escalated", "offline", "deadline"}
+        assert seen["edge", "offline"] >= 100
+        service("serve", pair.cloud, "--grpc-port", port)
+        wait_for_cloud(model, pair.hard[0])
+        assert model.predict(pair.hard[1]).certified
+
+
+def test_a_black_hole_costs_a_few_deadlines_and_then_nothing(pair, cloud) -> None:
+    with (
+        MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
+        edge_sdk.connect(pair.edge, cloud=network.address, deadline=DEADLINE) as model,
+    ):
+        wait_for_cloud(model, pair.hard[0])
+        network.set("blackhole")
+        seen = answers(model, pair.hard, 200)
+        assert {reason for _, reason in seen} <= {"deadline", "breaker", "offline"}
+        assert seen["edge", "deadline"] >= 1
+        assert seen["edge", "breaker"] + seen["edge", "offline"] > 100
+        network.set("pass")
+        wait_for_cloud(model, pair.hard[0])
+
+
+@pytest.mark.parametrize("mode", ["reset", "refuse", "drop"])
+def test_a_broken_link_is_survived_and_healed(pair, cloud, mode: str) -> None:
+    with (
+        MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
+        edge_sdk.connect(pair.edge, cloud=network.address, deadline=DEADLINE) as model,
+    ):
+        wait_for_cloud(model, pair.hard[0])
+        network.set(mode, limit=40)
+        seen = answers(model, pair.hard, 30)
+        assert seen["edge", "offline"] + seen["edge", "deadline"] + seen["edge", "breaker"] >= 29
+        network.set("pass")
+        wait_for_cloud(model, pair.hard[0])
+
+
+def test_a_slow_link_ends_in_the_edge_answer(pair, cloud) -> None:
+    with (
+        MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
+        edge_sdk.connect(pair.edge, cloud=network.address, deadline=0.2) as model,
+    ):
+        wait_for_cloud(model, pair.hard[0])
+        network.set("delay", seconds=3)
+        assert model.predict(pair.hard[0]).reason == "deadline"
+
+
+@pytest.fixture
+def garbage() -> Iterator[str]:
+    """Return HOST:PORT of a server that answers everything with a web page."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(5)
+                try:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nhello")
+                except OSError:
+                    pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(10)
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "prefer_cloud"])
+def test_a_server_that_speaks_something_else_is_survived(pair, garbage: str, mode: str) -> None:
+    with edge_sdk.connect(pair.edge, cloud=garbage, mode=mode, deadline=DEADLINE) as model:
+        seen = answers(model, pair.hard, 50)
+    assert {source for source, _ in seen} == {"edge"}
+    assert {reason for _, reason in seen} <= {"offline", "deadline", "breaker", "rejected"}
+
+
+def test_many_threads_share_one_outage(pair) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with edge_sdk.connect(pair.edge, cloud=f"127.0.0.1:{free_port()}", deadline=DEADLINE) as model:
+        with ThreadPoolExecutor(6) as pool:
+            for seen in pool.map(lambda _: answers(model, pair.hard, 50), range(6)):
+                assert {source for source, _ in seen} == {"edge"}
+        counters = model.counters
+    assert counters["requests"] == 300 == sum(counters["reasons"].values())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_breaker_opens_after_misses_in_a_row_only() -> None:
+    breaker = Breaker(misses=3, pause=1.0, clock=Clock())
+    for _ in range(5):
+        breaker.missed()
+        breaker.missed()
+        breaker.answered()
+    assert breaker.allows()
+    for _ in range(3):
+        breaker.missed()
+    assert not breaker.allows()
+
+
+def test_an_open_breaker_lets_one_probe_a_pause_through_and_closes_on_an_answer() -> None:
+    clock = Clock()
+    breaker = Breaker(misses=1, pause=1.0, clock=clock)
+    breaker.missed()
+    assert not breaker.allows()
+    clock.now = 1.0
+    assert breaker.allows()
+    assert not breaker.allows(), "only one probe"
+    breaker.missed()
+    clock.now = 1.5
+    assert not breaker.allows()
+    clock.now = 2.0
+    assert breaker.allows()
+    breaker.answered()
+    assert breaker.allows()
+    assert breaker.allows()

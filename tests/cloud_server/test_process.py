@@ -1,0 +1,198 @@
+"""The server as a process: how it starts, refuses to start, is secured, and ends."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+import edge_sdk
+from edge_sdk.protocol import messages
+from outside.bundles import TinyBundle
+from outside.network import free_port
+from outside.services import edge_sdk as run_edge_sdk
+
+PATIENT = 20.0
+TOKEN = "s3cret-token-of-a-test"
+
+
+def server_live(channel: grpc.Channel, metadata: list | None = None) -> bool:
+    takes, gives = messages.METHODS["ServerLive"]
+    live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive", takes.SerializeToString, gives.FromString)
+    return live(takes(), timeout=PATIENT, metadata=metadata, wait_for_ready=True).live
+
+
+def test_one_line_says_that_it_is_ready_and_where(service, tiny_edge_bundle: TinyBundle) -> None:
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0")
+    assert len(process.lines) == 1
+    assert process.ready["models"] == "tiny"
+    with grpc.insecure_channel(process.ready["grpc"]) as channel:
+        assert server_live(channel)
+    assert process.stop() == 0
+    assert len(process.lines) == 1
+    assert process.errors == ""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_and_frees_the_port(service, tiny_edge_bundle: TinyBundle, signum: int) -> None:
+    port = free_port()
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", port)
+    with grpc.insecure_channel(process.ready["grpc"]) as channel:
+        assert server_live(channel)  # a client that stays connected does not keep it alive
+        os.kill(process.process.pid, signum)
+        assert process.process.wait(PATIENT) == 0
+    assert process.stop() == 0
+    assert process.errors == ""
+    service("serve", tiny_edge_bundle.path, "--grpc-port", port)
+
+
+def refused(*arguments: object) -> str:
+    """Run ``serve`` where it must not start; return its one line."""
+    done = run_edge_sdk("serve", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_a_busy_port_is_refused_in_one_line(server: str, tiny_edge_bundle: TinyBundle) -> None:
+    port = server.rpartition(":")[2]
+    assert f"port {port} on 127.0.0.1 is in use" in refused(tiny_edge_bundle.path, "--grpc-port", port)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        assert "is in use" in refused(tiny_edge_bundle.path, "--grpc-port", taken)
+
+
+def test_an_address_that_is_not_of_this_machine_is_refused(tiny_edge_bundle: TinyBundle) -> None:
+    assert "cannot listen on" in refused(tiny_edge_bundle.path, "--host", "192.0.2.1", "--grpc-port", "0")
+    assert "cannot listen on" in refused(tiny_edge_bundle.path, "--host", "no.such.host.invalid", "--grpc-port", "0")
+
+
+def test_what_is_no_model_is_refused(tiny_edge_bundle: TinyBundle, tmp_path: Path) -> None:
+    assert "there is no bundle" in refused(tmp_path / "missing.edge")
+    assert "there is no model" in refused(tmp_path / "missing.onnx")
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "is not a bundle" in refused(tmp_path / "notes.txt")
+    (tmp_path / "short.edge").write_bytes(tiny_edge_bundle.path.read_bytes()[:-50])
+    assert "short.edge" in refused(tmp_path / "short.edge")
+    (tmp_path / "broken.onnx").write_bytes(b"not onnx")
+    assert "cannot load" in refused(tmp_path / "broken.onnx")
+    assert "two models are called tiny" in refused(tiny_edge_bundle.path, tiny_edge_bundle.path, "--grpc-port", "0")
+
+
+def test_half_of_the_tls_options_and_unusable_tokens_are_refused(tiny_edge_bundle: TinyBundle, tmp_path: Path) -> None:
+    assert "give both" in refused(tiny_edge_bundle.path, "--tls-cert", tmp_path / "cert.pem")
+    assert "there is no file" in refused(tiny_edge_bundle.path, "--token-file", tmp_path / "missing")
+    (tmp_path / "empty").write_text("\n")
+    assert "one token" in refused(tiny_edge_bundle.path, "--token-file", tmp_path / "empty")
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).write_text("not PEM")
+    assert "are not a certificate and its key" in refused(
+        tiny_edge_bundle.path,
+        "--grpc-port",
+        "0",
+        "--tls-cert",
+        tmp_path / "cert.pem",
+        "--tls-key",
+        tmp_path / "key.pem",
+    )
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A self-signed certificate for 127.0.0.1 and localhost, which is its own authority."""
+
+    cert: Path
+    key: Path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pair = Certificates(folder / "cert.pem", folder / "key.pem")
+    pair.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pair.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return pair
+
+
+def test_a_token_is_asked_for_and_never_logged(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setenv("EDGE_SDK_LOG", "DEBUG")
+    caplog.set_level("DEBUG")
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--token-file", tmp_path / "token")
+    address, frame = process.ready["grpc"], tiny_edge_bundle.images[0]
+    with grpc.insecure_channel(address) as channel:
+        for metadata in (None, [("authorization", "Bearer wrong")], [("authorization", TOKEN)]):
+            with pytest.raises(grpc.RpcError) as caught:
+                server_live(channel, metadata)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert server_live(channel, [("authorization", f"Bearer {TOKEN}")])
+    options = {"cloud": address, "mode": "prefer_cloud", "deadline": PATIENT}
+    with edge_sdk.connect(tiny_edge_bundle.path, token=TOKEN, **options) as model:
+        assert model.predict(frame).source == "cloud"
+    for token in ("wrong", None):
+        with edge_sdk.connect(tiny_edge_bundle.path, token=token, **options) as model:
+            answer = model.predict(frame)
+            assert (answer.source, answer.reason) == ("edge", "rejected")
+    process.stop()
+    assert TOKEN not in process.errors + caplog.text + "".join(process.lines)
+
+
+def test_tls_is_one_option_away(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, certificates: Certificates
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    process = service(
+        "serve", tiny_edge_bundle.path, "--grpc-port", "0", "--token-file", tmp_path / "token",
+        "--tls-cert", certificates.cert, "--tls-key", certificates.key,
+    )  # fmt: skip
+    options = {"cloud": process.ready["grpc"], "mode": "prefer_cloud", "deadline": PATIENT}
+    frame = tiny_edge_bundle.images[0]
+    with edge_sdk.connect(tiny_edge_bundle.path, tls_ca=certificates.cert, token=TOKEN, **options) as model:
+        assert model.predict(frame).source == "cloud"
+    with edge_sdk.connect(tiny_edge_bundle.path, **{**options, "deadline": 0.5}) as model:
+        assert model.predict(frame).source == "edge"  # no TLS here, TLS there
+    process.stop()
+    assert TOKEN not in process.errors
+
+
+def test_a_server_with_another_certificate_is_not_believed(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, certificates: Certificates
+) -> None:
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0")
+    options = {"cloud": process.ready["grpc"], "mode": "prefer_cloud", "deadline": 0.5}
+    with edge_sdk.connect(tiny_edge_bundle.path, tls_ca=certificates.cert, **options) as model:
+        answer = model.predict(tiny_edge_bundle.images[0])
+    assert answer.source == "edge"
+    assert answer.reason in {"offline", "deadline"}
