@@ -28,6 +28,8 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/stamp-venv: tools/preflight.py
+	@command -v $(PYTHON) > /dev/null || { echo "edge-sdk: error: there is no $(PYTHON). On Debian:" \
+	  "apt-get install python3 python3-venv python3-dev" >&2; exit 1; }
 	@$(PYTHON) tools/preflight.py
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
