@@ -121,6 +121,8 @@ def certify(
     for name, value in (("max_accuracy_loss", max_accuracy_loss), ("confidence", confidence)):
         if not 0.0 < value < 1.0:
             raise InputError(f"{name} is {value}; it should be between 0 and 1")
+    if not tuning.grid:
+        raise InputError("tuning.grid is empty; `tune` lays out thresholds to test")
     edge = check_scores(edge_scores, "edge_scores")
     cloud = check_scores(cloud_scores, "cloud_scores")
     if edge.shape != cloud.shape:
@@ -168,7 +170,7 @@ def _fixed_sequence(
             needed=needed,
         )
     needed = _needed_at(harms, n, target, level)
-    hint = f"about {needed} samples would do" if needed else "more samples will not help: allow more loss or escalate more"
+    hint = f"about {needed} samples would do" if needed else "more samples will not help: allow more loss"
     raise CannotCertifyError(
         f"even the most cautious threshold ({grid[0]:.4f}) harms {harms} of {n} calibration samples, "
         f"too many for a loss of {target:g} at confidence {1 - level:g}; {hint}",

@@ -39,8 +39,8 @@ class Certificate:
     local_share
         Share of the calibration samples that the rule kept on the edge.
     validity
-        Digests of everything it holds for (``edge_model``, ``cloud_model``, ``data``). A change
-        of any voids it.
+        Digests of everything it holds for (``edge_model``, ``cloud_model``, ``calibration_data``).
+        A change of any voids it.
     risk
         The loss that is bounded: ``harm``.
     """
@@ -136,11 +136,10 @@ class Policy:
         Raises
         ------
         InputError
-            The scores hold a NaN or an infinity, or are all zero.
+            The scores hold a NaN, an infinity or a negative number, or are all zero.
         """
         array = np.asarray(scores)
-        largest = array.max(initial=0.0)
-        if array.ndim != 1 or not (0.0 < largest < math.inf):
+        if array.ndim != 1 or array.size == 0 or not (array.min() >= 0.0 and 0.0 < array.max() < math.inf):
             raise InputError(f"scores should be finite probabilities of shape [classes], not {list(array.shape)}")
         value = float(self.signal_values(array[None, :])[0])
         escalate = not value >= self.threshold
@@ -179,12 +178,12 @@ class Policy:
                 signal=str(value["signal"]),
                 certificate=None if certificate is None else _certificate(certificate),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CertificateError(f"policy: a field is missing or has the wrong type: {error}") from error
 
 
 def _certificate(value: Mapping[str, Any]) -> Certificate:
-    return Certificate(
+    certificate = Certificate(
         max_accuracy_loss=float(value["max_accuracy_loss"]),
         confidence=float(value["confidence"]),
         n=int(value["n"]),
@@ -194,3 +193,14 @@ def _certificate(value: Mapping[str, Any]) -> Certificate:
         validity={str(key): str(item) for key, item in value["validity"].items()},
         risk=str(value["risk"]),
     )
+    for name, possible in (
+        ("max_accuracy_loss", 0.0 < certificate.max_accuracy_loss < 1.0),
+        ("confidence", 0.0 < certificate.confidence < 1.0),
+        ("n", certificate.n > 0),
+        ("harms", 0 <= certificate.harms <= certificate.n),
+        ("p_value", 0.0 <= certificate.p_value <= 1.0),
+        ("local_share", 0.0 <= certificate.local_share <= 1.0),
+    ):
+        if not possible:
+            raise CertificateError(f"certificate: {name} is {getattr(certificate, name)}, which is impossible")
+    return certificate

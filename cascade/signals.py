@@ -62,6 +62,7 @@ def max_probability(scores: NDArray[Any], temperature: float = 1.0) -> NDArray[n
     ----------
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
-    array = np.asarray(scores, dtype=np.float64)
+    # the order of summation follows the memory layout: one layout, so that one row and many agree to the last bit
+    array = np.ascontiguousarray(scores, dtype=np.float64)
     ratios = array / array.max(axis=1, keepdims=True)
     return np.asarray(1.0 / (ratios ** (1.0 / temperature)).sum(axis=1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any
 
 from edge_sdk.errors import InputError
@@ -38,14 +39,20 @@ def loads(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
     Raises
     ------
     InputError
-        Over ``limit`` bytes, not UTF-8, not JSON, nested too deeply, with a repeated key or
-        with NaN or an infinity.
+        Over ``limit`` bytes, not UTF-8, not JSON, nested too deeply, with a repeated key, with
+        NaN or a number that no float holds, or with half a surrogate pair.
     """
     if len(data) > limit:
         raise InputError(f"JSON of {len(data)} bytes is over the limit of {limit}")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\u" in text:  # an escape may be half a surrogate pair, which has no UTF-8 form
+            dumps(value)
+        return value
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
         raise InputError(f"not JSON: {error}") from error
 
 
@@ -54,6 +61,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise InputError("not JSON: a key is repeated")
     return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise InputError(f"not JSON: {text[:40]} is out of range")
+    return value
 
 
 def _refuse_constant(name: str) -> None:

@@ -97,9 +97,15 @@ def _check(edge: Bundle, cloud: Bundle, splits: Splits) -> None:
             raise CertificateError(
                 f"the {side} bundle's {len(bundle.manifest.labels)} labels are not the data's {len(classes)} classes"
             )
-        used = bundle.manifest.lineage.get("data", {})
+        lineage = bundle.manifest.lineage
+        used = lineage.get("splits")
         for split in ("train", "validation"):
-            if used.get(split) == splits.calibration.digest:
+            if isinstance(used, dict) and used.get(split) == splits.calibration.digest:
                 raise CertificateError(
                     f"the calibration data is the {split} split of the {side} bundle; certify on data it has not seen"
                 )
+        if lineage.get("data") == splits.spec and isinstance(used, dict) and used != splits.digests:
+            raise CertificateError(
+                f"the {side} bundle was trained on other splits of {splits.spec} (seed {lineage.get('split_seed')}), "
+                f"so the calibration data may be training data; split with the same seed and limit"
+            )

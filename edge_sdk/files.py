@@ -79,7 +79,7 @@ def open_durably(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
                 stream.flush()
                 os.fchmod(stream.fileno(), mode)
                 os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise

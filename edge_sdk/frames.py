@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ __all__ = ["MAX_PIXELS", "Frame", "as_frame", "decode_image"]
 MAX_PIXELS = 64_000_000
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
+_filters = threading.Lock()
+
 Frame = Any
-"""A uint8 array [height, width] or [height, width, 1 | 3 | 4], a path, an encoded picture's bytes, or a Pillow image."""
+"""A uint8 array [height, width] or [height, width, 1 | 3 | 4], a path, an encoded picture, or a Pillow image."""
 
 
 def as_frame(frame: Frame) -> NDArray[np.uint8]:
@@ -41,15 +44,11 @@ def as_frame(frame: Frame) -> NDArray[np.uint8]:
     if isinstance(frame, np.ndarray):
         return _checked(frame)
     if isinstance(frame, str | os.PathLike):
-        path = Path(frame)
-        try:
-            return decode_image(path.read_bytes(), str(path))
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        return decode_image(_read(Path(frame)), str(frame))
     if isinstance(frame, bytes | bytearray | memoryview):
         return decode_image(bytes(frame), "the bytes given")
     if hasattr(frame, "convert") and hasattr(frame, "mode"):
-        return _checked(np.asarray(frame if frame.mode in ("L", "RGB") else frame.convert("RGB")))
+        return _pixels(frame, "the picture given", MAX_PIXELS)
     raise InputError(
         f"a frame should be a uint8 array, a path, JPEG or PNG bytes or a Pillow image, not {type(frame).__name__}"
     )
@@ -73,24 +72,45 @@ def decode_image(data: bytes, where: str, *, max_pixels: int = MAX_PIXELS) -> ND
         The bytes are not a whole picture of these kinds, or it is too large.
     """
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise MissingExtraError("Pillow", "image") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own limit is below Pillow's
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise InputError(
-                        f"{where}: {image.width} x {image.height} pixels are over the limit of {max_pixels}"
-                    )
-                upright = ImageOps.exif_transpose(image)
-                return _checked(np.asarray(upright if upright.mode in ("L", "RGB") else upright.convert("RGB")))
-    except InputError:
-        raise
+        # filters of warnings belong to the whole process: changed by one thread at a time, for the header only
+        with _filters, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below Pillow's
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise InputError(f"{where}: not a picture of a kind that is known ({', '.join(_FORMATS)})") from error
     except Exception as error:  # decoders raise many types on hostile bytes
+        raise InputError(f"{where}: not a picture that can be decoded ({error})") from error
+    with image:
+        return _pixels(image, where, max_pixels)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot read {path}: it is not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _pixels(image: Any, where: str, max_pixels: int) -> NDArray[np.uint8]:
+    """Return a Pillow image upright as uint8; its pixels may not be decoded yet."""
+    from PIL import ImageOps
+
+    if image.width * image.height > max_pixels:
+        raise InputError(f"{where}: {image.width} x {image.height} pixels are over the limit of {max_pixels}")
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):  # Pillow would clip these to white
+        raise InputError(f"{where}: its pixels have more than 8 bits (mode {image.mode}); scale them to 0–255 first")
+    try:
+        upright = ImageOps.exif_transpose(image)
+        return _checked(np.asarray(upright if upright.mode in ("L", "RGB") else upright.convert("RGB")))
+    except InputError:
+        raise
+    except Exception as error:  # as above
         raise InputError(f"{where}: not a picture that can be decoded ({error})") from error
 
 
@@ -98,9 +118,7 @@ def _checked(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.dtype != np.uint8:
         raise InputError(f"a frame should be uint8, not {array.dtype}; scale it to 0–255 first")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise InputError(
-            f"a frame should be [height, width] or [height, width, 1 | 3 | 4], not {list(array.shape)}"
-        )
+        raise InputError(f"a frame should be [height, width] or [height, width, 1 | 3 | 4], not {list(array.shape)}")
     if array.size == 0:
         raise InputError(f"a frame of shape {list(array.shape)} is empty")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
+from typing import NoReturn
 
 from edge_sdk.errors import EdgeSdkError, MissingExtraError
 
@@ -39,7 +40,7 @@ class Command:
 COMMANDS = (
     Command("demo", "edge_sdk.examples.demo.command", "demo", "do the main job end to end on real images"),
     Command("train", "edge_sdk.cloud.commands.train", "compress", "train a teacher in mixed precision"),
-    Command("compress", "edge_sdk.compression.command", "compress", "distil, prune and quantize a teacher into a bundle"),
+    Command("compress", "edge_sdk.compression.command", "compress", "distil, prune and quantize a teacher"),
     Command("pack", "edge_sdk.commands.pack", "device", "wrap a .tflite or .onnx file as a bundle"),
     Command("certify", "edge_sdk.commands.certify", "device", "certify the deferral threshold of a bundle"),
     Command("inspect", "edge_sdk.commands.inspect", None, "show what is in a bundle"),
@@ -50,6 +51,14 @@ COMMANDS = (
     Command("agent", "edge_sdk.commands.agent", "device", "run the update agent of a device"),
     Command("ota", "edge_sdk.cloud.commands.ota", "cloud", "keep and serve a repository of signed updates"),
 )  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong with the arguments on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        line = " ".join(message.split())
+        self.exit(EXIT_BAD_INPUT, f"edge-sdk: error: {line}; see {self.prog} --help\n")
 
 
 def _plugins() -> dict[str, metadata.EntryPoint]:
@@ -71,7 +80,7 @@ def _load(command: Command) -> ModuleType:
 def _overview(plugins: dict[str, metadata.EntryPoint]) -> argparse.ArgumentParser:
     rows = [f"  {command.name:<10} {command.summary}" for command in COMMANDS]
     rows += [f"  {name:<10} ({point.module})" for name, point in sorted(plugins.items())]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="edge-sdk",
         description="Edge-and-cloud hybrid inference.",
         epilog="commands:\n" + "\n".join(rows) + "\n\nexample:\n  edge-sdk demo --quick",
@@ -98,7 +107,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     else:
         names = ", ".join(row.name for row in COMMANDS)
         overview.error(f"unknown command {chosen.command!r}; the commands are {names}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"edge-sdk {chosen.command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -6,29 +6,34 @@ that is reused, and nothing is allocated per call beyond the answer.
 
 from __future__ import annotations
 
+import logging
+import math
 import secrets
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.bundle import Bundle, GoldenSet, Manifest
 from edge_sdk.cascade.policy import Decision, Policy
-from edge_sdk.errors import GoldenError, ModelClosedError, ModelError, SkewError
+from edge_sdk.errors import GoldenError, InputError, ModelClosedError, ModelError, SkewError
 from edge_sdk.ext.quantization import dequantize
 from edge_sdk.ext.scores import softmax
 from edge_sdk.frames import Frame, as_frame
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
+from edge_sdk.processing.steps import Quantize
 from edge_sdk.runtime import open_session
 from edge_sdk.types import Classification, Reason, TensorSpec, Timing
 
 __all__ = ["EdgeModel", "Scored", "load", "new_decision_id", "verify"]
+
+logger = logging.getLogger("edge_sdk.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class EdgeModel:
     manifest
         The bundle's manifest.
     policy
-        The deferral policy it carries, or None.
+        The deferral policy it carries, or None; without a certificate where that is for another model.
     processor
         Its processing, as the device executes it.
     """
@@ -65,7 +70,7 @@ class EdgeModel:
     def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
         self.manifest: Manifest = bundle.manifest
         self.digest: str = bundle.manifest.model_digest
-        self.policy: Policy | None = None if bundle.manifest.cascade is None else Policy.from_json(bundle.manifest.cascade)
+        self.policy: Policy | None = _policy(bundle.manifest)
         self.processor = DeviceProcessor(ProcessingSpec.from_json(bundle.manifest.processing))
         artifact = bundle.manifest.artifacts[0]
         self._session = open_session(
@@ -134,7 +139,19 @@ class EdgeModel:
         Returns
         -------
         Probabilities, float32 [n, classes].
+
+        Raises
+        ------
+        InputError
+            The shape is another one, or there are none.
+        ModelError
+            The dtype is another one, or the runtime fails.
+        ModelClosedError
+            The model has been closed.
         """
+        shape = self.processor.spec.output_shape[1:]
+        if x.shape[1:] != shape or len(x) == 0:
+            raise InputError(f"processed tensors should be [n, {', '.join(map(str, shape))}], not {list(x.shape)}")
         fixed = self._session.inputs[0].shape[0] == 1
         parts = [x[n : n + 1] for n in range(len(x))] if fixed else [x]
         with self._lock:
@@ -220,7 +237,7 @@ class EdgeModel:
                 self._closed = True
                 self._session.close()
 
-    def __enter__(self) -> EdgeModel:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -240,7 +257,9 @@ class EdgeModel:
         if self._output.scale is not None and self._output.zero_point is not None:
             scores = dequantize(scores, self._output.scale, self._output.zero_point)
         scores = np.ascontiguousarray(scores, dtype=np.float32)
-        return softmax(scores) if self.manifest.outputs == "logits" else scores
+        if self.manifest.outputs == "logits":
+            return softmax(scores)
+        return scores if self._output.scale is None else _normalized(scores)
 
     def _check_signature(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         session, spec = self._session, self.processor.spec
@@ -258,9 +277,40 @@ class EdgeModel:
                 f"{self.name}: processing gives {np.dtype(spec.output_dtype).name}{list(spec.output_shape)}, "
                 f"the model takes {takes.dtype}{list(takes.shape)}"
             )
-        classes = session.outputs[0].shape[-1] if session.outputs[0].shape else 0
-        if classes != len(self.labels):
-            raise ModelError(f"{self.name}: the model has {classes} outputs and {len(self.labels)} labels")
+        quantize = spec.find(Quantize)
+        if quantize is not None and takes.scale is not None:
+            stated, wanted = (quantize.scale, quantize.zero_point), (takes.scale, takes.zero_point)
+            if not math.isclose(stated[0], wanted[0], rel_tol=1e-6) or stated[1] != wanted[1]:
+                raise ModelError(
+                    f"{self.name}: processing quantizes with scale and zero point {stated}, the model takes {wanted}"
+                )
+        gives = session.outputs[0].shape
+        if not gives or gives[0] not in (1, -1) or math.prod(gives[1:]) != len(self.labels):
+            raise ModelError(
+                f"{self.name}: the model's output is {list(gives)}; for {len(self.labels)} labels it should be "
+                f"[1, {len(self.labels)}]"
+            )
+
+
+def _policy(manifest: Manifest) -> Policy | None:
+    """Return the policy of a bundle, without its certificate where that was given to another model."""
+    if manifest.cascade is None:
+        return None
+    policy = Policy.from_json(manifest.cascade)
+    certified = None if policy.certificate is None else policy.certificate.validity.get("edge_model")
+    if certified is None or certified == manifest.model_digest:
+        return policy
+    logger.warning("%s %s: its certificate is for another model, and void", manifest.name, manifest.version)
+    return replace(policy, certificate=None)
+
+
+def _normalized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Take the rounding of a quantized softmax out of its sum; where all classes were rounded to 0, none leads."""
+    totals = scores.sum(axis=1, keepdims=True)
+    if not totals.all():
+        empty = totals[:, 0] == 0
+        scores[empty], totals[empty] = 1.0, scores.shape[1]
+    return np.asarray(scores / totals)
 
 
 def load(path: str | Path, *, threads: int = 1) -> EdgeModel:

@@ -6,7 +6,6 @@ processing is held against its reference, and the golden answers are that run's.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import canonical
-from edge_sdk.bundle import RUNTIMES, Artifact, Bundle, Golden, GoldenSet, Manifest, write_bundle
+from edge_sdk.bundle import RUNTIMES, Artifact, Bundle, Golden, GoldenSet, Manifest, build_bundle, write_bundle
 from edge_sdk.bundle import card as model_card
 from edge_sdk.bundle.golden import MAX_GOLDEN
 from edge_sdk.bundle.manifest import NAME, OUTPUTS, VERSION
@@ -68,7 +67,8 @@ def pack(
         Class names by index.
     processing
         From a frame to the model's input. Where that is quantized and the specification does not
-        end in a ``quantize`` step, the step is added from the model's own scale and zero point.
+        end in a ``quantize`` step, the step is added from the model's own scale and zero point; one
+        that is there must agree with them.
     output
         What the first output holds: ``probabilities`` or ``logits``.
     runtime
@@ -126,9 +126,8 @@ def pack(
     card = model_card.render(manifest).encode()
     members = {file: data, model_card.CARD: card}
     members |= _golden(manifest, members, frames).to_members()
-    bundle = write_bundle(path, manifest, members)
-    verify(bundle)
-    return bundle
+    verify(build_bundle(manifest, members))  # before it is written
+    return write_bundle(path, manifest, members)
 
 
 def sample_frames(spec: ProcessingSpec, *, count: int = _SAMPLE_FRAMES, seed: int = 0) -> tuple[NDArray[np.uint8], ...]:
@@ -147,16 +146,33 @@ def sample_frames(spec: ProcessingSpec, *, count: int = _SAMPLE_FRAMES, seed: in
 
 def _golden(manifest: Manifest, members: Mapping[str, bytes], frames: Sequence[NDArray[np.uint8]]) -> GoldenSet:
     """Run the model as a device will, from a bundle that lacks only its golden examples."""
-    with tempfile.TemporaryDirectory() as folder:
-        with EdgeModel(write_bundle(Path(folder) / "draft.edge", manifest, members)) as model:
-            processed = np.concatenate([model.processor(frame) for frame in frames])
-            outputs = np.stack([model.infer(frame).probabilities for frame in frames])
-    totals = outputs.sum(axis=1)
+    with EdgeModel(build_bundle(manifest, members)) as model:
+        processed = np.concatenate([model.processor(frame) for frame in frames])
+        outputs = np.stack([model.infer(frame).probabilities for frame in frames])
     if not np.isfinite(outputs).all():
         raise ModelError(f"{manifest.name}: the model answers golden inputs with a NaN or an infinity")
-    if manifest.outputs == "probabilities" and ((outputs < 0).any() or np.abs(totals - 1).max() > 0.05):
-        raise ModelError(f"{manifest.name}: its outputs are not probabilities (a row sums to {totals[0]:.3g}); are they logits?")
+    if manifest.outputs == "probabilities":
+        _check_probabilities(manifest, members, processed)
     return GoldenSet(tuple(np.asarray(frame, dtype=np.uint8) for frame in frames), processed, outputs)
+
+
+def _check_probabilities(manifest: Manifest, members: Mapping[str, bytes], processed: NDArray[Any]) -> None:
+    """Refuse a model whose raw outputs are not what the manifest calls them."""
+    artifact = manifest.artifacts[0]
+    session = open_session(members[artifact.file], artifact.runtime)
+    raw = np.concatenate([session.run(processed[n : n + 1])[0].reshape(1, -1) for n in range(len(processed))])
+    session.close()
+    scores, gives = raw.astype(np.float64), artifact.outputs[0]
+    allowed = 0.05
+    if gives.scale is not None and gives.zero_point is not None:
+        scores = gives.scale * (scores - gives.zero_point)
+        allowed += gives.scale / 2 * scores.shape[1]  # each was rounded
+    totals = scores.sum(axis=1)
+    worst = int(np.abs(totals - 1).argmax())
+    if (scores < 0).any() or abs(totals[worst] - 1) > allowed:
+        raise ModelError(
+            f"{manifest.name}: its outputs are not probabilities (a row sums to {totals[worst]:.3g}); are they logits?"
+        )
 
 
 def _processed_atol(spec: ProcessingSpec) -> float:
@@ -174,14 +190,19 @@ def _output_atol(spec: TensorSpec, output: str) -> float:
 
 def _with_quantization(spec: ProcessingSpec, inputs: tuple[TensorSpec, ...]) -> ProcessingSpec:
     takes = inputs[0] if inputs else None
-    if takes is None or takes.scale is None or takes.zero_point is None or np.dtype(spec.output_dtype).name == takes.dtype:
+    if (
+        takes is None
+        or takes.scale is None
+        or takes.zero_point is None
+        or np.dtype(spec.output_dtype).name == takes.dtype
+    ):
         return spec
     return spec.with_quantize(takes.dtype, takes.scale, takes.zero_point)
 
 
 def _check_arguments(name: str, version: str, labels: Sequence[str], output: str) -> None:
     if not NAME.fullmatch(name):
-        raise InputError(f"name is {name!r}; it should be lower-case letters, digits, '.', '-' and '_', such as 'cifar10'")
+        raise InputError(f"name is {name!r}; it should be lower-case letters and digits, such as 'cifar10'")
     if not VERSION.fullmatch(version):
         raise InputError(f"version is {version!r}; it should be a semantic version such as 1.0.0")
     if output not in OUTPUTS:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from edge_sdk.bundle.manifest import MEMBER
 from edge_sdk.errors import BundleFormatError
@@ -54,9 +54,11 @@ def encode(members: Mapping[str, bytes]) -> bytes:
     BundleFormatError
         A member has a name or a size that a reader would refuse.
     """
-    names = sorted(members, key=lambda name: (name != MANIFEST, name))
+    names = _ordered(members)
     if len(names) > MAX_MEMBERS:
         raise BundleFormatError(f"{len(names)} members are over the limit of {MAX_MEMBERS}")
+    if sum(map(len, members.values())) > MAX_BUNDLE_BYTES:
+        raise BundleFormatError(f"the members are over the limit of {MAX_BUNDLE_BYTES} bytes")
     entries, directory, offset = [], [], 0
     for text in names:
         _check_name(text)
@@ -117,10 +119,18 @@ def _members(view: memoryview, count: int, directory: int, directory_end: int) -
         if data_at + length > directory or bytes(view[position:data_at]) != local:
             raise BundleFormatError(f"the local header of {name} differs from the directory")
         members[name] = view[data_at : data_at + length]
+        if zlib.crc32(members[name]) != crc:
+            raise BundleFormatError(f"member {name} is damaged: its checksum differs")
         at, position = head_end + name_length, data_at + length
     if at != directory_end or position != directory:
         raise BundleFormatError("the archive holds bytes that belong to no member")
+    if list(members) != _ordered(members):
+        raise BundleFormatError("the members are not in the order that bundles use")
     return members
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (name != MANIFEST, name))
 
 
 def _name(raw: bytes, number: int) -> str:

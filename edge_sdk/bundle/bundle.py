@@ -10,11 +10,12 @@ from pathlib import Path
 from edge_sdk import canonical
 from edge_sdk.bundle import archive
 from edge_sdk.bundle.archive import MANIFEST
-from edge_sdk.bundle.manifest import Manifest
+from edge_sdk.bundle.card import CARD, render
+from edge_sdk.bundle.manifest import FORMAT, Manifest
 from edge_sdk.errors import BundleError, BundleFormatError, BundleIntegrityError, InputError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
 
-__all__ = ["Bundle", "write_bundle"]
+__all__ = ["Bundle", "build_bundle", "write_bundle"]
 
 
 class Bundle:
@@ -52,7 +53,9 @@ class Bundle:
         """
         path = Path(path)
         try:
-            if path.is_dir():
+            with storage_errors(path, "read"):
+                folder = path.is_dir()
+            if folder:
                 return cls(_read_folder(path), path)
             return cls(archive.decode(_read_file(path)), path)
         except BundleError as error:
@@ -105,15 +108,20 @@ class Bundle:
             raise
         return Bundle.open(folder)
 
-    def rewrite(self, path: str | Path, **changes: object) -> Bundle:
-        """Write a copy with some manifest fields replaced, such as ``cascade``."""
-        members = {name: self.read(name) for name in self.manifest.files}
-        return write_bundle(path, replace(self.manifest, **changes), members)  # type: ignore[arg-type]
+    def rewrite(self, path: str | Path, *, members: Mapping[str, bytes] | None = None, **changes: object) -> Bundle:
+        """Write a copy with some manifest fields (such as ``cascade``) and members replaced.
+
+        The model card is rendered anew, so that it says what the manifest says. Fields of a newer
+        minor format are not carried over, so the copy does not claim to be of that format.
+        """
+        manifest = replace(self.manifest, format=FORMAT, **changes)  # type: ignore[arg-type]
+        kept = {name: self.read(name) for name in self.manifest.files}
+        return write_bundle(path, manifest, kept | {CARD: render(manifest).encode()} | dict(members or {}))
 
     def _check(self) -> None:
         expected, found = set(self.manifest.files), set(self._members) - {MANIFEST}
         if expected != found:
-            odd = sorted(expected ^ found)[0]
+            odd = min(expected ^ found)
             raise BundleIntegrityError(f"member {odd} is {'missing' if odd in expected else 'not in the manifest'}")
         for name, digest in self.manifest.files.items():
             if canonical.sha256(self._members[name]) != digest:
@@ -121,6 +129,11 @@ class Bundle:
         for artifact in self.manifest.artifacts:
             if len(self._members[artifact.file]) != artifact.size:
                 raise BundleIntegrityError(f"member {artifact.file} is not the size the manifest says")
+
+
+def build_bundle(manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
+    """Return a bundle in memory; see `write_bundle` for parameters and errors."""
+    return Bundle.from_bytes(_encode(manifest, members))
 
 
 def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
@@ -143,16 +156,22 @@ def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, byt
         The file cannot be written.
     """
     path = Path(path)
-    manifest = replace(manifest, files={name: canonical.sha256(data) for name, data in members.items()})
-    data = archive.encode({MANIFEST: manifest.to_bytes(), **members})
+    data = _encode(manifest, members)
     Bundle.from_bytes(data)  # never write what could not be read
     write_durably(path, data)
     return Bundle.open(path)
 
 
+def _encode(manifest: Manifest, members: Mapping[str, bytes]) -> bytes:
+    manifest = replace(manifest, files={name: canonical.sha256(data) for name, data in members.items()})
+    return archive.encode({MANIFEST: manifest.to_bytes(), **members})
+
+
 def _read_file(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"there is no bundle at {path}")
+    if not path.is_file():
+        raise BundleFormatError("this is neither a file nor a folder")
     with storage_errors(path, "read"):
         if path.stat().st_size > archive.MAX_BUNDLE_BYTES:
             raise BundleFormatError(f"{path.stat().st_size} bytes are over the limit of {archive.MAX_BUNDLE_BYTES}")
@@ -161,12 +180,16 @@ def _read_file(path: Path) -> bytes:
 
 def _read_folder(folder: Path) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
+    size = 0
     with storage_errors(folder, "read"):
         for path in sorted(folder.rglob("*")):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise BundleFormatError(f"{path.relative_to(folder)} is a link or a special file")
             if path.is_file():
-                if len(members) > archive.MAX_MEMBERS:
-                    raise BundleFormatError(f"there are over {archive.MAX_MEMBERS} files")
+                size += path.stat().st_size
+                if len(members) >= archive.MAX_MEMBERS or size > archive.MAX_BUNDLE_BYTES:
+                    raise BundleFormatError(
+                        f"its files are over the limit of {archive.MAX_MEMBERS} or of {archive.MAX_BUNDLE_BYTES} bytes"
+                    )
                 members[path.relative_to(folder).as_posix()] = path.read_bytes()
     return members

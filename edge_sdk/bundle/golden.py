@@ -7,6 +7,7 @@ that it computes what the packing machine computed.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +59,13 @@ class GoldenSet:
             raise BundleFormatError(f"the bundle has {count} golden examples; it should have 1 to {MAX_GOLDEN}")
         inputs = tuple(_load(bundle, f"golden/input-{n:03d}.npy") for n in range(count))
         processed, outputs = _load(bundle, "golden/processed.npy"), _load(bundle, "golden/outputs.npy")
-        if len(processed) != count or len(outputs) != count or any(frame.dtype != np.uint8 for frame in inputs):
-            raise BundleFormatError("the golden arrays do not belong together")
+        if any(frame.dtype != np.uint8 or frame.size == 0 for frame in inputs):
+            raise BundleFormatError("the golden inputs should be uint8 frames")
+        for name, array, kinds in (("processed", processed, "fiu"), ("outputs", outputs, "f")):
+            if array.dtype.kind not in kinds or array.ndim < 2 or len(array) != count or array.size == 0:
+                raise BundleFormatError(
+                    f"golden/{name}.npy is {array.dtype}{list(array.shape)}; it should hold {count} rows of numbers"
+                )
         return cls(inputs, processed, outputs)
 
 
@@ -70,9 +76,18 @@ def _save(array: NDArray[Any]) -> bytes:
 
 
 def _load(bundle: Bundle, member: str) -> NDArray[Any]:
+    """Read an array whose header tells exactly the bytes that are there: nothing is allocated on its word."""
     if member not in bundle.manifest.files:
         raise BundleFormatError(f"member {member} is missing")
+    data = bundle.read(member)
+    stream = io.BytesIO(data)
     try:
-        return np.asarray(np.load(io.BytesIO(bundle.read(member)), allow_pickle=False))
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("its format is not 1.0")
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+            raise ValueError("its length is not what its header says")
+        array: NDArray[Any] = np.ndarray(shape, dtype, data, stream.tell(), order="F" if by_column else "C")
+    except Exception as error:  # the header is a Python literal: parsing hostile ones raises many types
         raise BundleFormatError(f"member {member} is not an array: {error}") from error
+    return array

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +24,11 @@ OUTPUTS = ("probabilities", "logits")
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?")
 VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9A-Za-z.-]{1,64})?")
 MEMBER = re.compile(r"(?:golden/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,200}")  # labels end up on terminals
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-DTYPES = frozenset("float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool".split())
+DTYPES = frozenset(
+    ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"]
+)
 MAX_LABELS = 100_000
 
 
@@ -201,9 +204,15 @@ class Manifest:
         if len(set(self.labels)) != len(self.labels):
             raise BundleFormatError("manifest.labels holds a name twice")
         for artifact in self.artifacts:
+            if not artifact.inputs or not artifact.outputs:
+                raise BundleFormatError(f"manifest.artifacts: {artifact.file} has no inputs or no outputs")
             if self.files.get(artifact.file) != artifact.sha256:
                 raise BundleFormatError(f"manifest.files and artifacts disagree about {artifact.file}")
-        if stated_digest != self.model_digest:
+        try:
+            digest = self.model_digest
+        except InputError as error:
+            raise BundleFormatError(f"manifest.processing is {error}") from error
+        if stated_digest != digest:
             raise BundleFormatError("manifest.model_digest is not that of its artifacts and processing")
 
 
@@ -237,8 +246,10 @@ class _Fields:
 
     def texts(self, key: str, *, limit: int) -> tuple[str, ...]:
         values = self.get(key, list)
-        if len(values) > limit or not all(isinstance(v, str) and 0 < len(v) <= 200 for v in values):
-            raise BundleFormatError(f"{self._where}.{key} should hold at most {limit} non-empty names")
+        if len(values) > limit or not all(isinstance(v, str) and PRINTABLE.fullmatch(v) for v in values):
+            raise BundleFormatError(
+                f"{self._where}.{key} should hold at most {limit} names of 1 to 200 characters, no control characters"
+            )
         return tuple(values)
 
     def integer(self, key: str) -> int:
@@ -249,7 +260,7 @@ class _Fields:
 
     def number(self, key: str) -> float:
         value = self._value.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise BundleFormatError(f"{self._where}.{key} should be a finite number of at least 0")
         return float(value)
 
@@ -298,9 +309,9 @@ def _tensor(value: Any, where: str) -> TensorSpec:
     dtype = fields.text("dtype")
     if dtype not in DTYPES:
         raise BundleFormatError(f"{where}.dtype is {dtype[:40]!r}, which no runtime here has")
-    scale = fields.optional("scale", float)
+    scale = None if fields.optional("scale", object) is None else fields.number("scale")
     zero_point = fields.optional("zero_point", int)
-    if (scale is None) != (zero_point is None) or (scale is not None and not (math.isfinite(scale) and scale > 0)):
+    if (scale is None) != (zero_point is None) or scale == 0.0:
         raise BundleFormatError(f"{where} should have both a positive scale and a zero point, or neither")
     return TensorSpec(fields.text("name"), dtype, tuple(shape), scale, zero_point)
 

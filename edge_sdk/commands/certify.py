@@ -24,12 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``edge-sdk certify``."""
     parser.add_argument("edge", type=Path, metavar="EDGE.edge", help="bundle that runs on the device")
     parser.add_argument("--cloud", type=Path, required=True, metavar="CLOUD.edge", help="bundle that the server runs")
-    parser.add_argument(
-        "--data", required=True, metavar="SPEC", help="mnist, cifar10:PATH, folder:PATH or npz:PATH"
-    )
+    parser.add_argument("--data", required=True, metavar="SPEC", help="mnist, cifar10:PATH, folder:PATH or npz:PATH")
     parser.add_argument("--max-accuracy-loss", type=float, default=0.01, metavar="A", help="default 0.01")
     parser.add_argument("--confidence", type=float, default=0.95, metavar="C", help="default 0.95")
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits, as for training (default 0)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use at most about N images, as for training")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.edge", help="bundle to write")
     parser.add_argument("--json", action="store_true", help="print the policy as JSON")
 
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = certify_bundle(
         Bundle.open(args.edge),
         Bundle.open(args.cloud),
-        load_splits(args.data, seed=args.seed),
+        load_splits(args.data, seed=args.seed, limit=args.limit),
         args.out,
         max_accuracy_loss=args.max_accuracy_loss,
         confidence=args.confidence,
@@ -53,5 +52,5 @@ def run(args: argparse.Namespace) -> int:
         f"certified: harm ≤ {certificate['max_accuracy_loss']:g} at confidence {certificate['confidence']:g}, "
         f"from {certificate['n']} samples ({certificate['harms']} harmed)"
     )
-    print(f"threshold {policy['threshold']:.4f}, {certificate['local_share']:.1%} answered on the device; wrote {args.out}")
+    print(f"threshold {policy['threshold']:.4f}, {certificate['local_share']:.1%} answered locally; wrote {args.out}")
     return 0

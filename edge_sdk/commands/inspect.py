@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from edge_sdk.bundle import Bundle, Manifest
+from edge_sdk.cascade.policy import Policy
 
 __all__ = ["configure", "run"]
 
@@ -48,14 +49,17 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     rows.append(("output", manifest.outputs))
     rows.append(("golden", f"{manifest.golden.count} examples"))
     if manifest.cascade is not None:
-        rows.append(("threshold", f"{manifest.cascade.get('threshold')} on {manifest.cascade.get('signal')}"))
-        certificate = manifest.cascade.get("certificate")
-        if certificate:
+        policy = Policy.from_json(manifest.cascade)
+        rows.append(("threshold", f"{policy.threshold} on {policy.signal}"))
+        if policy.certificate is not None:
+            promise = policy.certificate
             rows.append(
                 (
                     "certificate",
-                    f"harm ≤ {certificate['max_accuracy_loss']:g} at confidence {certificate['confidence']:g}, "
-                    f"from {certificate['n']} samples; {certificate['local_share']:.1%} answered locally",
+                    (
+                        f"harm ≤ {promise.max_accuracy_loss:g} at confidence {promise.confidence:g}, "
+                        f"from {promise.n} samples; {promise.local_share:.1%} answered locally"
+                    ),
                 )
             )
     rows.append(("model digest", manifest.model_digest))

@@ -1,9 +1,9 @@
-"""Wrap a .tflite or .onnx file as a signed-ready .edge bundle.
+r"""Wrap a .tflite or .onnx file as a signed-ready .edge bundle.
 
 The model is run once on this device, so that the bundle carries golden answers.
 
 example:
-  edge-sdk pack resnet8.tflite --name cifar10 --version 1.0.0 --task classification \\
+  edge-sdk pack resnet8.tflite --name cifar10 --version 1.0.0 --task classification \
       --labels labels.txt --processing processing.json --output probabilities -o cifar10-1.0.0.edge
 """
 
@@ -70,7 +70,7 @@ def _read(path: Path) -> bytes:
 
 def _labels(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in _read(path).decode("utf-8").splitlines()]
+        lines = [line.strip() for line in _read(path).decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text with one label a line") from error
     labels = [line for line in lines if line]

@@ -17,7 +17,7 @@ from edge_sdk.types import TensorSpec
 __all__ = ["Session", "open_session"]
 
 _BUILT_IN = {
-    # name: (module, distribution, extra)
+    # by name: module, distribution and extra
     "litert": ("edge_sdk.runtime.litert", "ai-edge-litert", "litert"),
     "onnx": ("edge_sdk.runtime.onnx", "onnxruntime", "onnx"),
 }
@@ -82,6 +82,13 @@ def open_session(model: Path | bytes, runtime: str, *, threads: int = 1) -> Sess
             raise ModelError(f"there is no runtime {runtime!r}; there are {names}")
         factory = found[runtime].load()
     return factory(model, threads)
+
+
+def check_outputs(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a signature; raise `ModelError` where there are none."""
+    if not specs:
+        raise ModelError("the model has no output")
+    return specs
 
 
 def single(specs: tuple[TensorSpec, ...], what: str) -> TensorSpec:

@@ -12,14 +12,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from edge_sdk.errors import ModelError
-from edge_sdk.runtime.base import check_input, single
+from edge_sdk.runtime.base import check_input, check_outputs, single
 from edge_sdk.types import TensorSpec
 
 __all__ = ["LiteRTSession", "open_session"]
@@ -42,7 +42,7 @@ class LiteRTSession:
             raise ModelError(f"LiteRT cannot load the model: {_first_line(error)}") from error
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self.inputs = tuple(_spec(detail) for detail in inputs)
-        self.outputs = tuple(_spec(detail) for detail in outputs)
+        self.outputs = check_outputs(tuple(_spec(detail) for detail in outputs))
         self._input = single(self.inputs, "inputs")
         self._input_index = inputs[0]["index"]
         self._output_indices = [detail["index"] for detail in outputs]
@@ -74,10 +74,11 @@ def _greeting_logged() -> Iterator[None]:
     It greets the process with one line from C ("Created TensorFlow Lite XNNPACK delegate"), for
     which it has no switch; an app's terminal is not ours to write to.
     """
-    if not _first.acquire(blocking=False):
+    caught = _catcher() if _first.acquire(blocking=False) else None
+    if caught is None:
         yield
         return
-    with tempfile.TemporaryFile() as caught:
+    with caught:
         terminal = os.dup(2)
         os.dup2(caught.fileno(), 2)
         try:
@@ -88,6 +89,15 @@ def _greeting_logged() -> Iterator[None]:
             caught.seek(0)
             for line in caught.read().decode(errors="replace").splitlines():
                 logger.debug("%s", line)
+
+
+def _catcher() -> IO[bytes] | None:
+    """Return a file to write to, or None where there is no room for one or no standard error (a daemon)."""
+    try:
+        os.fstat(2)
+        return tempfile.TemporaryFile()
+    except OSError:
+        return None
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:

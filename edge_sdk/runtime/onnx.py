@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_sdk.errors import ModelError
-from edge_sdk.runtime.base import check_input, single
+from edge_sdk.runtime.base import check_input, check_outputs, single
 from edge_sdk.types import TensorSpec
 
 __all__ = ["OnnxSession", "open_session"]
@@ -48,7 +48,7 @@ class OnnxSession:
         except Exception as error:  # onnxruntime raises types of its own that share no base
             raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
         self.inputs = tuple(_spec(tensor) for tensor in self._session.get_inputs())
-        self.outputs = tuple(_spec(tensor) for tensor in self._session.get_outputs())
+        self.outputs = check_outputs(tuple(_spec(tensor) for tensor in self._session.get_outputs()))
         self._input = single(self.inputs, "inputs")
         self._names = [spec.name for spec in self.outputs]
 
