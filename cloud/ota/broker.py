@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from edge_sdk.errors import BrokerError, InputError, PortInUseError
 
@@ -119,7 +119,7 @@ class EmbeddedBroker:
                 self._mosquitto.wait()
         self._folder.cleanup()
 
-    def __enter__(self) -> EmbeddedBroker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -17,9 +17,9 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from edge_sdk import canonical
 from edge_sdk.cloud.ota.repository import Repository
@@ -98,7 +98,7 @@ def _read_block(path: Path, block: int) -> Reply:
     except FileNotFoundError:
         return Reply(404)
     except OSError as error:
-        log.error("cannot read %s: %s", path, error)
+        log.warning("cannot read %s: %s", path, error)
         return Reply(500)
     try:
         size = os.fstat(descriptor).st_size
@@ -106,7 +106,7 @@ def _read_block(path: Path, block: int) -> Reply:
             return Reply(416, size=size)
         return Reply(200, os.pread(descriptor, BLOCK_BYTES, block * BLOCK_BYTES), size)
     except OSError as error:
-        log.error("cannot read %s: %s", path, error)
+        log.warning("cannot read %s: %s", path, error)
         return Reply(500)
     finally:
         os.close(descriptor)
@@ -231,14 +231,14 @@ class Gateway:
                 self._announce()
                 self._seen_timestamp = version
         except EdgeSdkError as error:
-            log.error("%s", error)
+            log.warning("%s", error)
 
     def close(self) -> None:
         """Disconnect and close the report log."""
         self._link.close()
         self.reports.close()
 
-    def __enter__(self) -> Gateway:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -273,11 +273,11 @@ class Gateway:
             report = canonical.loads(message.payload, limit=_MAX_REPORT)
             if not isinstance(report, dict) or not isinstance(report.get("id"), str):
                 raise InputError("a report is an object with an id")
-            received = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            received = datetime.now(UTC).isoformat(timespec="milliseconds")
             self.reports.append({**report, "device": topics.device, "received": received})
         except InputError as error:
             log.warning("a report of %s is dropped: %s", topics.device, error)
         except StorageError as error:
-            log.error("a report of %s is left to the broker: %s", topics.device, error)
+            log.warning("a report of %s is left to the broker: %s", topics.device, error)
             return  # without an acknowledgement the broker sends it again
         self._link.acknowledge(message)

@@ -21,7 +21,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
+    Key,
     Metadata,
     MetaFile,
     Root,
@@ -338,7 +339,7 @@ class Repository:
 
         versions: dict[str, MetaFile] = {}
         delegating = {"bundles": signers["publisher"], "assignments": signers["assignments"]}
-        keys = {signer.public_key.keyid: signer.public_key for signer in delegating.values()}
+        keys: dict[str, Key] = {signer.public_key.keyid: signer.public_key for signer in delegating.values()}
         roles = {
             name: DelegatedRole(name, [signer.public_key.keyid], 1, terminating=True, paths=[f"{name}/*"])
             for name, signer in delegating.items()
@@ -465,4 +466,4 @@ def _target(file: TargetFile) -> Target:
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(microsecond=0)
+    return datetime.now(UTC).replace(microsecond=0)

@@ -15,9 +15,9 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
@@ -36,7 +36,7 @@ from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.outbox import Outbox
 from edge_sdk.ota.records import Assignment, Event, State, Target, precedence
 from edge_sdk.ota.slots import Installed, Memory, Slots
-from edge_sdk.ota.topics import Topics
+from edge_sdk.ota.topics import Topics, check_id
 from edge_sdk.ota.transfer import Channel, Download
 from edge_sdk.ota.trust import Trust
 
@@ -108,7 +108,7 @@ class OtaAgent:
         probe: Callable[[Bundle], object] = health.probe,
     ) -> None:
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
-        self.device = device
+        self.device = check_id("device", device)
         self._topics = Topics(fleet, device)
         self._on_event = on_event
         self._poll_seconds = poll_seconds
@@ -228,7 +228,7 @@ class OtaAgent:
             self._outbox.close()
             self._lock.close()
 
-    def __enter__(self) -> OtaAgent:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -252,7 +252,7 @@ class OtaAgent:
             raise TrustError(f"assignment {assignment.counter} is older than {self._memory.counter}, already seen")
         self._memory.saw(assignment.counter)
         if self.active is not None and self.active.sha256 == target.sha256:
-            return self._succeeded()
+            return self._succeeded(self.active)
         reason = self._memory.failure(target.sha256, assignment.counter)
         if reason is None:
             reason = self._objection(assignment)
@@ -262,7 +262,7 @@ class OtaAgent:
         return self._refused(reason)
 
     def _objection(self, assignment: Assignment) -> str | None:
-        if assignment.expires <= datetime.now(timezone.utc):
+        if assignment.expires <= datetime.now(UTC):
             return f"assignment {assignment.counter} expired on {assignment.expires:%Y-%m-%d %H:%M} UTC"
         now = self.active
         lower = (
@@ -294,18 +294,23 @@ class OtaAgent:
             if slot is not None:
                 self._slots.clear(slot)
             return self._refused(reason)
-        self._slots.activate(
-            Installed(
-                slot, assignment.name, assignment.version, target.bundle_digest, target.sha256, assignment.counter
-            )
+        installed = Installed(
+            slot=slot,
+            name=assignment.name,
+            version=assignment.version,
+            digest=target.bundle_digest,
+            sha256=target.sha256,
+            counter=assignment.counter,
+            install=uuid.uuid4().hex,
         )
+        self._slots.activate(installed)
         self._memory.end_trial(target.sha256)
         download.discard()
-        return self._succeeded()
+        return self._succeeded(installed)
 
-    def _succeeded(self) -> State:
+    def _succeeded(self, installed: Installed) -> State:
         # the key makes this the one report of it, also if the last run ended before it was stored
-        self._say("active", key=f"active:{self._update.counter}:{self._update.digest}")
+        self._say("active", key=f"active:{self._update.counter}:{installed.install}")
         return "active"
 
     def _refused(self, reason: str) -> State:
@@ -347,7 +352,7 @@ class OtaAgent:
             seconds=round(time.monotonic() - update.started, 3),
             bytes=self._channel.bytes_received - update.bytes_before,
             reason=reason,
-            time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         identity = uuid.uuid4().hex
         if not self._outbox.put(key or identity, canonical.dumps({"id": identity, **event.to_dict()})):

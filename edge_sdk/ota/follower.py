@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from edge_sdk.ota.slots import active, read_pointer
 
@@ -61,7 +61,7 @@ class Follower:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def __enter__(self) -> Follower:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

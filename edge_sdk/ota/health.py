@@ -1,4 +1,4 @@
-"""The health probe of a new version: does it answer on this device as it did where it was packed?"""
+"""The health probe: a new version must answer on this device as it did where it was packed."""
 
 from __future__ import annotations
 

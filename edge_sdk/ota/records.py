@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from edge_sdk import canonical
@@ -81,7 +81,7 @@ class Assignment:
         try:
             document = canonical.loads(data, limit=16_384)
             bundle = document["bundle"]
-            expires = datetime.strptime(document["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+            expires = datetime.strptime(document["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
             assignment = cls(
                 device=check_id("device", document["device"]),
                 counter=document["counter"],

@@ -41,6 +41,8 @@ class Installed:
         Digest of the bundle file it was unpacked from, hex.
     counter
         Counter of the assignment that it follows.
+    install
+        Names this installation: the same version installed again has another.
     """
 
     slot: str
@@ -49,6 +51,7 @@ class Installed:
     digest: str
     sha256: str
     counter: int
+    install: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def read_pointer(state_dir: Path) -> Pointer:
     except FileNotFoundError:
         return Pointer()
     except (OSError, InputError, KeyError, TypeError, AttributeError) as error:
-        log.error("%s cannot be read and is ignored: %s", path, error)
+        log.warning("%s cannot be read and is ignored: %s", path, error)
         return Pointer()
 
 
@@ -153,7 +156,7 @@ class Slots:
             try:
                 self.check(previous)
             except InstallError as error:
-                log.error("%s", error)
+                log.warning("%s", error)
                 previous = None
         self._point(Pointer(previous, None))
         return previous
@@ -184,7 +187,7 @@ class Memory:
         except FileNotFoundError:
             pass
         except (OSError, InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-            log.error("%s cannot be read and is begun anew: %s", path, error)
+            log.warning("%s cannot be read and is begun anew: %s", path, error)
 
     def failure(self, sha256: str, counter: int) -> str | None:
         """Return why a bundle file failed, if it must not be tried under this assignment."""

@@ -208,7 +208,7 @@ class Download:
             if not self._whole(self._part):
                 self._part.unlink()
                 raise TrustError(f"{self._target.path} does not match its signed hash")
-            os.replace(self._part, self.path)
+            self._part.replace(self.path)
         fsync_dir(self.path.parent)
         return self.path
 

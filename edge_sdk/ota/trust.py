@@ -35,7 +35,7 @@ _MAX_ASSIGNMENT_BYTES = 16_384
 
 
 class Trust:
-    """Verified answers to one question: what should this device run?
+    """Verified answers to the one question what this device should run.
 
     Parameters
     ----------

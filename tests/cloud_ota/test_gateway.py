@@ -1,0 +1,171 @@
+"""What the repository service answers, to whom, and what it keeps."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_sdk import canonical
+from edge_sdk.cloud.ota.gateway import Origin, ReportLog
+from edge_sdk.errors import StorageError
+from edge_sdk.ota.link import Broker, Link, Message
+from edge_sdk.ota.topics import MAX_MESSAGE_BYTES, Topics
+from outside.updates import Fleet, make_bundle, wait_for
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, broker: str) -> Iterator[Fleet]:
+    made = Fleet(tmp_path, broker)
+    made.ship(make_bundle(tmp_path, "1.0.0", golden_kib=300))
+    made.serve()
+    yield made
+    made.stop()
+
+
+class Device:
+    """A client that says what it likes."""
+
+    def __init__(self, fleet: Fleet, name: str = "cam-1") -> None:
+        self.topics = Topics(fleet.name, name)
+        self.inbox: queue.Queue[Message] = queue.Queue()
+        filters = [(self.topics.reply, 0), (self.topics.desired, 1), ("stolen/#", 0)]
+        self.link = Link(
+            Broker.parse(fleet.broker), f"{fleet.name}-{name}", subscriptions=filters, on_message=self.inbox.put
+        )
+        self.link.connect()
+
+    def ask(self, request: object, correlation: bytes = b"1") -> Message:
+        payload = request if isinstance(request, bytes) else json.dumps(request).encode()
+        self.link.publish(self.topics.get, payload, correlation=correlation)
+        while True:
+            message = self.inbox.get(timeout=10)
+            if message.topic == self.topics.reply:
+                return message
+
+
+@pytest.fixture
+def device(fleet: Fleet) -> Iterator[Device]:
+    made = Device(fleet)
+    yield made
+    made.link.close()
+
+
+def test_blocks_come_with_status_size_and_the_requests_correlation(fleet: Fleet, device: Device) -> None:
+    target = fleet.repository.bundles()["tiny-1.0.0"]
+    data = fleet.repository.target_file("tiny-1.0.0").read_bytes()
+    for block in (0, len(target.blocks) - 1):
+        reply = device.ask({"target": target.stored_path, "block": block}, b"%d" % block)
+        assert reply.correlation == b"%d" % block
+        assert reply.properties == {"status": "200", "size": str(len(data))}
+        assert reply.payload == data[block * 122_880 : (block + 1) * 122_880]
+    assert device.ask({"target": target.stored_path, "block": len(target.blocks)}).properties["status"] == "416"
+
+
+def test_a_full_block_with_its_headers_stays_below_the_message_limit() -> None:
+    topic = Topics("f" * 64, "d" * 64).reply
+    headers = 5 + 2 + len(topic) + 4 + (3 + 64) + 2 * (5 + len("status") + 10)
+    assert 122_880 + headers <= MAX_MESSAGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"metadata": "timestamp.json"}, "200"),
+        ({"metadata": "1.root.json", "block": 0}, "200"),
+        ({"metadata": "99.root.json"}, "404"),
+        ({"metadata": "../repository.json"}, "400"),
+        ({"metadata": "..%2fkeys%2fonline.pem"}, "400"),
+        ({"metadata": "../keys/online.pem"}, "400"),
+        ({"metadata": "/etc/passwd"}, "400"),
+        ({"metadata": "timestamp.json\n"}, "400"),
+        ({"metadata": "timestamp.json\u0000"}, "400"),
+        ({"target": "../keys/online.pem"}, "400"),
+        ({"target": "bundles/../../keys/online.pem"}, "400"),
+        ({"target": "bundles/" + "0" * 64 + "./../../../keys/online.pem"}, "400"),
+        ({"target": "bundles/" + "0" * 64 + ".tiny.edge"}, "404"),
+        ({"target": "assignments/" + "0" * 64 + ".cam-2.json"}, "403"),
+        ({"target": "assignments/" + "0" * 64 + ".cam-1.json"}, "404"),
+        ({"metadata": "timestamp.json", "block": -1}, "400"),
+        ({"metadata": "timestamp.json", "block": "0"}, "400"),
+        ({"metadata": "timestamp.json", "block": True}, "400"),
+        ({"metadata": "timestamp.json", "block": 7}, "416"),
+        ({"metadata": "timestamp.json", "target": "x"}, "400"),
+        ({"metadata": "timestamp.json", "topic": "elsewhere"}, "400"),
+        ({}, "400"),
+        ([], "400"),
+        (b"\xff", "400"),
+        (b"{" * 2000, "400"),
+        (b'{"metadata":"timestamp.json","metadata":"1.root.json"}', "400"),
+    ],
+)
+def test_requests_get_a_status_and_never_a_file_of_another_folder(fleet: Fleet, request_: object, status: str) -> None:
+    payload = request_ if isinstance(request_, bytes) else json.dumps(request_).encode()
+    reply = Origin(fleet.repository.folder).answer("cam-1", payload)
+    assert str(reply.status) == status
+    assert bool(reply.data) == (status == "200")
+
+
+def test_a_link_in_the_repository_is_not_followed(fleet: Fleet, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (fleet.repository.folder / "metadata" / "77.root.json").symlink_to(secret)
+    reply = Origin(fleet.repository.folder).answer("cam-1", b'{"metadata":"77.root.json"}')
+    assert (reply.status, reply.data) == (500, b"")
+
+
+def test_the_answer_goes_to_the_devices_own_topic_whatever_it_asks_for(fleet: Fleet, device: Device) -> None:
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.CorrelationData = b"9"
+    properties.ResponseTopic = "stolen/reply"
+    device.link._client.publish(device.topics.get, b'{"metadata":"timestamp.json"}', qos=1, properties=properties)
+    topics = set()
+    for _ in range(2):  # the retained hint and the reply, in either order
+        topics.add(device.inbox.get(timeout=10).topic)
+    assert topics == {device.topics.desired, device.topics.reply}
+
+
+def test_hints_are_retained_and_follow_each_assignment(fleet: Fleet) -> None:
+    first = Device(fleet)
+    hint = json.loads(first.inbox.get(timeout=10).payload)
+    assert hint == {"counter": 1, "name": "tiny", "version": "1.0.0"}
+    fleet.repository.assign("cam-1", "tiny-1.0.0")
+    assert json.loads(first.inbox.get(timeout=10).payload)["counter"] == 2
+    first.link.close()
+
+
+def test_reports_are_on_disk_under_the_topics_device_and_once_each(fleet: Fleet, device: Device) -> None:
+    report = {"id": "1", "state": "active", "device": "somebody-else"}
+    for payload in (canonical.dumps(report), canonical.dumps(report), b"not json", b"[]", b'{"state":"no id"}'):
+        device.link.publish(device.topics.update, payload)
+    device.link.publish(device.topics.update, canonical.dumps({**report, "id": "2"}))
+    wait_for(lambda: len(fleet.reports()) == 2)
+    assert [(r["id"], r["device"]) for r in fleet.reports()] == [("1", "cam-1"), ("2", "cam-1")]
+
+
+def test_a_report_sent_while_the_service_was_down_arrives_later(fleet: Fleet, device: Device) -> None:
+    fleet.stop()
+    device.link.publish(device.topics.update, b'{"id":"late","state":"active"}')
+    fleet.serve()
+    wait_for(lambda: [r["id"] for r in fleet.reports()] == ["late"])
+
+
+def test_a_report_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "reports.jsonl"
+    path.write_bytes(b'{"id":"a"}\n{"id":"b","sta')
+    log = ReportLog(path)
+    assert not log.append({"id": "a"})
+    assert log.append({"id": "b"})
+    log.close()
+    assert path.read_bytes().splitlines()[2] == b'{"id":"b"}'
+
+
+def test_a_report_log_that_cannot_be_written_is_one_line(unmakeable_path: Path) -> None:
+    with pytest.raises(StorageError):
+        ReportLog(unmakeable_path)

@@ -1,0 +1,121 @@
+"""Real processes, ended by SIGKILL: what was there is still there, and nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_sdk.cloud.ota.gateway import Origin, Reply
+from edge_sdk.ota.outbox import Outbox
+from edge_sdk.ota.records import Target
+from edge_sdk.ota.transfer import Download
+from outside.services import Service
+from outside.updates import Fleet, make_bundle, wait_for
+
+WRITER = """
+import sys
+from pathlib import Path
+from edge_sdk.ota.outbox import Outbox
+
+outbox = Outbox(Path(sys.argv[1]))
+for number in range(10**6):
+    report = f"{sys.argv[2]}-{number}"
+    outbox.put(report, report.encode())
+    print(report, flush=True)
+"""
+
+
+class StallingOrigin(Origin):
+    """Answers only the first blocks of bundles, until it is let go."""
+
+    def __init__(self, folder: Path, blocks: int) -> None:
+        super().__init__(folder)
+        self.blocks = blocks
+        self.asked: list[int] = []
+
+    def answer(self, device: str, request: bytes) -> Reply:
+        document = json.loads(request)
+        if str(document.get("target")).startswith("bundles/"):
+            self.asked.append(document["block"])
+            if document["block"] >= self.blocks:
+                return Reply(503)
+        return super().answer(device, request)
+
+
+def test_a_killed_download_fetches_only_what_is_missing(fleet: Fleet) -> None:
+    fleet.ship(make_bundle(fleet.folder, "1.0.0", golden_kib=1500))
+    target = fleet.repository.bundles()["tiny-1.0.0"]
+    assert len(target.blocks) > 10
+    origin = StallingOrigin(fleet.repository.folder, 6)
+    fleet.gateway._origin = origin
+    state = fleet.folder / "state" / "cam-1"
+    arguments = ("agent", "--state", state, "--broker", fleet.broker, "--fleet", fleet.name, "--device", "cam-1")
+    with Service(*arguments, "--root", fleet.repository.root_path) as agent:
+        download = Download(state / "download", target)
+        wait_for(lambda: len(download.missing()) == len(target.blocks) - 6)
+        agent.kill()
+    origin.blocks, origin.asked = 10**6, []
+    assert fleet.check() == "active"
+    assert sorted(set(origin.asked)) == list(range(6, len(target.blocks)))
+
+
+def test_a_torn_block_is_fetched_again(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.ship(make_bundle(fleet.folder, "1.0.0", golden_kib=500))
+    target: Target = fleet.repository.bundles()["tiny-1.0.0"]
+    download = Download(tmp_path / "download", target)
+    data = bytearray(fleet.repository.target_file("tiny-1.0.0").read_bytes())
+    data[target.block_bytes * 2 + 7] ^= 1
+    (tmp_path / "download" / f"{target.sha256}.part").write_bytes(data)
+    assert download.missing() == [2]
+
+
+def test_no_report_put_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+    path, put = tmp_path / "outbox.db", []
+    for life in range(5):
+        arguments = [sys.executable, "-P", "-c", WRITER, str(path), str(life)]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as writer:
+            put += [writer.stdout.readline().strip() for _ in range(20 + life)]
+            writer.kill()
+            put += writer.stdout.read().split()
+        outbox = Outbox(path)
+        stored = [report.payload.decode() for report in outbox.pending(limit=10**6)]
+        outbox.close()
+        assert [report for report in stored if report in set(put)] == put
+        assert len(stored) - len(put) <= life + 1  # stored, and killed before it could say so
+
+
+def test_reports_of_a_killed_agent_arrive_after_its_restart(fleet: Fleet) -> None:
+    fleet.ship_version("1.0.0")
+    fleet.check()
+    wait_for(lambda: len(fleet.reports()) == 5)
+    outbox = Outbox(fleet.folder / "state" / "cam-1" / "outbox.db")  # as a crash before sending leaves it
+    assert outbox.put("left", b'{"id":"left-behind","state":"active"}')
+    assert not outbox.put("left", b"again")
+    outbox.close()
+    fleet.check()
+    wait_for(lambda: any(report["id"] == "left-behind" for report in fleet.reports()))
+
+
+def test_a_success_that_was_not_reported_before_the_cut_is_reported_after_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.ship_version("1.0.0")
+    put = Outbox.put
+
+    def cut(self: Outbox, key: str, payload: bytes) -> bool:
+        if json.loads(payload)["state"] == "active":
+            raise KeyboardInterrupt
+        return put(self, key, payload)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "put", cut)
+        with pytest.raises(KeyboardInterrupt), fleet.agent() as agent:
+            agent.check()
+    assert ("active", "1.0.0") not in fleet.states()
+    assert fleet.check() == "active"
+    assert fleet.states().count(("active", "1.0.0")) == 1
+    wait_for(lambda: sum(report["state"] == "active" for report in fleet.reports()) == 1)

@@ -1,0 +1,78 @@
+"""Requests and replies over a channel that loses, repeats and invents."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_sdk.errors import TransferError
+from edge_sdk.ota.transfer import Channel
+
+OK = {"status": "200", "size": "1"}
+
+
+def echo(**options: object) -> tuple[Channel, list[bytes]]:
+    """Return a channel whose far end answers every request at once with the request itself."""
+    sent: list[bytes] = []
+
+    def send(payload: bytes, correlation: bytes) -> None:
+        sent.append(payload)
+        channel.deliver(correlation, payload, OK)
+
+    channel = Channel(send, timeout=0.05, **options)
+    return channel, sent
+
+
+def test_every_request_gets_its_own_reply() -> None:
+    channel, sent = echo(window=3)
+    replies = dict(channel.fetch([{"block": n} for n in range(20)]))
+    assert {n: reply.data for n, reply in replies.items()} == {n: b'{"block":%d}' % n for n in range(20)}
+    assert len(sent) == 20
+
+
+def test_lost_requests_are_sent_again() -> None:
+    seen: dict[bytes, int] = {}
+
+    def send(payload: bytes, correlation: bytes) -> None:
+        seen[correlation] = seen.get(correlation, 0) + 1
+        if seen[correlation] == 2:
+            channel.deliver(correlation, payload, OK)
+
+    channel = Channel(send, timeout=0.02)
+    assert len(list(channel.fetch([{"block": n} for n in range(5)]))) == 5
+    assert set(seen.values()) == {2}
+
+
+def test_repeated_foreign_and_malformed_replies_are_dropped() -> None:
+    def send(payload: bytes, correlation: bytes) -> None:
+        channel.deliver(b"someone else's", b"no", OK)
+        channel.deliver(correlation, b"no", {"status": "twohundred", "size": "1"})
+        channel.deliver(correlation, b"no", {})
+        channel.deliver(correlation, payload, OK)
+        channel.deliver(correlation, payload, OK)
+
+    channel = Channel(send, timeout=0.05)
+    replies = [reply.data for _, reply in channel.fetch([{"block": n} for n in range(3)])]
+    assert replies == [b'{"block":0}', b'{"block":1}', b'{"block":2}']
+
+
+def test_trouble_at_the_origin_is_waited_out() -> None:
+    statuses = iter(["500", "503", "200"])
+
+    def send(payload: bytes, correlation: bytes) -> None:
+        channel.deliver(correlation, payload, {"status": next(statuses), "size": "1"})
+
+    channel = Channel(send, timeout=0.02)
+    [(index, reply)] = channel.fetch([{"block": 0}])
+    assert (index, reply.status) == (0, 200)
+
+
+def test_a_repository_that_stays_silent_fails_the_transfer() -> None:
+    channel = Channel(lambda payload, correlation: None, timeout=0.01, attempts=3)
+    with pytest.raises(TransferError, match="did not answer within 3 attempts"):
+        list(channel.fetch([{"block": 0}]))
+
+
+def test_a_cancelled_channel_stops_at_once() -> None:
+    channel = Channel(lambda payload, correlation: channel.cancel(), timeout=60)
+    with pytest.raises(TransferError, match="stopped"):
+        list(channel.fetch([{"block": 0}]))
