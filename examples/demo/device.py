@@ -1,0 +1,146 @@
+"""The app on the device, in a process of its own: it predicts, and follows updates while it does.
+
+It takes orders as JSON lines on standard input and answers each with one JSON line:
+``{"do": "sweep", "mode": "hybrid", "out": FILE}`` predicts every test image once;
+``{"do": "stream", "out": FILE}`` predicts them round and round until ``{"do": "stop"}``.
+The end of the input ends the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edge_sdk
+from edge_sdk.client import MODES, HybridModel, Mode
+from edge_sdk.errors import EdgeSdkError
+from edge_sdk.examples.demo import records
+from edge_sdk.ota import active, follow
+
+logger = logging.getLogger("edge_sdk.examples.demo.device")
+
+STREAM_PAUSE = 0.002  # seconds between the frames of a stream
+
+
+class App:
+    """An app that embeds a hybrid model and swaps it when the agent has installed another."""
+
+    def __init__(self, state: Path, cloud: str, images: Sequence[NDArray[np.uint8]], deadline: float) -> None:
+        self._state, self._cloud, self._images, self._deadline = state, cloud, images, deadline
+        self._stream: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._reply: dict[str, Any] = {}
+
+    def sweep(self, mode: Mode, out: Path) -> dict[str, Any]:
+        """Predict every test image once in a mode; the cloud alone may take its time."""
+        deadline = None if mode == "cloud" else self._deadline
+        with self._connect(mode, deadline) as model:
+            for image in self._images[:20]:
+                model.predict(image)  # warm-up: connections, caches
+            before = model.counters
+            rows = [self._call(model, item) for item in range(len(self._images))]
+            after = model.counters
+        records.write(out, rows)
+        return {"calls": len(rows), "bytes_sent": after["bytes_sent"] - before["bytes_sent"]}
+
+    def start(self, out: Path) -> dict[str, Any]:
+        """Begin to predict without end, in hybrid mode, in a thread of its own."""
+        self._stop.clear()
+        ready = threading.Event()
+        self._stream = threading.Thread(target=self._run_stream, args=(out, ready), name="stream")
+        self._stream.start()
+        ready.wait()
+        return {"streaming": True}
+
+    def stop(self) -> dict[str, Any]:
+        """End the stream and write its records."""
+        if self._stream is None:
+            raise EdgeSdkError("there is no stream to stop")
+        self._stop.set()
+        self._stream.join()
+        self._stream = None
+        return self._reply
+
+    def _run_stream(self, out: Path, ready: threading.Event) -> None:
+        rows: list[records.Row] = []
+        with self._connect("hybrid", self._deadline) as model, follow(self._state, model):
+            for image in self._images[:20]:
+                model.predict(image)
+            ready.set()
+            item = 0
+            while not self._stop.wait(STREAM_PAUSE):
+                rows.append(self._call(model, item))
+                item = (item + 1) % len(self._images)
+            self._reply = {"calls": len(rows), "bytes_sent": model.counters["bytes_sent"]}
+        records.write(out, rows)
+
+    def _connect(self, mode: Mode, deadline: float | None) -> HybridModel:
+        slot = active(self._state)
+        if slot is None:
+            raise EdgeSdkError(f"no version is installed in {self._state}")
+        return edge_sdk.connect(slot, cloud=self._cloud, mode=mode, deadline=deadline)
+
+    def _call(self, model: HybridModel, item: int) -> records.Row:
+        at, start = time.monotonic(), time.perf_counter()
+        try:
+            answer = model.predict(self._images[item])
+        except Exception:  # the report counts it; an app would crash here
+            logger.exception("a call failed")
+            return records.failed(at, (time.perf_counter() - start) * 1e3, item, model.edge.version)
+        return records.row(at, (time.perf_counter() - start) * 1e3, item, answer, model.edge.version)
+
+
+def save_images(path: Path, images: Iterable[NDArray[np.uint8]]) -> None:
+    """Write test images, of one size or several, to a ``.npz`` file that `load_images` reads."""
+    with path.open("wb") as stream:
+        np.savez(stream, **{str(n): image for n, image in enumerate(images)})  # type: ignore[arg-type]
+
+
+def load_images(path: Path) -> list[NDArray[np.uint8]]:
+    """Read what `save_images` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return [arrays[str(n)] for n in range(len(arrays.files))]
+
+
+def _obey(app: App, order: dict[str, Any]) -> dict[str, Any]:
+    match order:
+        case {"do": "sweep", "mode": mode, "out": str(out)} if mode in MODES:
+            return app.sweep(mode, Path(out))
+        case {"do": "stream", "out": str(out)}:
+            return app.start(Path(out))
+        case {"do": "stop"}:
+            return app.stop()
+    raise EdgeSdkError(f"cannot obey {order}")
+
+
+def main() -> int:
+    """Run the app until its standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--cloud", required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--deadline", type=float, required=True)
+    args = parser.parse_args()
+    app = App(args.state, args.cloud, load_images(args.images), args.deadline)
+    print("ready device=app", flush=True)
+    for line in sys.stdin:
+        try:
+            reply = _obey(app, json.loads(line))
+        except EdgeSdkError as error:
+            reply = {"error": str(error)}
+        print(json.dumps(reply), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
