@@ -62,7 +62,7 @@ lint: lint-style lint-imports lint-types ## ruff, cython-lint, import-linter, my
 lint-style: $(VENV)/stamp-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/cython-lint ext
+	PATH="$(ABS):$$PATH" $(BIN)/cython-lint ext  # it calls pycodestyle by name
 
 # import-linter and mypy must see all rooms under the one name they are imported by; neither follows
 # an editable install. So they run inside a freshly built tree (docs/decisions/002).
