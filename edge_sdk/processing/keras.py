@@ -20,7 +20,7 @@ __all__ = ["ProcessingLayer"]
 
 
 @keras.saving.register_keras_serializable(package="edge_sdk")
-class ProcessingLayer(keras.layers.Layer):
+class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
     """Run a specification on batches of frames, without its quantize step.
 
     Computes in float32 whatever the global precision policy is: bfloat16 does not hold the 256
