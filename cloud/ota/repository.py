@@ -1,10 +1,6 @@
 """A repository of signed updates: TUF roles on disk, bundles, and one assignment a device.
 
-Roles. ``root`` (threshold 2, offline keys) and ``targets`` (offline) name the keys of everything
-else. ``targets`` delegates ``bundles/*`` and ``assignments/*`` to two roles of those names, and
-each of these spreads its targets over hashed bins (TAP 15), so that a device fetches the bin it
-needs and not the list of the fleet. ``bundles`` is signed by the key ``publisher``; ``assignments``,
-``snapshot`` and the short-lived ``timestamp`` are signed online.
+Which roles there are and who signs them is in `edge_sdk.cloud.ota.roles`.
 
 Writing order makes a half-done change invisible: target, bin, snapshot, timestamp. Files have
 versions or digests in their names (consistent snapshots), and the timestamp is replaced last, at
@@ -21,28 +17,17 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import (
-    DelegatedRole,
-    Delegations,
-    Key,
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    SuccinctRoles,
-    TargetFile,
-    Targets,
-    Timestamp,
-)
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.ota.keys import KeyFolder
+from edge_sdk.cloud.ota.roles import DELEGATED, KEYS, Lifetimes, first_metadata, key_of, now
 from edge_sdk.errors import BundleError, InputError, StorageError
 from edge_sdk.files import make_folder, storage_errors, write_durably
 from edge_sdk.ota.records import Assignment, Target
@@ -54,27 +39,7 @@ log = logging.getLogger("edge_sdk.cloud.ota.repository")
 
 Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
 
-_DELEGATED = ("bundles", "assignments")
 _SERIALIZER = JSONSerializer(compact=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """How long signatures hold. Online roles are signed anew at half of theirs."""
-
-    offline: timedelta = timedelta(days=365)
-    online: timedelta = timedelta(days=30)
-    snapshot: timedelta = timedelta(days=7)
-    timestamp: timedelta = timedelta(days=1)
-    assignment: timedelta = timedelta(days=90)
-
-    def of(self, role: str) -> timedelta:
-        """Return the lifetime of a role's signature."""
-        if role == "timestamp":
-            return self.timestamp
-        if role == "snapshot":
-            return self.snapshot
-        return self.online if role.startswith("assignments") else self.offline
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +220,7 @@ class Repository:
             assignment = Assignment(
                 device=device,
                 counter=(previous.custom["counter"] if previous is not None else 0) + 1,
-                expires=(_now() + (expires or self._lifetimes.assignment)),
+                expires=(now() + (expires or self._lifetimes.assignment)),
                 name=signed_target.name,
                 version=signed_target.version,
                 target=file.path,
@@ -279,7 +244,7 @@ class Repository:
         Call it regularly (`ota serve` does). Offline roles are not touched: see `status`.
         """
         with self._locked():
-            stale = {s.role for s in self.status() if s.expires - _now() < self._lifetimes.of(s.role) / 2}
+            stale = {s.role for s in self.status() if s.expires - now() < self._lifetimes.of(s.role) / 2}
             changed = {role: self._read(role, Targets) for role in stale if role.startswith("assignments")}
             if not changed and not stale & {"snapshot", "timestamp"}:
                 return False
@@ -325,52 +290,14 @@ class Repository:
 
     def _create(self, root_keys: int, threshold: int, bins: int) -> None:
         make_folder(self._metadata)
-        for name in _DELEGATED:
+        for name in DELEGATED:
             make_folder(self._targets / name)
         roots = [self._keys.create(f"root-{number + 1}") for number in range(root_keys)]
-        signers = {name: self._keys.create(name) for name in ("targets", "publisher", "assignments", "online")}
-        root = Root(consistent_snapshot=True, expires=self._expiry("root"))
-        for signer in roots:
-            root.add_key(signer.public_key, "root")
-        root.roles["root"].threshold = threshold
-        root.add_key(signers["targets"].public_key, "targets")
-        root.add_key(signers["online"].public_key, "snapshot")
-        root.add_key(signers["online"].public_key, "timestamp")
-
-        versions: dict[str, MetaFile] = {}
-        delegating = {"bundles": signers["publisher"], "assignments": signers["assignments"]}
-        keys: dict[str, Key] = {signer.public_key.keyid: signer.public_key for signer in delegating.values()}
-        roles = {
-            name: DelegatedRole(name, [signer.public_key.keyid], 1, terminating=True, paths=[f"{name}/*"])
-            for name, signer in delegating.items()
-        }
-        tree: dict[str, Targets] = {
-            "targets": Targets(expires=self._expiry("targets"), delegations=Delegations(keys, roles))
-        }
-        for name, signer in delegating.items():
-            key = signer.public_key
-            hashed = SuccinctRoles([key.keyid], 1, bins.bit_length() - 1, f"{name}-bin")
-            tree[name] = Targets(
-                expires=self._expiry(name), delegations=Delegations({key.keyid: key}, succinct_roles=hashed)
-            )
-            tree |= {role: Targets(expires=self._expiry(role)) for role in hashed.get_roles()}
-        for role, targets in tree.items():
-            metadata = Metadata(targets)
-            metadata.sign(signers[_key_of(role)])
-            self._write(f"1.{role}.json", metadata)
-            versions[f"{role}.json"] = MetaFile(1)
-
-        signed_root = Metadata(root)
-        for signer in roots:
-            signed_root.sign(signer, append=True)
-        data = self._write("1.root.json", signed_root)
-        snapshot = Metadata(Snapshot(expires=self._expiry("snapshot"), meta=versions))
-        snapshot.sign(signers["online"])
-        self._write("1.snapshot.json", snapshot)
-        timestamp = Metadata(Timestamp(expires=self._expiry("timestamp"), snapshot_meta=MetaFile(1)))
-        timestamp.sign(signers["online"])
-        self._write("timestamp.json", timestamp)
-        write_durably(self.root_path, data)
+        signers = {name: self._keys.create(name) for name in KEYS}
+        for name, metadata in first_metadata(roots, threshold, signers, bins, self._lifetimes):
+            data = self._write(name, metadata)
+            if isinstance(metadata.signed, Root):
+                write_durably(self.root_path, data)
 
     def _put(self, role: str, file: TargetFile, data: bytes) -> None:
         write_durably(self._stored(file), data)
@@ -384,7 +311,7 @@ class Repository:
         for role, metadata in changed.items():
             metadata.signed.version = snapshot.signed.meta[f"{role}.json"].version + 1
             metadata.signed.expires = self._expiry(role)
-            metadata.sign(self._keys.load(_key_of(role)))
+            metadata.sign(self._keys.load(key_of(role)))
             self._write(f"{metadata.signed.version}.{role}.json", metadata)
             snapshot.signed.meta[f"{role}.json"] = MetaFile(metadata.signed.version)
         online = self._keys.load("online")
@@ -446,7 +373,7 @@ class Repository:
         return data
 
     def _expiry(self, role: str) -> datetime:
-        return _now() + self._lifetimes.of(role)
+        return now() + self._lifetimes.of(role)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -455,15 +382,5 @@ class Repository:
             yield
 
 
-def _key_of(role: str) -> str:
-    if role == "targets":
-        return "targets"
-    return "assignments" if role.startswith("assignments") else "publisher"
-
-
 def _target(file: TargetFile) -> Target:
     return Target.from_signed(file.path, file.length, file.hashes, file.custom)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)

@@ -7,7 +7,6 @@ fails, the version that runs goes on running.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import queue
 import threading
@@ -17,9 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import (
     BundleError,
@@ -30,15 +28,16 @@ from edge_sdk.errors import (
     TransferError,
     TrustError,
 )
-from edge_sdk.files import make_folder, storage_errors
+from edge_sdk.files import make_folder
 from edge_sdk.ota import health
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.outbox import Outbox
 from edge_sdk.ota.records import Assignment, Event, State, Target, precedence
-from edge_sdk.ota.slots import Installed, Memory, Slots
+from edge_sdk.ota.reporting import Reporter, now
+from edge_sdk.ota.slots import Installed, Memory, Slots, own
 from edge_sdk.ota.topics import Topics, check_id
 from edge_sdk.ota.transfer import Channel, Download
-from edge_sdk.ota.trust import Trust
+from edge_sdk.ota.trust import Trust, open_assigned
 
 __all__ = ["OtaAgent"]
 
@@ -110,23 +109,20 @@ class OtaAgent:
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self.device = check_id("device", device)
         self._topics = Topics(fleet, device)
-        self._on_event = on_event
         self._poll_seconds = poll_seconds
         self._probe = probe
         self._state = make_folder(Path(state_dir))
-        self._lock = _lock(self._state)
+        self._lock = own(self._state)
         try:
             self._trust = Trust(self._state / "metadata", root)
             self._slots = Slots(self._state)
             self._memory = Memory(self._state / "memory.json")
-            self._outbox = Outbox(self._state / "outbox.db")
+            self._reporter = Reporter(Outbox(self._state / "outbox.db"), self._send_report, on_event)
         except BaseException:
             self._lock.close()
             raise
         self._channel = Channel(self._request, window=window, timeout=request_timeout)
         self._inbox: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-        self._in_flight: dict[int, int] = {}
-        self._sent = 0
         self._trouble = ""
         self._update = _Update()
         self._stop = threading.Event()
@@ -203,29 +199,33 @@ class OtaAgent:
                 state = self._once("idle", error)
             else:
                 self._trouble = ""
-            self._pump()
+            self._reporter.pump()
             return state
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send waiting reports; return whether the broker acknowledged all of them in time."""
         with self._busy:
             deadline = time.monotonic() + timeout
-            while len(self._outbox) and time.monotonic() < deadline:
+            while len(self._reporter) and time.monotonic() < deadline:
                 self._wait(0.1)
-            return len(self._outbox) == 0
+            return len(self._reporter) == 0
 
-    def close(self) -> None:
-        """Stop, disconnect and free the folder; reports not yet sent stay in the outbox."""
+    def stop(self) -> None:
+        """Ask `run` to end soon; may be called on any thread, by the callback too."""
         self._stop.set()
         self._channel.cancel()
         self._inbox.put(("stop", 0))
+
+    def close(self) -> None:
+        """Stop, disconnect and free the folder; reports not yet sent stay in it. Not for the callback."""
+        self.stop()
         with self._busy:
             if self._closed:
                 return
             self._closed = True
             if self._started:
                 self._link.close(farewell=(self._topics.status, b'{"online":false}'))
-            self._outbox.close()
+            self._reporter.close()
             self._lock.close()
 
     def __enter__(self) -> Self:
@@ -252,6 +252,7 @@ class OtaAgent:
             raise TrustError(f"assignment {assignment.counter} is older than {self._memory.counter}, already seen")
         self._memory.saw(assignment.counter)
         if self.active is not None and self.active.sha256 == target.sha256:
+            Download(self._state / "download", target).discard()  # left there if the last run was cut
             return self._succeeded(self.active)
         reason = self._memory.failure(target.sha256, assignment.counter)
         if reason is None:
@@ -274,12 +275,13 @@ class OtaAgent:
 
     def _install(self, assignment: Assignment, target: Target) -> State:
         download = Download(self._state / "download", target)
+        download.discard_others()
         self._say("downloading")
         slot = None
         try:
             path = download.fetch(self._channel)
             self._say("verifying")
-            bundle = _open(path, assignment, target)
+            bundle = open_assigned(path, assignment, target)
             self._say("installing")
             slot, staged = self._slots.stage(bundle)
             self._say("testing")
@@ -289,7 +291,9 @@ class OtaAgent:
             self._probe(staged)
         except (TrustError, BundleError, HealthError) as error:
             reason = _line(error)
-            self._memory.fail(target.sha256, assignment.counter, reason, for_good=isinstance(error, HealthError))
+            # a full memory or disk may pass, and only this assignment is given up
+            for_good = isinstance(error, HealthError) and not isinstance(error.__cause__, (MemoryError, OSError))
+            self._memory.fail(target.sha256, assignment.counter, reason, for_good=for_good)
             download.discard()
             if slot is not None:
                 self._slots.clear(slot)
@@ -352,38 +356,28 @@ class OtaAgent:
             seconds=round(time.monotonic() - update.started, 3),
             bytes=self._channel.bytes_received - update.bytes_before,
             reason=reason,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            time=now(),
         )
-        identity = uuid.uuid4().hex
-        if not self._outbox.put(key or identity, canonical.dumps({"id": identity, **event.to_dict()})):
-            return  # said and reported before
-        log.info("%s %s-%s %s", state, event.name, event.version, reason)
-        self._pump()
-        if self._on_event is not None:
-            self._on_event(event)
-
-    def _pump(self) -> None:
-        """Publish reports that were not published in this run."""
-        if not self._started or not self._link.connected:
-            return
-        for pending in self._outbox.pending(after=self._sent):
-            # the client repeats these itself after a reconnection; after a crash the outbox does
-            self._in_flight[self._link.publish(self._topics.update, pending.payload)] = pending.number
-            self._sent = pending.number
+        self._reporter.say(event, key)
 
     def _wait(self, seconds: float) -> bool:
         """Handle what the network thread handed over; return whether a hint was among it."""
         hinted = False
-        self._pump()
+        self._reporter.pump()
         try:
             kind, number = self._inbox.get(timeout=seconds)
             while True:
-                if kind == "acknowledged" and number in self._in_flight:
-                    self._outbox.done(self._in_flight.pop(number))
+                if kind == "acknowledged":
+                    self._reporter.acknowledged(number)
                 hinted = hinted or kind == "hint"
                 kind, number = self._inbox.get_nowait()
         except queue.Empty:
             return hinted
+
+    def _send_report(self, payload: bytes) -> int | None:
+        if not self._started or not self._link.connected:
+            return None
+        return self._link.publish(self._topics.update, payload)
 
     # on the network thread
 
@@ -399,27 +393,6 @@ class OtaAgent:
     def _connected(self) -> None:
         self._link.publish(self._topics.status, b'{"online":true}', retain=True)
         self._inbox.put(("connected", 0))
-
-
-def _open(path: Path, assignment: Assignment, target: Target) -> Bundle:
-    bundle = Bundle.open(path)
-    manifest = bundle.manifest
-    if bundle.digest != target.bundle_digest:
-        raise TrustError(f"the manifest within {target.path} is not the signed one")
-    if (manifest.name, manifest.version) != (assignment.name, assignment.version):
-        raise TrustError(f"{target.path} holds {manifest.name}-{manifest.version}, not what was assigned")
-    return bundle
-
-
-def _lock(state: Path) -> Any:
-    with storage_errors(state, "lock"):
-        handle = (state / "lock").open("ab")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
-            raise StorageError(f"another agent works in {state}; give each device a folder of its own") from None
-        return handle
 
 
 def _line(error: Exception) -> str:

@@ -7,19 +7,20 @@ any cut the device has the old version or the new one. What failed is kept in ``
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import BundleError, InputError, InstallError, StorageError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
 
-__all__ = ["Installed", "Memory", "Slots", "active", "read_pointer"]
+__all__ = ["Installed", "Memory", "Slots", "active", "own", "read_pointer"]
 
 log = logging.getLogger("edge_sdk.ota.slots")
 
@@ -62,6 +63,18 @@ class Pointer:
     previous: Installed | None = None
 
 
+def own(state: Path) -> BinaryIO:
+    """Lock a state folder until the returned file is closed; raise `StorageError` if another agent has it."""
+    with storage_errors(state, "lock"):
+        handle = (state / "lock").open("ab")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            raise StorageError(f"another agent works in {state}; give each device a folder of its own") from None
+        return handle
+
+
 def active(state_dir: str | Path) -> Path | None:
     """Return the unpacked bundle folder that the device should run, or None if there is none yet."""
     state = Path(state_dir)
@@ -89,8 +102,9 @@ def _installed(document: Mapping[str, Any] | None) -> Installed | None:
     if document is None:
         return None
     installed = Installed(**document)
-    if installed.slot not in _NAMES:
-        raise InputError(f"slot {installed.slot!r} is unknown")
+    texts = (installed.name, installed.version, installed.digest, installed.sha256, installed.install)
+    if installed.slot not in _NAMES or type(installed.counter) is not int or not all(type(t) is str for t in texts):
+        raise InputError("a field has an impossible value")
     return installed
 
 

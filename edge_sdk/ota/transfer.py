@@ -218,6 +218,13 @@ class Download:
             self._part.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
 
+    def discard_others(self) -> None:
+        """Remove what was collected of other files: one download at a time needs space."""
+        with storage_errors(self._part.parent, "clear"):
+            for path in self._part.parent.iterdir():
+                if path not in (self._part, self.path):
+                    path.unlink()
+
     def _fetch_blocks(self, channel: Channel, descriptor: int, numbers: Sequence[int], sync_every: int) -> list[int]:
         path, step, wrong = self._target.stored_path, self._target.block_bytes, []
         requests = [{"target": path, "block": number} for number in numbers]

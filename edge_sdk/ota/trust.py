@@ -20,12 +20,13 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.api.metadata import Metadata, Root
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError, TransferError, TrustError
 from edge_sdk.files import make_folder, storage_errors, write_durably
 from edge_sdk.ota.records import Assignment, Target
 from edge_sdk.ota.transfer import Channel
 
-__all__ = ["MIN_ROOT_THRESHOLD", "Trust"]
+__all__ = ["MIN_ROOT_THRESHOLD", "Trust", "open_assigned"]
 
 log = logging.getLogger("edge_sdk.ota.trust")
 
@@ -116,6 +117,25 @@ class Trust:
             if path in roots:
                 _check_root(data, path.name)
             write_durably(ours, data)
+
+
+def open_assigned(path: Path, assignment: Assignment, target: Target) -> Bundle:
+    """Open a downloaded bundle file and hold its manifest against what was signed.
+
+    Raises
+    ------
+    TrustError
+        It is another bundle than the one assigned.
+    BundleError
+        It is not an intact bundle.
+    """
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    if bundle.digest != target.bundle_digest:
+        raise TrustError(f"the manifest within {target.path} is not the signed one")
+    if (manifest.name, manifest.version) != (assignment.name, assignment.version):
+        raise TrustError(f"{target.path} holds {manifest.name}-{manifest.version}, not what was assigned")
+    return bundle
 
 
 class _Fetcher(FetcherInterface):

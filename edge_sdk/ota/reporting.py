@@ -1,0 +1,77 @@
+"""Events become reports: stored first, then told to the app, then sent until the broker has them."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from edge_sdk import canonical
+from edge_sdk.ota.outbox import Outbox
+from edge_sdk.ota.records import Event
+
+__all__ = ["Reporter", "now"]
+
+log = logging.getLogger("edge_sdk.ota.agent")
+
+
+class Reporter:
+    """Owns the outbox; used by one thread.
+
+    Parameters
+    ----------
+    outbox
+        Where reports wait.
+    send
+        Publishes a report and returns the message's id, or None while nobody is connected.
+    on_event
+        The app's callback.
+    """
+
+    def __init__(
+        self, outbox: Outbox, send: Callable[[bytes], int | None], on_event: Callable[[Event], None] | None
+    ) -> None:
+        self._outbox = outbox
+        self._send = send
+        self._on_event = on_event
+        self._in_flight: dict[int, int] = {}
+        self._sent = 0
+
+    def __len__(self) -> int:
+        return len(self._outbox)
+
+    def say(self, event: Event, key: str | None = None) -> None:
+        """Store, tell and send an event; one whose ``key`` was said before is not said again."""
+        identity = uuid.uuid4().hex
+        if not self._outbox.put(key or identity, canonical.dumps({"id": identity, **event.to_dict()})):
+            return
+        log.info("%s %s-%s %s", event.state, event.name, event.version, event.reason)
+        self.pump()
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def pump(self) -> None:
+        """Send what this process has not sent yet."""
+        for pending in self._outbox.pending(after=self._sent):
+            # the client repeats these itself after a reconnection; after a crash the outbox does
+            message = self._send(pending.payload)
+            if message is None:
+                return
+            self._in_flight[message] = pending.number
+            self._sent = pending.number
+
+    def acknowledged(self, message: int) -> None:
+        """Remove the report that the broker acknowledged; ids of other messages are ignored."""
+        number = self._in_flight.pop(message, None)
+        if number is not None:
+            self._outbox.done(number)
+
+    def close(self) -> None:
+        """Close the outbox; what was not acknowledged stays in it."""
+        self._outbox.close()
+
+
+def now() -> str:
+    """Return the time, UTC, as events say it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
