@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
-from edge_sdk.errors import InputError, MissingExtraError
+from edge_sdk.errors import InputError
 from edge_sdk.frames import as_frame, decode_image
 from edge_sdk.model import verify
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
@@ -213,13 +213,16 @@ def _load_bundle(path: Path, threads: int) -> ServedModel:
     bundle = Bundle.open(path)
     verify(bundle)
     manifest = bundle.manifest
-    session, runtime = _open_artifact(bundle, threads)
+    artifact = manifest.artifacts[0]
+    session = open_session(
+        bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads
+    )
     output = session.outputs[0]
     quantization = {"scale": output.scale, "zero_point": output.zero_point}
     return ServedModel(
         name=manifest.name,
         version=manifest.version,
-        platform=_PLATFORMS.get(runtime, runtime),
+        platform=_PLATFORMS.get(artifact.runtime, artifact.runtime),
         digest=manifest.model_digest,
         inputs=_metadata(session.inputs),
         outputs=_metadata(session.outputs),
@@ -234,20 +237,6 @@ def _load_bundle(path: Path, threads: int) -> ServedModel:
         _session=session,
         _processor=DeviceProcessor(ProcessingSpec.from_json(manifest.processing)),
     )
-
-
-def _open_artifact(bundle: Bundle, threads: int) -> tuple[Session, str]:
-    missing: MissingExtraError | None = None
-    for artifact in bundle.manifest.artifacts:
-        try:
-            session = open_session(
-                bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads
-            )
-        except MissingExtraError as error:
-            missing = missing or error
-            continue
-        return session, artifact.runtime
-    raise missing or InputError(f"bundle {bundle.path} has no model")
 
 
 def _metadata(specs: Sequence[TensorSpec]) -> tuple[TensorMetadata, ...]:

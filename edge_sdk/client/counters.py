@@ -30,7 +30,7 @@ class Counters:
                 self._answered[source] += 1
 
     def upload(self, size: int, *, usable: bool, foreign: bool = False) -> None:
-        """Count one request of ``size`` bytes that was handed to the network."""
+        """Count one request of ``size`` bytes that was handed to gRPC."""
         with self._lock:
             self._uploads["escalated" if usable else "failed_uploads"] += 1
             self._uploads["bytes_sent" if usable else "bytes_failed"] += size
@@ -44,7 +44,8 @@ class Counters:
         dict
             ``requests``; ``answered`` by source; ``reasons`` (they add up to ``requests``);
             ``escalated``: requests that the cloud answered usefully, ``bytes_sent`` in them;
-            ``failed_uploads``: requests sent in vain, ``bytes_failed`` in them;
+            ``failed_uploads``: tries without a useful answer, ``bytes_failed`` in them (where the
+            cloud was offline, they may not have left the device);
             ``foreign_model``: useful answers of another model than the certificate names.
         """
         with self._lock:

@@ -7,8 +7,10 @@ gRPC ends the call at its deadline, and waiting for it ends then too, whatever g
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.service_config_disable_resolution", 1),
 )
-_WARM_UP_SECONDS = 5.0
+_LEARN_SECONDS = 2.0
 _ADDS_UP = 1e-3  # so close to 1 is the sum of what must be probabilities, where a server does not say
 _ADDS_UP_LOOSELY = 0.05  # what packing allows
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
@@ -158,7 +160,8 @@ class CloudLink:
             )
             for name, (request, response) in messages.METHODS.items()
         }
-        self._warm = self._warm_up()  # kept: a call that nobody refers to is cancelled
+        self._lock = threading.Lock()
+        self._learning = self._learn()
 
     @property
     def described(self) -> bool:
@@ -230,27 +233,32 @@ class CloudLink:
             raise _Failed("offline", "the connection has been closed") from error
 
     def _finish(self, call: Any, deadline: float | None) -> Any:
+        """Wait for a call to end, as long as there is time; raise `_Failed` where it failed."""
         try:
-            response = call.result(timeout=_remaining(deadline))
-        except (grpc.FutureTimeoutError, grpc.FutureCancelledError) as error:
-            call.cancel()
-            self._breaker.missed()
-            raise _Failed("deadline", f"{self._target} did not answer in time") from error
-        except grpc.RpcError as error:
-            raise self._failure(error) from error
+            call.exception(timeout=_remaining(deadline))
+        except grpc.FutureTimeoutError:
+            call.cancel()  # gRPC should have ended it itself
+        except grpc.FutureCancelledError:
+            pass
+        try:
+            response = self._result(call)
+        except _Failed as failed:
+            if failed.outcome.reason == "deadline":
+                self._breaker.missed()
+            else:
+                self._breaker.answered()
+            raise
         self._breaker.answered()
         return response
 
     def _failure(self, error: Any) -> _Failed:
         code, detail = error.code(), " ".join(str(error.details()).split())
         if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
-            self._breaker.missed()
             return _Failed("deadline", f"{self._target} did not answer in time")
-        self._breaker.answered()
         if code is grpc.StatusCode.UNAVAILABLE:
             return _Failed("offline", f"{self._target} cannot be reached: {detail}")
-        # another model may be served now: ask again what it is
-        self._contract = None
+        if code is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # an overloaded server is not asked more
+            self._contract = None  # another model may be served now: ask again what it is
         return self._rejected(f"{self._target} refused: {code.name}: {detail}")
 
     def _rejected(self, detail: str) -> _Failed:
@@ -259,44 +267,73 @@ class CloudLink:
             _log.warning("the cloud's answer is unusable: %s", detail)
         return _Failed("rejected", detail)
 
-    def _warm_up(self) -> Any:
-        """Connect, and where the model's name is known learn about it, without waiting.
-
-        (Watching the channel's state would connect it too, but grpcio's watching thread dies
-        with a traceback when the channel is closed.)
-        """
-        if self._model_name is None:
-            return self._warm_call("ServerLive", messages.ServerLiveRequest())
-
-        def keep(call: Any) -> None:
-            try:
-                self._contract = self._contract or Contract.read(call.result(timeout=0))
-            except (grpc.RpcError, grpc.FutureTimeoutError, grpc.FutureCancelledError, InputError) as error:
-                _log.debug("the cloud is not there yet: %s", error)
-
-        call = self._warm_call("ModelMetadata", messages.ModelMetadataRequest(name=self._model_name))
-        call.add_done_callback(keep)
-        return call
-
-    def _warm_call(self, method: str, request: Any) -> Any:
-        return self._methods[method].future(request, timeout=_WARM_UP_SECONDS, metadata=self._metadata)
-
     def _describe(self, deadline: float | None) -> Contract:
-        name = self._model_name or self._only_model(deadline)
-        call = self._start("ModelMetadata", messages.ModelMetadataRequest(name=name), deadline)
-        try:
-            contract = Contract.read(self._finish(call, deadline))
-        except InputError as error:
-            raise self._rejected(str(error)) from error
-        self._contract = contract
-        return contract
+        """Return what the server says of its model.
 
-    def _only_model(self, deadline: float | None) -> str:
-        call = self._start("RepositoryIndex", messages.RepositoryIndexRequest(ready=True), deadline)
-        names = sorted({model.name for model in self._finish(call, deadline).models})
-        if len(names) != 1:
-            raise self._rejected(f"{self._target} serves {', '.join(names) or 'nothing'}: say which with model_name")
-        return str(names[0])
+        Learning it goes on when this call's time is up, so that a later call finds it known even
+        where all the round trips never fit into one deadline.
+        """
+        with self._lock:
+            if self._learning.done():
+                self._learning = self._learn()
+            learning = self._learning
+        try:
+            learnt = learning.result(timeout=_remaining(deadline))
+        except TimeoutError as error:
+            self._breaker.missed()
+            raise _Failed("deadline", f"{self._target} did not say in time what it serves") from error
+        if isinstance(learnt, _Failed):
+            raise _Failed(learnt.outcome.reason, learnt.outcome.detail)
+        return learnt
+
+    def _learn(self) -> Future[Contract | _Failed]:
+        """Ask the server about its model, and for the model's name first where none was given."""
+        learnt: Future[Contract | _Failed] = Future()
+
+        def guarded(step: Callable[[Any], None]) -> Callable[[Any], None]:
+            def run(call: Any) -> None:
+                try:
+                    step(call)
+                except _Failed as failed:
+                    learnt.set_result(failed)
+                except InputError as error:
+                    learnt.set_result(self._rejected(str(error)))
+
+            return run
+
+        def ask_for_metadata(name: str) -> None:
+            self._ask("ModelMetadata", messages.ModelMetadataRequest(name=name), guarded(read_metadata))
+
+        def read_index(call: Any) -> None:
+            names = sorted({model.name for model in self._result(call).models})
+            if len(names) != 1:
+                raise InputError(f"{self._target} serves {', '.join(names) or 'nothing'}: say which with model_name")
+            ask_for_metadata(names[0])
+
+        def read_metadata(call: Any) -> None:
+            self._contract = Contract.read(self._result(call))
+            learnt.set_result(self._contract)
+
+        def begin(_: Any) -> None:
+            if self._model_name is not None:
+                ask_for_metadata(self._model_name)
+            else:
+                self._ask("RepositoryIndex", messages.RepositoryIndexRequest(ready=True), guarded(read_index))
+
+        guarded(begin)(None)
+        return learnt
+
+    def _ask(self, method: str, request: Any, then: Callable[[Any], None]) -> None:
+        self._start(method, request, time.perf_counter() + _LEARN_SECONDS).add_done_callback(then)
+
+    def _result(self, call: Any) -> Any:
+        """Return the response of a call that has ended; raise `_Failed` where it failed."""
+        try:
+            return call.result(timeout=0)
+        except (grpc.FutureTimeoutError, grpc.FutureCancelledError) as error:
+            raise _Failed("deadline", f"{self._target} did not answer in time") from error
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
 
     def _check_labels(self, contract: Contract, labels: tuple[str, ...]) -> None:
         if contract.labels is not None and contract.labels != labels:
@@ -310,6 +347,7 @@ class CloudLink:
             digest = str(read_parameters(response.parameters).get(DIGEST_PARAMETER, ""))
             if digest != (contract.digest or ""):
                 # another model than was described answers: its labels may be others
+                self._contract = None
                 contract = self._describe(deadline)
                 if digest != (contract.digest or ""):
                     raise InputError(f"{self._target} changes its model")

@@ -6,6 +6,7 @@ failing cloud never raises: the edge's answer is there, and ``reason`` says why 
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 import time
@@ -70,8 +71,7 @@ class HybridModel:
         Seconds from the start of a call to its answer. None waits for the cloud; 0 never does.
         The edge model itself is not cut short.
     model_name
-        The cloud's model. By default the one in ``cloud``, else the name in the bundle's
-        ``lineage.teacher.name``, else the only model the server has.
+        The cloud's model. By default the one in ``cloud``, else the only model the server has.
     encoding
         What is sent: ``captured``, ``jpeg``, ``tensor``, or ``auto`` (JPEG stays JPEG, all else
         goes as captured, and as a processed tensor where the server takes nothing else).
@@ -85,7 +85,7 @@ class HybridModel:
     InputError
         An option is not one of those above, or the bundle has no policy for ``hybrid``.
     MissingExtraError
-        gRPC is not installed and the mode needs it.
+        gRPC is not installed and the mode needs it, or Pillow and the encoding does.
     """
 
     def __init__(
@@ -106,6 +106,8 @@ class HybridModel:
             raise InputError(f"encoding is {encoding!r}; it should be auto, captured, jpeg or tensor")
         if deadline is not None and not deadline >= 0:
             raise InputError(f"deadline is {deadline}; it should be seconds, 0 or more, or None")
+        if encoding == "jpeg" and importlib.util.find_spec("PIL") is None:
+            raise MissingExtraError("Pillow", "image")
         self._mode: Mode = mode
         self._deadline = deadline
         self._check_edge(edge)
@@ -118,7 +120,7 @@ class HybridModel:
             target, in_target = _parse_target(cloud)
             self._link = _new_link(
                 target,
-                model_name=model_name or in_target or _teacher_name(edge),
+                model_name=model_name or in_target,
                 encoding=encoding,
                 tls_ca=tls_ca,
                 token=token,
@@ -366,12 +368,6 @@ def _parse_target(cloud: str) -> tuple[str, str | None]:
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise InputError(f"cloud is {cloud!r}; it should be host:port or host:port/model")
     return target, model or None
-
-
-def _teacher_name(edge: EdgeModel) -> str | None:
-    teacher = edge.manifest.lineage.get("teacher")
-    name = teacher.get("name") if isinstance(teacher, dict) else None
-    return name if isinstance(name, str) and name else None
 
 
 def _new_link(target: str, **options: Any) -> CloudLink:

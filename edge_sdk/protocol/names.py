@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 __all__ = [
-    "DECISION_ID_PARAMETER",
     "DIGEST_PARAMETER",
     "DIGEST_PROPERTY",
     "ENCODINGS",
@@ -36,7 +35,6 @@ PARAMETERS_PREFIX = "edge_"
 
 # request parameters
 ENCODING_PARAMETER = "edge_encoding"  # string: one of ENCODINGS; "tensor" where absent
-DECISION_ID_PARAMETER = "edge_decision_id"  # string: names the client's decision in logs
 TIMEOUT_PARAMETER = "timeout"  # int64, microseconds; the protocol's own name
 
 # response parameters

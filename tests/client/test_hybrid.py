@@ -225,14 +225,6 @@ def test_with_several_models_on_the_server_one_must_be_named(pair, service, tmp_
         assert model.predict(pair.hard[0]).reason == "rejected"
 
 
-def test_the_teacher_that_the_bundle_names_is_asked(pair, service, tmp_path: Path) -> None:
-    other = build_tiny_bundle(tmp_path, name="other", seed=4).path
-    Bundle.open(pair.edge).rewrite(tmp_path / "named.edge", lineage={"teacher": {"name": "teacher"}})
-    address = service("serve", other, pair.cloud, "--grpc-port", "0").ready["grpc"]
-    with edge_sdk.connect(tmp_path / "named.edge", cloud=address, deadline=PATIENT) as model:
-        assert model.predict(pair.hard[0]).model_digest == pair.cloud_digest
-
-
 def test_swapping_under_load_fails_no_call(pair, cloud, tmp_path: Path) -> None:
     bundle = Bundle.open(pair.edge)
     paths = [pair.edge, tmp_path / "second.edge"]

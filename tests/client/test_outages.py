@@ -99,6 +99,15 @@ def test_a_slow_link_ends_in_the_edge_answer(pair, cloud) -> None:
         assert model.predict(pair.hard[0]).reason == "deadline"
 
 
+def test_a_link_too_slow_to_learn_about_the_server_within_one_deadline_still_gets_there(pair, cloud) -> None:
+    with MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network:
+        network.set("delay", seconds=0.15)
+        # index, metadata and inference take a round trip of 0.3 s each: more than one deadline
+        with edge_sdk.connect(pair.edge, cloud=network.address, deadline=0.6) as model:
+            assert model.predict(pair.hard[0]).reason == "deadline"
+            wait_for_cloud(model, pair.hard[0])
+
+
 @pytest.fixture
 def garbage() -> Iterator[str]:
     """Return HOST:PORT of a server that answers everything with a web page."""
