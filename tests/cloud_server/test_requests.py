@@ -271,7 +271,7 @@ def test_two_models_of_one_name_are_refused(tiny_edge_bundle: TinyBundle) -> Non
 
 def test_a_request_whose_time_ran_out_in_the_queue_is_not_run(tiny_edge_bundle: TinyBundle) -> None:
     read: list[str] = []
-    release = threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     class Inputs(UserDict):
         """Tensors that note when the model's thread reads them, and can hold it up."""
@@ -282,14 +282,14 @@ def test_a_request_whose_time_ran_out_in_the_queue_is_not_run(tiny_edge_bundle: 
 
         def keys(self):
             read.append(self.who)
+            started.set()
             if self.hold:
                 release.wait(20)
             return super().keys()
 
     async def story(core: Core) -> None:
         slow = asyncio.create_task(core.infer(Request("tiny", "", Inputs("slow", hold=True), "tensor", None)))
-        while not read:
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(started.wait, 20)
         late = Request("tiny", "", Inputs("late", hold=False), "tensor", time.monotonic() + 0.02)
         queued = asyncio.create_task(core.infer(late))
         await asyncio.sleep(0.05)
