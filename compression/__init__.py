@@ -1,4 +1,17 @@
 """From a trained model to a bundle: distillation, pruning, quantization, export.
 
-`pipeline.compress` does all of it; `pipeline.export_teacher` packs the teacher for the cloud.
+`compress` does all of it for the device; `export_teacher` packs the teacher for the cloud.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_sdk._lazy import loader
+
+if TYPE_CHECKING:
+    from edge_sdk.compression.pipeline import CompressionReport, compress, export_teacher
+
+__all__ = ["CompressionReport", "compress", "export_teacher"]
+
+__getattr__ = loader(__name__, dict.fromkeys(__all__, "edge_sdk.compression.pipeline"))

@@ -5,6 +5,7 @@ Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -13,8 +14,8 @@ from keras import layers, ops
 __all__ = ["Distillation", "student"]
 
 BATCHNORM_MOMENTUM = 0.9
-SMALL = (8, 16, 24)  # grey images: a few thousand parameters
-LARGER = (16, 32, 48, 64)
+LAST_SIDE = 4
+WIDEST = 64
 
 
 class Distillation(keras.Model):  # type: ignore[misc]
@@ -57,7 +58,11 @@ class Distillation(keras.Model):  # type: ignore[misc]
 
 
 def student(shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Build a small convolutional network: strides instead of poolings, float32.
+    """Build a small convolutional network in float32.
+
+    Strides instead of poolings halve the sides down to 4 or less; the rest is flattened, not
+    averaged, because so few filters need to know where they fired. 8.7 thousand parameters for
+    28x28 digits, 59 thousand for 32x32 photographs.
 
     Parameters
     ----------
@@ -66,11 +71,17 @@ def student(shape: tuple[int, int, int], classes: int) -> keras.Model:
     classes
         Number of logits.
     """
-    widths = SMALL if shape[2] == 1 else LARGER
     inputs = x = keras.Input(shape, name="processed")
-    for i, width in enumerate(widths):
-        x = layers.Conv2D(width, 3, strides=1 if i == len(widths) - 1 else 2, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization(momentum=BATCHNORM_MOMENTUM)(x)
-        x = layers.Activation("relu")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="body")
+    side, width, colour = max(shape[:2]), 0, shape[2] > 1
+    while side > LAST_SIDE or not width:
+        width = min(width + (16 if colour else 8), WIDEST)
+        x = _conv(x, width, 2)
+        if colour:
+            x = _conv(x, width, 1)
+        side = math.ceil(side / 2)
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(layers.Flatten()(x)), name="body")
+
+
+def _conv(x: Any, width: int, strides: int) -> Any:
+    x = layers.Conv2D(width, 3, strides=strides, padding="same", use_bias=False)(x)
+    return layers.Activation("relu")(layers.BatchNormalization(momentum=BATCHNORM_MOMENTUM)(x))

@@ -34,8 +34,8 @@ logger = logging.getLogger("edge_sdk.compression")
 
 Progress = Callable[[str, int, int], None]
 
-STEPS = 700
-STEPS_QUICK = 240
+STEPS = 600
+STEPS_QUICK = 220
 FINE_TUNING = 0.4  # of the steps of distillation
 PEAK_RATE = 5e-3
 FINE_RATE = 1.5e-3
@@ -55,7 +55,7 @@ class Options:
         Share of zeros in each kernel, from 0 to below 1.
     epochs
         Passes over the training images for distillation, and 40 % as many for pruning; None:
-        enough for about 700 steps (``quick``: 240).
+        enough for about 600 steps (``quick``: 220).
     quick
         Fewer steps, to try things out.
     temperature, alpha
@@ -316,9 +316,7 @@ def _teach(
 ) -> None:
     """Fit the student beside the teacher; with a ``share`` to prune, shorter and with pruning."""
     pixels = data.frames(splits.train, trained.processing)
-    batch = min(loop.BATCH, len(pixels))
-    steps = len(pixels) // batch
-    epochs = options.epochs or math.ceil((STEPS_QUICK if options.quick else STEPS) / steps)
+    batch, steps, epochs = loop.steps_for(len(pixels), options.epochs, STEPS_QUICK if options.quick else STEPS)
     if share:
         epochs = max(math.ceil(FINE_TUNING * epochs), 1)
     framed = loop.assemble(student, trained.processing, splits.train)

@@ -164,7 +164,13 @@ def train(
     distribution = strategies.build(plan)
     processing = data.processing_for(splits.train, size=size)
     pixels = data.frames(splits.train, processing)
-    batch, steps, epochs = steps_for(len(pixels), epochs, quick, replicas=distribution.num_replicas_in_sync)
+    batch, steps, epochs = steps_for(
+        len(pixels),
+        epochs,
+        STEPS_QUICK if quick else STEPS,
+        least_epochs=1 if quick else LEAST_EPOCHS,
+        replicas=distribution.num_replicas_in_sync,
+    )
 
     keras.utils.set_random_seed(seed)
     with distribution.scope():
@@ -240,13 +246,27 @@ def assemble(body: keras.Model, processing: ProcessingSpec, dataset: Dataset) ->
     return keras.Model(inputs, body(ProcessingLayer(processing, dtype="float32", name="processing")(inputs)))
 
 
-def steps_for(count: int, epochs: int | None, quick: bool, *, replicas: int = 1) -> tuple[int, int, int]:
-    """Return (batch size, steps in an epoch, epochs) for ``count`` training images."""
-    batch = min(BATCH * replicas, count)
+def steps_for(
+    count: int, epochs: int | None, at_least: int, *, least_epochs: int = 1, replicas: int = 1
+) -> tuple[int, int, int]:
+    """Return (batch size, steps in an epoch, epochs) for ``count`` training images.
+
+    Batches are of 64 on each replica, but of a sixteenth of a small data set, down to 8.
+
+    Parameters
+    ----------
+    count
+        Number of training images, at least 1.
+    epochs
+        As the caller wishes, or None: enough for ``at_least`` steps and ``least_epochs`` epochs.
+    at_least, least_epochs
+        See ``epochs``.
+    replicas
+        Copies of the model that share a batch.
+    """
+    batch = min(min(BATCH, max(count // 16, 8)) * replicas, count)
     steps = count // batch
-    if epochs is None:
-        epochs = max(math.ceil(STEPS_QUICK / steps), 1) if quick else max(math.ceil(STEPS / steps), LEAST_EPOCHS)
-    return batch, steps, epochs
+    return batch, steps, epochs or max(math.ceil(at_least / steps), least_epochs)
 
 
 def cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -1,0 +1,143 @@
+"""Distil, prune and quantize a teacher into a bundle for devices.
+
+TEACHER is a folder of 'edge-sdk train'; give the same --data, --limit and --seed as there, so that the
+splits are the same.
+
+example:
+  edge-sdk compress teacher --data mnist --prune 0.5 -o digits.edge --teacher-out digits-cloud.edge
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import rich.table
+
+from edge_sdk import files
+from edge_sdk.datasets import GRAMMAR, load_splits
+from edge_sdk.errors import InputError
+
+__all__ = ["configure", "run"]
+
+STAGES = {
+    "teacher": "packing the teacher",
+    "ingest": "teacher to float32",
+    "distill": "distilling a student",
+    "prune": "pruning it",
+    "quantize": "quantizing to int8",
+    "measure": "measuring on the runtime",
+    "pack": "packing the bundle",
+}
+ROWS = {
+    "teacher": "teacher, float32",
+    "student_distilled": "student, distilled",
+    "student_pruned": "student, pruned",
+    "student_int8": "student, int8 on the device's runtime",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("teacher", type=Path, metavar="TEACHER", help="folder of 'edge-sdk train'")
+    parser.add_argument("--data", required=True, metavar="SPEC", help=GRAMMAR)
+    parser.add_argument("-o", "--out", required=True, type=Path, metavar="OUT.edge", help="bundle to write")
+    parser.add_argument("--teacher-out", type=Path, metavar="CLOUD.edge", help="also pack the teacher for the cloud")
+    parser.add_argument("--name", help="name of the bundle (default: that of the file)")
+    parser.add_argument("--version", default="1.0.0", help="its version (default: 1.0.0)")
+    parser.add_argument("--prune", type=float, default=0.5, metavar="SHARE", help="of weights to zero (default: 0.5)")
+    parser.add_argument("--epochs", type=int, help="passes over the training images (default: by their number)")
+    parser.add_argument("--quick", action="store_true", help="train for less long, to try things out")
+    parser.add_argument("--temperature", type=float, default=3.0, help="of distillation (default: 3)")
+    parser.add_argument("--alpha", type=float, default=0.7, help="share of the teacher in the loss (default: 0.7)")
+    parser.add_argument("--limit", type=int, metavar="N", help="as in training")
+    parser.add_argument("--seed", type=int, default=0, help="as in training (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compress, pack and print."""
+    from edge_sdk.cloud.training import terminal
+
+    started = time.perf_counter()
+    targets = [args.out] if args.teacher_out is None else [args.out, args.teacher_out]
+    if len({target.resolve() for target in targets}) < len(targets):
+        raise InputError(f"--out and --teacher-out both name {args.out}")
+    splits = load_splits(args.data, seed=args.seed, limit=args.limit)
+    cloud = None
+    with terminal.quiet() as console:
+        from edge_sdk.cloud.training.loop import load_trained
+        from edge_sdk.compression.pipeline import compress, export_teacher
+
+        trained = load_trained(args.teacher)
+        for target in targets:  # a folder that cannot be made is found before the work
+            files.make_folder(target.parent)
+        name = args.name or args.out.stem
+        with terminal.progress(console, STAGES) as on_progress:
+            report = compress(
+                trained,
+                splits,
+                out=args.out,
+                name=name,
+                version=args.version,
+                prune=args.prune,
+                epochs=args.epochs,
+                quick=args.quick,
+                temperature=args.temperature,
+                alpha=args.alpha,
+                seed=args.seed,
+                on_progress=on_progress,
+            )
+            if args.teacher_out is not None:
+                cloud = export_teacher(
+                    trained,
+                    splits,
+                    out=args.teacher_out,
+                    name=args.teacher_out.stem,
+                    version=args.version,
+                    on_progress=on_progress,
+                )
+    result = report.to_dict() | {"total_seconds": round(time.perf_counter() - started, 1)}
+    if cloud is not None:
+        result["teacher_bundle"] = str(cloud.path)
+    if args.json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        _show(result)
+    return 0
+
+
+def _show(result: dict[str, Any]) -> None:
+    sizes = result["sizes"]
+    size_of = {
+        "teacher": sizes["teacher_float32"],
+        "student_distilled": sizes["student_float32"],
+        "student_pruned": sizes["student_float32"],
+        "student_int8": sizes["student_int8"],
+    }
+    table = rich.table.Table(title=result["bundle"])
+    for column in ("model", "bytes", "validation", "test", "95 % interval"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for key, title in ROWS.items():
+        validation, test = (result["accuracy"][key][split] for split in ("validation", "test"))
+        table.add_row(
+            title,
+            f"{size_of[key]:,}",
+            f"{validation['value']:.2%}",
+            f"{test['value']:.2%}",
+            f"{test['low']:.2%} – {test['high']:.2%}",
+        )
+    console = rich.console.Console()
+    console.print(table)
+    console.print(
+        f"{result['sparsity']:.1%} of the weights are zero; the int8 file deflates to "
+        f"{sizes['student_int8_deflated']:,} bytes; the bundle has {sizes['bundle']:,}."
+    )
+    if "teacher_bundle" in result:
+        console.print(f"the teacher for the cloud is in {result['teacher_bundle']}")
