@@ -162,7 +162,7 @@ def _fixed_sequence(
         passed = threshold
     if passed is not None:
         return passed
-    needed = samples_needed(target, 1.0 - level)
+    needed: int | None = samples_needed(target, 1.0 - level)
     if n < needed:
         raise CannotCertifyError(
             f"{n} calibration samples cannot certify a loss of {target:g} at confidence {1 - level:g}: "
