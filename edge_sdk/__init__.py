@@ -15,8 +15,9 @@ Names are loaded when they are first used, so that importing the package costs n
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from edge_sdk._lazy import loader
 
 if TYPE_CHECKING:
     from edge_sdk.bundle import Bundle
@@ -57,16 +58,15 @@ _HOMES = {
 }
 
 
+_load = loader(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib import metadata
 
         return metadata.version("edge-sdk")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'edge_sdk' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    return _load(name)
 
 
 def __dir__() -> list[str]:

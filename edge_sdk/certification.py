@@ -32,10 +32,10 @@ def score(
 
 
 def certify_bundle(
-    edge: Bundle,
-    cloud: Bundle,
+    edge: Bundle | str | Path,
+    cloud: Bundle | str | Path,
     splits: Splits,
-    out: Path,
+    out: str | Path,
     *,
     max_accuracy_loss: float = 0.01,
     confidence: float = 0.95,
@@ -49,7 +49,7 @@ def certify_bundle(
     Parameters
     ----------
     edge, cloud
-        The two models, as they are deployed.
+        The two models, as they are deployed; opened bundles or their paths.
     splits
         Data that neither was trained on; `splits.validation` and `splits.calibration` are used.
     out
@@ -66,6 +66,8 @@ def certify_bundle(
     CannotCertifyError
         There is too little data, or too much loss.
     """
+    edge = edge if isinstance(edge, Bundle) else Bundle.open(edge)
+    cloud = cloud if isinstance(cloud, Bundle) else Bundle.open(cloud)
     _check(edge, cloud, splits)
     scores = {}
     for side, bundle in (("edge", edge), ("cloud", cloud)):

@@ -13,7 +13,6 @@ import argparse
 import json
 from pathlib import Path
 
-from edge_sdk.bundle import Bundle
 from edge_sdk.certification import certify_bundle
 from edge_sdk.datasets import load_splits
 
@@ -36,8 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Certify, then print what is promised."""
     bundle = certify_bundle(
-        Bundle.open(args.edge),
-        Bundle.open(args.cloud),
+        args.edge,
+        args.cloud,
         load_splits(args.data, seed=args.seed, limit=args.limit),
         args.out,
         max_accuracy_loss=args.max_accuracy_loss,
