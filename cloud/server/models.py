@@ -214,9 +214,7 @@ def _load_bundle(path: Path, threads: int) -> ServedModel:
     verify(bundle)
     manifest = bundle.manifest
     artifact = manifest.artifacts[0]
-    session = open_session(
-        bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads
-    )
+    session = open_session(bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads)
     output = session.outputs[0]
     quantization = {"scale": output.scale, "zero_point": output.zero_point}
     return ServedModel(
