@@ -53,7 +53,7 @@ listener {port} {host}
 allow_anonymous true
 persistence false
 set_tcp_nodelay true
-message_size_limit {packet}
+max_packet_size {packet}
 log_dest stderr
 log_type error
 """

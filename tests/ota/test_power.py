@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.ota.gateway import Origin, Reply
+from edge_sdk.ota import active
 from edge_sdk.ota.outbox import Outbox
 from edge_sdk.ota.records import Target
 from edge_sdk.ota.transfer import Download
@@ -18,7 +22,9 @@ from outside.updates import Fleet, make_bundle, wait_for
 
 WRITER = """
 import sys
+import time
 from pathlib import Path
+from edge_sdk.ota import active
 from edge_sdk.ota.outbox import Outbox
 
 outbox = Outbox(Path(sys.argv[1]))
@@ -119,3 +125,23 @@ def test_a_success_that_was_not_reported_before_the_cut_is_reported_after_it(
     assert fleet.check() == "active"
     assert fleet.states().count(("active", "1.0.0")) == 1
     wait_for(lambda: sum(report["state"] == "active" for report in fleet.reports()) == 1)
+
+
+def test_an_agent_killed_at_any_moment_leaves_the_old_version_or_the_new_one(fleet: Fleet) -> None:
+    random = np.random.default_rng(7)
+    state = fleet.folder / "state" / "cam-1"
+    arguments = ("agent", "--state", state, "--broker", fleet.broker, "--fleet", fleet.name, "--device", "cam-1")
+    allowed = {None}
+    for patch in range(6):
+        version = f"1.0.{patch}"
+        fleet.ship(make_bundle(fleet.folder, version, golden_kib=400))
+        with Service(*arguments, "--root", fleet.repository.root_path) as agent:
+            time.sleep(random.uniform(0.0, 0.25))
+            agent.kill()
+        folder = active(state)
+        running = None if folder is None else Bundle.open(folder).manifest.version
+        assert running in {*allowed, version}
+        allowed = {running}
+    assert fleet.check() == "active"
+    assert Bundle.open(active(state)).manifest.version == "1.0.5"
+    wait_for(lambda: any((r["state"], r["version"]) == ("active", "1.0.5") for r in fleet.reports()))
