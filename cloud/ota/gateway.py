@@ -9,6 +9,7 @@ another device's assignment is not served.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -123,14 +124,14 @@ class ReportLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
         self._recent: deque[str] = deque(maxlen=_REMEMBERED)
         with storage_errors(path):
-            self._file = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)
             self._file.seek(0)
             lines = self._file.read().split(b"\n")
             if lines[-1]:  # the power failed within a line: end it, so that the next one is whole
                 self._file.write(b"\n")
-                self._file.flush()
         for line in lines[-_REMEMBERED:]:
             try:
                 self._recent.append(json.loads(line)["id"])
@@ -140,19 +141,33 @@ class ReportLog:
         fsync_dir(path.parent)
 
     def append(self, report: dict[str, Any]) -> bool:
-        """Write one report durably; return False if its ``id`` is known."""
-        identity = str(report["id"])
-        if identity in self._known:
-            return False
-        with storage_errors(self._path):
-            self._file.write(canonical.dumps(report) + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        if len(self._recent) == _REMEMBERED:
-            self._known.discard(self._recent[0])
-        self._recent.append(identity)
-        self._known.add(identity)
-        return True
+        """Write one report durably; return False if its ``id`` is known.
+
+        Raises
+        ------
+        InputError
+            The report is not JSON.
+        StorageError
+            The disk refuses; no part of the line stays.
+        """
+        identity, line = str(report["id"]), canonical.dumps(report) + b"\n"
+        with self._lock:
+            if identity in self._known:
+                return False
+            with storage_errors(self._path):
+                end = self._file.seek(0, os.SEEK_END)
+                try:
+                    if self._file.write(line) != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(self._file.fileno())
+                except OSError:
+                    self._file.truncate(end)
+                    raise
+            if len(self._recent) == _REMEMBERED:
+                self._known.discard(self._recent[0])
+            self._recent.append(identity)
+            self._known.add(identity)
+            return True
 
     def close(self) -> None:
         """Close the file."""
@@ -192,6 +207,7 @@ class Gateway:
         self._seen_timestamp = 0
         self._refresh_due = 0.0
         self._rehint = threading.Event()
+        self._unwritten: deque[tuple[dict[str, Any], Message]] = deque()
         self._link = Link(
             broker,
             f"edge-{fleet}-repository",
@@ -216,6 +232,8 @@ class Gateway:
 
     def step(self) -> None:
         """Sign what is stale and publish the hints that are due; failures are logged and tried again."""
+        for _ in range(len(self._unwritten)):
+            self._keep(*self._unwritten.popleft())
         if not self._link.connected:
             return
         try:
@@ -273,11 +291,19 @@ class Gateway:
             report = canonical.loads(message.payload, limit=_MAX_REPORT)
             if not isinstance(report, dict) or not isinstance(report.get("id"), str):
                 raise InputError("a report is an object with an id")
-            received = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self.reports.append({**report, "device": topics.device, "received": received})
         except InputError as error:
             log.warning("a report of %s is dropped: %s", topics.device, error)
+            self._link.acknowledge(message)
+            return
+        received = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._keep({**report, "device": topics.device, "received": received}, message)
+
+    def _keep(self, report: dict[str, Any], message: Message) -> None:
+        try:
+            self.reports.append(report)
         except StorageError as error:
-            log.warning("a report of %s is left to the broker: %s", topics.device, error)
-            return  # without an acknowledgement the broker sends it again
+            # without an acknowledgement the broker holds it too, should we end before the disk is well again
+            log.warning("a report of %s waits: %s", report["device"], error)
+            self._unwritten.append((report, message))
+            return
         self._link.acknowledge(message)

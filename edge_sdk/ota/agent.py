@@ -341,10 +341,10 @@ class OtaAgent:
         reason = _line(error)
         if reason != self._trouble:
             self._trouble = reason
-            self._say(state, reason)
+            self._say(state, reason, best_effort=True)
         return state
 
-    def _say(self, state: State, reason: str = "", *, key: str | None = None) -> None:
+    def _say(self, state: State, reason: str = "", *, key: str | None = None, best_effort: bool = False) -> None:
         update = self._update
         event = Event(
             device=self.device,
@@ -358,7 +358,7 @@ class OtaAgent:
             reason=reason,
             time=now(),
         )
-        self._reporter.say(event, key)
+        self._reporter.say(event, key, best_effort=best_effort)
 
     def _wait(self, seconds: float) -> bool:
         """Handle what the network thread handed over; return whether a hint was among it."""
@@ -372,7 +372,10 @@ class OtaAgent:
                 hinted = hinted or kind == "hint"
                 kind, number = self._inbox.get_nowait()
         except queue.Empty:
-            return hinted
+            pass
+        except StorageError as error:  # a report already sent stays in the outbox and is sent once more
+            log.warning("%s", error)
+        return hinted
 
     def _send_report(self, payload: bytes) -> int | None:
         if not self._started or not self._link.connected:

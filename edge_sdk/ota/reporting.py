@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from edge_sdk import canonical
+from edge_sdk.errors import StorageError
 from edge_sdk.ota.outbox import Outbox
 from edge_sdk.ota.records import Event
 
@@ -41,11 +42,22 @@ class Reporter:
     def __len__(self) -> int:
         return len(self._outbox)
 
-    def say(self, event: Event, key: str | None = None) -> None:
-        """Store, tell and send an event; one whose ``key`` was said before is not said again."""
+    def say(self, event: Event, key: str | None = None, *, best_effort: bool = False) -> None:
+        """Store, tell and send an event; one whose ``key`` was said before is not said again.
+
+        Raises
+        ------
+        StorageError
+            It cannot be stored; with ``best_effort`` it is told to the app all the same.
+        """
         identity = uuid.uuid4().hex
-        if not self._outbox.put(key or identity, canonical.dumps({"id": identity, **event.to_dict()})):
-            return
+        try:
+            if not self._outbox.put(key or identity, canonical.dumps({"id": identity, **event.to_dict()})):
+                return
+        except StorageError as error:
+            if not best_effort:
+                raise
+            log.warning("%s", error)
         log.info("%s %s-%s %s", event.state, event.name, event.version, event.reason)
         self.pump()
         if self._on_event is not None:

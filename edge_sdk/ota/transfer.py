@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import queue
+import shutil
 import threading
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk import canonical
-from edge_sdk.errors import TransferError, TrustError
+from edge_sdk.errors import StorageError, TransferError, TrustError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors
 from edge_sdk.ota.records import Target
 
@@ -182,13 +183,14 @@ class Download:
         TrustError
             The repository's bytes are not the signed ones.
         StorageError
-            The disk refuses.
+            The disk refuses, or has no room for the file and what is unpacked from it.
         """
         if self.path.exists():
             if self._whole(self.path):
                 return self.path
             self.discard()
         missing = self.missing()
+        self._check_space(len(missing))
         with storage_errors(self._part):
             descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -224,6 +226,15 @@ class Download:
             for path in self._part.parent.iterdir():
                 if path not in (self._part, self.path):
                     path.unlink()
+
+    def _check_space(self, blocks: int) -> None:
+        needed = blocks * self._target.block_bytes + self._target.size  # the file, and then what is unpacked from it
+        with storage_errors(self._part.parent, "measure"):
+            free = shutil.disk_usage(self._part.parent).free
+        if free < needed:
+            raise StorageError(
+                f"{self._target.path} needs {needed} bytes of disk in {self._part.parent}; {free} are free"
+            )
 
     def _fetch_blocks(self, channel: Channel, descriptor: int, numbers: Sequence[int], sync_every: int) -> list[int]:
         path, step, wrong = self._target.stored_path, self._target.block_bytes, []

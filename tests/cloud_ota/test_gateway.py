@@ -166,6 +166,29 @@ def test_a_report_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path
     assert path.read_bytes().splitlines()[2] == b'{"id":"b"}'
 
 
+def test_a_report_that_meets_a_full_disk_leaves_no_half_line(full_disk: Path) -> None:
+    log = ReportLog(full_disk / "reports.jsonl")
+    log.append({"id": "a"})
+    with pytest.raises(StorageError, match="No space left"):
+        log.append({"id": "b", "filler": "x" * 100_000})
+    log.append({"id": "b"})
+    log.close()
+    assert [json.loads(line)["id"] for line in (full_disk / "reports.jsonl").read_bytes().splitlines()] == ["a", "b"]
+
+
+def test_a_report_waits_while_the_disk_fails(fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, failures = ReportLog.append, iter([True] * 3)
+
+    def fails_at_first(self: ReportLog, report: dict) -> bool:
+        if next(failures, False):
+            raise StorageError("no space")
+        return append(self, report)
+
+    monkeypatch.setattr(ReportLog, "append", fails_at_first)
+    device.link.publish(device.topics.update, b'{"id":"patient","state":"active"}')
+    wait_for(lambda: [report["id"] for report in fleet.reports()] == ["patient"])
+
+
 def test_a_report_log_that_cannot_be_written_is_one_line(unmakeable_path: Path) -> None:
     with pytest.raises(StorageError):
         ReportLog(unmakeable_path)

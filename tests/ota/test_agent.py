@@ -13,7 +13,7 @@ import pytest
 import edge_sdk
 from edge_sdk.cloud.ota.repository import Lifetimes, Repository
 from edge_sdk.errors import BrokerError, InputError, StorageError, TrustError
-from edge_sdk.ota import OtaAgent, active
+from edge_sdk.ota import Event, OtaAgent, active
 from outside.network import MisbehavingNetwork
 from outside.updates import Fleet, make_bundle, spoil_golden, wait_for
 
@@ -264,3 +264,26 @@ def test_an_update_goes_on_after_the_broker_was_away(
         wait_for(lambda: ("active", "2.0.0") in fleet.states())
         wait_for(lambda: any(r["state"] == "idle" for r in fleet.reports()))
     worker.join(10)
+
+
+def test_a_full_disk_leaves_the_device_idle_and_says_so(fleet: Fleet, full_disk: Path) -> None:
+    fleet.ship(make_bundle(fleet.folder, "1.0.0", golden_kib=300))
+    options = {"on_event": fleet.events.append, "request_timeout": 0.5}
+    with OtaAgent(full_disk, fleet.broker, fleet.name, "cam-1", fleet.repository.root_path, **options) as agent:
+        assert agent.check() == "idle"
+        assert "bytes of disk" in agent.trouble
+        assert agent.check() == "idle"
+    assert active(full_disk) is None
+
+
+def test_the_callback_may_stop_the_agent(fleet: Fleet) -> None:
+    fleet.ship_version("1.0.0")
+    with fleet.agent() as agent:
+
+        def stop(event: Event) -> None:
+            if event.state == "active":
+                agent.stop()
+
+        agent._reporter._on_event = stop
+        agent.run()
+    assert active(fleet.folder / "state" / "cam-1") is not None
