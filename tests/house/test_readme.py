@@ -22,7 +22,6 @@ from PIL import Image
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade import Policy
-
 from outside.sources import ROOT
 
 SNIPPET = re.compile(r"<!-- snippet: (\w+) -->\s*```python\n(.*?)```", re.DOTALL)
