@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -271,7 +272,7 @@ def test_a_full_disk_leaves_the_device_idle_and_says_so(fleet: Fleet, full_disk:
     options = {"on_event": fleet.events.append, "request_timeout": 0.5}
     with OtaAgent(full_disk, fleet.broker, fleet.name, "cam-1", fleet.repository.root_path, **options) as agent:
         assert agent.check() == "idle"
-        assert "bytes of disk" in agent.trouble
+        assert "disk" in agent.trouble
         assert agent.check() == "idle"
     assert active(full_disk) is None
 
@@ -287,3 +288,12 @@ def test_the_callback_may_stop_the_agent(fleet: Fleet) -> None:
         agent._reporter._on_event = stop
         agent.run()
     assert active(fleet.folder / "state" / "cam-1") is not None
+
+
+def test_a_bundle_that_would_fill_the_disk_is_not_begun(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.ship_version("1.0.0")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+        assert fleet.check() == "idle"
+    assert "10000 are free" in fleet.events[-1].reason
+    assert fleet.check() == "active"
