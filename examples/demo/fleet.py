@@ -89,7 +89,7 @@ class Fleet:
             service = ("ota", "serve", str(self.folder / "repository"), "--broker", url, "--fleet", FLEET)
             stack.enter_context(self._child("repository", *service))
             self.cloud = self._serve(port=0)
-            stack.callback(self._server.stop)
+            stack.callback(self._stop_server)
             self._agent = stack.enter_context(
                 self._child(
                     *("agent", "agent", "--json", "--state", str(self.state), "--broker", url),
@@ -158,6 +158,9 @@ class Fleet:
                 if event["counter"] == counter and event["state"] in _FINAL:
                     return dict(event)
         raise ServiceError(f"the device did not finish the update within {UPDATE_SECONDS:g} s; see {self._logs}")
+
+    def _stop_server(self) -> None:
+        self._server.stop()  # the one that runs now: it may have been restarted
 
     def _serve(self, port: int) -> str:
         self._server = self._child("server", "serve", str(self.cloud_bundle), "--grpc-port", str(port))

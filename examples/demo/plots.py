@@ -123,7 +123,7 @@ def _dots(axes: Axes, x: NDArray[Any], y: NDArray[Any], colour: str, name: str) 
 
 def _svg(figure: Figure) -> str:
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", dpi=140, metadata={"Date": None})
+    figure.savefig(stream, format="svg", dpi=140, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     plt.close(figure)
     text = stream.getvalue()
     return text[text.index("<svg") :]
