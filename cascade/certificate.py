@@ -162,12 +162,12 @@ def _fixed_sequence(
         passed = threshold
     if passed is not None:
         return passed
-    needed: int | None = samples_needed(target, 1.0 - level)
-    if n < needed:
+    least = samples_needed(target, 1.0 - level)
+    if n < least:
         raise CannotCertifyError(
             f"{n} calibration samples cannot certify a loss of {target:g} at confidence {1 - level:g}: "
-            f"at least {needed} are needed, and more if any of them is harmed",
-            needed=needed,
+            f"at least {least} are needed, and more if any of them is harmed",
+            needed=least,
         )
     needed = _needed_at(harms, n, target, level)
     hint = f"about {needed} samples would do" if needed else "more samples will not help: allow more loss"
