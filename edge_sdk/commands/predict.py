@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_sdk.errors import InputError
 from edge_sdk.model import load
 from edge_sdk.types import Classification
 
@@ -24,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``edge-sdk predict``."""
     parser.add_argument("bundle", type=Path, help="a .edge file or an unpacked folder")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG or other pictures")
-    parser.add_argument("--cloud", metavar="HOST:PORT", help="fallback server that unsure answers are escalated to")
+    parser.add_argument("--cloud", metavar="HOST:PORT[/MODEL]", help="fallback server to escalate unsure answers to")
+    parser.add_argument("--tls-ca", type=Path, metavar="PEM", help="authority that signed the server's certificate")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token for the server")
     parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one answer (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file")
 
@@ -37,9 +40,17 @@ def run(args: argparse.Namespace) -> int:
     else:
         from edge_sdk.client import connect
 
-        with connect(args.bundle, cloud=args.cloud, deadline=args.deadline) as hybrid:
+        token = None if args.token_file is None else _token(args.token_file)
+        with connect(args.bundle, cloud=args.cloud, deadline=args.deadline, tls_ca=args.tls_ca, token=token) as hybrid:
             _predict(args, hybrid.predict)
     return 0
+
+
+def _token(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the token in {path}: {error}") from error
 
 
 def _predict(args: argparse.Namespace, predict: Callable[[Path], Classification]) -> None:
