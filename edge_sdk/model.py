@@ -257,6 +257,8 @@ class EdgeModel:
         if self._output.scale is not None and self._output.zero_point is not None:
             scores = dequantize(scores, self._output.scale, self._output.zero_point)
         scores = np.ascontiguousarray(scores, dtype=np.float32)
+        if not np.isfinite(scores).all():
+            raise ModelError(f"{self.name} {self.version}: the model answered with a NaN or an infinity")
         if self.manifest.outputs == "logits":
             return softmax(scores)
         return scores if self._output.scale is None else _normalized(scores)

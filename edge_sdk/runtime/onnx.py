@@ -39,11 +39,14 @@ class OnnxSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised; the terminal is the app's
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = ort.InferenceSession(
-                str(model) if isinstance(model, Path) else model, options, providers=providers()
+                str(model) if isinstance(model, Path) else model,
+                options,
+                providers=providers(),
+                enable_fallback=0,  # would print on standard output and try the same again
             )
         except Exception as error:  # onnxruntime raises types of its own that share no base
             raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error

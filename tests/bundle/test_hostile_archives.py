@@ -190,7 +190,9 @@ def test_a_spliced_archive_is_refused_or_is_unchanged(archive, data):
 
 @fuzz
 @given(
-    names=st.lists(st.sampled_from(["manifest.json", "model.onnx", "a", "golden/x.npy", "é", "d/"]), max_size=4, unique=True),
+    names=st.lists(
+        st.sampled_from(["manifest.json", "model.onnx", "a", "golden/x.npy", "é", "d/"]), max_size=4, unique=True
+    ),
     content=st.binary(max_size=40),
     method=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
     year=st.sampled_from([1980, 2020]),

@@ -19,7 +19,6 @@ from edge_sdk.errors import BundleError, BundleFormatError, BundleIntegrityError
 from outside.disk import limited_file_size
 
 
-
 def test_the_same_content_is_always_the_same_bytes(tmp_path, bundle):
     members = {name: bundle.read(name) for name in bundle.manifest.files}
     backwards = dict(reversed(members.items()))
@@ -69,7 +68,11 @@ def test_the_standard_library_reads_our_archives(bundle):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.from_regex(r"(golden/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True), st.binary(max_size=99)))
+@given(
+    st.dictionaries(
+        st.from_regex(r"(golden/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True), st.binary(max_size=99)
+    )
+)
 def test_any_members_survive_the_archive_and_are_read_alike_by_zipfile(members):
     archive = encode({"manifest.json": b"{}", **members})
     assert {name: bytes(data) for name, data in decode(archive).items()} == {"manifest.json": b"{}", **members}

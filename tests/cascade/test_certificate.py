@@ -35,7 +35,8 @@ def draw(n: int, seed: int | np.random.Generator) -> tuple[np.ndarray, np.ndarra
     return edge, cloud, labels
 
 
-TUNING = tune(*(lambda edge, _, labels: (edge, labels))(*draw(3000, 1)))
+VALIDATION = draw(3000, 1)
+TUNING = tune(VALIDATION[0], VALIDATION[2])
 POPULATION = draw(200_000, 2)
 
 
