@@ -19,7 +19,6 @@ from typing import Any
 import rich.console
 import rich.table
 
-from edge_sdk import files
 from edge_sdk.datasets import GRAMMAR, load_splits
 from edge_sdk.errors import InputError
 
@@ -65,18 +64,14 @@ def run(args: argparse.Namespace) -> int:
     from edge_sdk.cloud.training import terminal
 
     started = time.perf_counter()
-    targets = [args.out] if args.teacher_out is None else [args.out, args.teacher_out]
-    if len({target.resolve() for target in targets}) < len(targets):
+    if args.teacher_out is not None and args.teacher_out.resolve() == args.out.resolve():
         raise InputError(f"--out and --teacher-out both name {args.out}")
     splits = load_splits(args.data, seed=args.seed, limit=args.limit)
-    cloud = None
     with terminal.quiet() as console:
         from edge_sdk.cloud.training.loop import load_trained
         from edge_sdk.compression.pipeline import compress, export_teacher
 
         trained = load_trained(args.teacher)
-        for target in targets:  # a folder that cannot be made is found before the work
-            files.make_folder(target.parent)
         name = args.name or args.out.stem
         with terminal.progress(console, STAGES) as on_progress:
             report = compress(
@@ -94,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
                 on_progress=on_progress,
             )
             if args.teacher_out is not None:
-                cloud = export_teacher(
+                export_teacher(
                     trained,
                     splits,
                     out=args.teacher_out,
@@ -103,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
                     on_progress=on_progress,
                 )
     result = report.to_dict() | {"total_seconds": round(time.perf_counter() - started, 1)}
-    if cloud is not None:
-        result["teacher_bundle"] = str(cloud.path)
+    if args.teacher_out is not None:
+        result["teacher_bundle"] = str(args.teacher_out)
     if args.json:
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")

@@ -6,6 +6,7 @@ Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -38,7 +39,7 @@ class Distillation(keras.Model):  # type: ignore[misc]
         super().__init__(name="distillation")
         self.student = student
         # in a closure, so that Keras does not take the teacher's weights for its own to train
-        self._teach = lambda inputs: teacher(inputs, training=False)
+        self._teach: Callable[[Any], Any] = lambda inputs: teacher(inputs, training=False)
         self.temperature, self.alpha = temperature, alpha
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:

@@ -20,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from edge_sdk import files
 from edge_sdk.bundle import Bundle
+from edge_sdk.bundle.manifest import NAME, VERSION
 from edge_sdk.cloud.training import data, evaluate, loop
 from edge_sdk.compression import distill, export, ingest, quantize
 from edge_sdk.compression.prune import MagnitudePruning, sparsity
 from edge_sdk.datasets import Dataset, Splits
-from edge_sdk.errors import CompressionError
+from edge_sdk.errors import CompressionError, InputError
 from edge_sdk.packing import pack
 
 __all__ = ["CompressionReport", "Options", "compress", "export_teacher"]
@@ -158,6 +160,8 @@ def compress(
 
     Raises
     ------
+    InputError
+        If the name, the version or the path cannot be a bundle's.
     CompressionError
         If the data do not fit the teacher, an option is out of range, a conversion fails, or
         int8 loses more than 5 points of validation accuracy.
@@ -165,6 +169,7 @@ def compress(
         If the bundle cannot be written.
     """
     options = Options(prune, epochs, quick, temperature, alpha, seed)
+    _check_target(Path(out), name, version)
     _check_fit(trained, splits)
     run = _Run(on_progress)
     processing = trained.processing
@@ -202,7 +207,7 @@ def compress(
 
     zeros = sparsity(student).share
     with run.stage("pack"):
-        bundle = pack(
+        pack(
             tflite,
             runtime="litert",
             name=name,
@@ -221,14 +226,14 @@ def compress(
             metrics={"accuracy": accuracy["student_int8"]},
         )
     return CompressionReport(
-        bundle=bundle.path,
+        bundle=Path(out),
         parameters={"teacher": teacher.count_params(), "student": student.count_params()},
         sizes={
             "teacher_float32": 4 * teacher.count_params(),
             "student_float32": 4 * student.count_params(),
             "student_int8": len(tflite),
             "student_int8_deflated": export.transfer_bytes(tflite),
-            "bundle": bundle.path.stat().st_size,
+            "bundle": Path(out).stat().st_size,
         },
         accuracy=accuracy,
         sparsity=zeros,
@@ -253,11 +258,14 @@ def export_teacher(
 
     Raises
     ------
+    InputError
+        If the name, the version or the path cannot be a bundle's.
     CompressionError
         If the data do not fit the teacher, or it cannot be converted faithfully.
     StorageError
         If the bundle cannot be written.
     """
+    _check_target(Path(out), name, version)
     _check_fit(trained, splits)
     run = _Run(on_progress)
     samples = data.processed(splits.validation, trained.processing)[:COMPARED]
@@ -350,6 +358,17 @@ def _keras_accuracy(
         split: evaluate.accuracy(evaluate.logits_of(model, inputs[split]), part.labels)
         for split, part in _measured(splits)
     }
+
+
+def _check_target(out: Path, name: str, version: str) -> None:
+    """Find out before the work what packing would refuse after it."""
+    if not NAME.fullmatch(name):
+        raise InputError(f"name is {name!r}; it should be lower-case letters, digits, '.', '-' and '_'")
+    if not VERSION.fullmatch(version):
+        raise InputError(f"version is {version!r}; it should be a semantic version such as 1.0.0")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; a bundle is a file such as {out / name}.edge")
+    files.make_folder(out.parent)
 
 
 def _check_fit(trained: loop.Trained, splits: Splits) -> None:

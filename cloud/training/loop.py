@@ -40,7 +40,7 @@ FORMAT = 1
 
 BATCH = 64
 STEPS = 500  # at least; every image is also seen LEAST_EPOCHS times
-STEPS_QUICK = 160
+STEPS_QUICK = 195
 LEAST_EPOCHS = 8
 PEAK_RATE = 4e-3
 
@@ -136,7 +136,7 @@ def train(
     splits
         Images and labels.
     epochs
-        Passes over the training images; by default enough for about 500 steps (``quick``: 160).
+        Passes over the training images; by default enough for about 500 steps (``quick``: 195).
     quick
         Fewer steps: good enough to try things out.
     seed

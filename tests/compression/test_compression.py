@@ -19,7 +19,7 @@ from edge_sdk.compression import distill, export, ingest, quantize
 from edge_sdk.compression.pipeline import CompressionReport, compress, export_teacher
 from edge_sdk.compression.prune import MagnitudePruning, polynomial, prunable, sparsity
 from edge_sdk.datasets import split
-from edge_sdk.errors import CompressionError
+from edge_sdk.errors import CompressionError, InputError
 from edge_sdk.main import main
 from edge_sdk.model import verify
 from edge_sdk.runtime import open_session
@@ -76,9 +76,9 @@ def test_a_copy_that_disagrees_is_refused(samples: np.ndarray) -> None:
     forgetful.sign = -1.0
     inputs = keras.Input((12, 12, 1))
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(forgetful(inputs))))
-    with keras.saving.custom_object_scope({"Forgetful": Forgetful}):
-        with pytest.raises(CompressionError, match="disagrees with it"):
-            ingest.to_float32(model, samples)
+    known = keras.saving.custom_object_scope({"Forgetful": Forgetful})
+    with known, pytest.raises(CompressionError, match="disagrees with it"):
+        ingest.to_float32(model, samples)
 
 
 # ---- prune
@@ -124,6 +124,14 @@ def test_a_prune_share_out_of_range_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CompressionError, match="prune is"):
             compress(teacher(), stripes_splits(), out=tmp_path / "x.edge", name="x", version="1.0.0", prune=share)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "version"), [("Stripes!", "1.0.0"), ("stripes", "one")])
+def test_what_packing_would_refuse_is_refused_before_the_work(name: str, version: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it should be"):
+        compress(teacher(), stripes_splits(), out=tmp_path / "x.edge", name=name, version=version)
+    with pytest.raises(InputError, match="is a folder"):
+        export_teacher(teacher(), stripes_splits(), out=tmp_path, name="stripes", version="1.0.0")
 
 
 # ---- distill
@@ -237,12 +245,13 @@ def test_other_classes_and_other_splits_than_the_teachers_are_refused(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_the_commands_work_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = stripes_npz(tmp_path / "s.npz", 300)
-    assert main(["train", "--data", spec, "-o", str(tmp_path / "t"), "--epochs", "2", "--json"]) == 0
+def test_the_command_writes_both_bundles_and_prints_one_object(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = teacher().save(tmp_path / "teacher")
+    spec = stripes_npz(tmp_path / "s.npz", len(stripes()))  # the same images: the same splits
     bundles = ["-o", str(tmp_path / "s.edge"), "--teacher-out", str(tmp_path / "cloud.edge")]
-    capsys.readouterr()
-    assert main(["compress", str(tmp_path / "t"), "--data", spec, *bundles, "--epochs", "3", "--json"]) == 0
+    assert main(["compress", str(folder), "--data", spec, *bundles, "--epochs", "2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert Bundle.open(printed["bundle"]).manifest.name == "s"
     assert Bundle.open(printed["teacher_bundle"]).manifest.name == "cloud"
