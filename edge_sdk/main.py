@@ -13,10 +13,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from types import ModuleType
 from typing import NoReturn
 
 from edge_sdk.errors import EdgeSdkError, MissingExtraError
@@ -65,14 +65,14 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group="edge_sdk.commands")}
 
 
-def _load(command: Command) -> ModuleType:
+@contextmanager
+def _named_extra(command: Command | None) -> Iterator[None]:
+    """Say which extra brings a package that is missing; some are imported only when the work begins."""
     try:
-        return importlib.import_module(command.module)
-    except MissingExtraError:
-        raise
+        yield
     except ModuleNotFoundError as error:
         missing = error.name or "a package"
-        if command.extra is None or missing.split(".")[0] == "edge_sdk":
+        if command is None or command.extra is None or missing.split(".")[0] == "edge_sdk":
             raise
         raise MissingExtraError(missing, command.extra) from error
 
@@ -101,7 +101,8 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     command = next((row for row in COMMANDS if row.name == chosen.command), None)
     if command is not None:
-        module = _load(command)
+        with _named_extra(command):
+            module = importlib.import_module(command.module)
     elif chosen.command in plugins:
         module = plugins[chosen.command].load()
     else:
@@ -112,8 +113,9 @@ def _dispatch(argv: Sequence[str]) -> int:
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.configure(parser)
-    return int(module.run(parser.parse_args(argv[1:])))
+    with _named_extra(command):
+        module.configure(parser)
+        return int(module.run(parser.parse_args(argv[1:])))
 
 
 def _terminate(signum: int, frame: object) -> None:

@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     splits = load_splits(args.data, seed=args.seed, limit=args.limit)
-    files.make_folder(args.out)  # one that cannot be made is found before an hour of training
     with terminal.quiet() as console:
         from edge_sdk.cloud.training.loop import train
 
+        files.make_folder(args.out)  # one that cannot be made is found before an hour of training
         with terminal.progress(console, {"train": "training the teacher"}) as on_progress:
             trained = train(
                 splits,

@@ -70,7 +70,7 @@ sys.exit(main(sys.argv[1:]))
     ("blocked", "arguments", "extra"),
     [
         ("grpc", ["serve", "none.edge"], "cloud"),
-        ("tensorflow keras", ["train"], "compress"),
+        ("tensorflow keras", ["train", "--data", "mnist", "--out", "teacher"], "compress"),
         ("tuf", ["ota", "init", "repository"], "cloud"),
         (
             "paho",
