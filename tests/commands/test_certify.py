@@ -1,0 +1,170 @@
+"""``edge-sdk certify``: two bundles and data in, a promise out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edge_sdk
+from edge_sdk.bundle import Bundle
+from edge_sdk.cascade import Policy
+from edge_sdk.cascade.evaluation import harm
+from edge_sdk.datasets import Splits, load_splits
+from edge_sdk.packing import pack
+from edge_sdk.processing import ProcessingSpec
+from outside.bundles import CLASSES, SIDE, tiny_onnx, train_tiny
+from outside.services import edge_sdk as run
+
+SPEC = ProcessingSpec.image(SIDE, SIDE, 3)
+LOSS = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A weaker and a better model of the same task, and data that neither was trained on."""
+
+    edge: Path
+    cloud: Path
+    data: str
+    splits: Splits
+
+    def certify(self, out: Path, *more: object, edge: Path | None = None, data: str | None = None):
+        command = ["certify", edge or self.edge, "--cloud", self.cloud, "--data", data or self.data, "-o", out]
+        return run(*command, "--max-accuracy-loss", LOSS, *more)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, images) -> Pair:
+    folder = tmp_path_factory.mktemp("pair")
+    np.savez(folder / "data.npz", x=images[0], y=images[1], classes=np.array(CLASSES))
+    weights, bias = train_tiny(SPEC)
+    noise = np.random.default_rng(0).normal(0, np.abs(weights).mean() * 1.5, weights.shape)
+    noisy = (weights + noise).astype(np.float32)
+    offset = (bias - 0.325 * noise.sum(axis=0)).astype(np.float32)  # noise that favours no class at the mean level
+    for name, model in (("edge", tiny_onnx(noisy, offset)), ("cloud", tiny_onnx(weights, bias))):
+        pack(
+            model,
+            runtime="onnx",
+            path=folder / f"{name}.edge",
+            name=name,
+            version="1.0.0",
+            labels=CLASSES,
+            processing=SPEC,
+            output="logits",
+        )
+    data = f"npz:{folder / 'data.npz'}"
+    return Pair(folder / "edge.edge", folder / "cloud.edge", data, load_splits(data))
+
+
+@pytest.fixture(scope="module")
+def certified(pair, tmp_path_factory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("certified") / "certified.edge"
+    done = pair.certify(out, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return out, json.loads(done.stdout)
+
+
+def test_the_promise_is_printed_and_is_in_the_bundle(pair, certified):
+    out, record = certified
+    bundle = Bundle.open(out)
+    assert record.pop("bundle") == str(out)
+    assert record == bundle.manifest.cascade
+    certificate = Policy.from_json(record).certificate
+    assert (certificate.max_accuracy_loss, certificate.confidence) == (LOSS, 0.95)
+    assert certificate.n == len(pair.splits.calibration)
+    assert certificate.validity == {
+        "edge_model": Bundle.open(pair.edge).manifest.model_digest,
+        "cloud_model": Bundle.open(pair.cloud).manifest.model_digest,
+        "cloud_name": "cloud",
+        "calibration_data": pair.splits.calibration.digest,
+    }
+    assert bundle.manifest.model_digest == Bundle.open(pair.edge).manifest.model_digest
+
+
+def test_the_promise_holds_on_test_data_and_answers_stand_under_it(pair, certified):
+    test = pair.splits.test
+    with edge_sdk.load(certified[0]) as edge, edge_sdk.load(pair.cloud) as cloud:
+        answers = edge.predict_many(test.images)
+        edge_right = np.array([answer.index for answer in answers]) == test.labels
+        cloud_right = np.array([answer.index for answer in cloud.predict_many(test.images)]) == test.labels
+        kept = np.array([answer.certified for answer in answers])
+    assert 0.05 < kept.mean() < 1.0, "a rule that keeps all or nothing would prove nothing"
+    assert cloud_right.mean() > edge_right.mean()
+    assert harm(kept, edge_right, cloud_right) / len(test) <= LOSS
+    assert {(answer.reason, answer.certified) for answer in answers} == {("confident", True), ("forced", False)}
+
+
+def test_people_are_told_the_promise_in_words(pair, tmp_path):
+    done = pair.certify(tmp_path / "c.edge")
+    assert done.returncode == 0
+    assert "certified: harm ≤ 0.05 at confidence 0.95" in done.stdout
+    assert "answered locally" in done.stdout
+
+
+def test_certifying_again_gives_the_same_bytes(pair, certified, tmp_path):
+    assert pair.certify(tmp_path / "c.edge").returncode == 0
+    assert (tmp_path / "c.edge").read_bytes() == certified[0].read_bytes()
+
+
+def refused(done, out: Path) -> str:
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edge-sdk: error: ")
+    assert done.stdout == ""
+    assert not out.exists()
+    return line
+
+
+def test_too_little_data_is_refused_with_the_number_that_would_do(pair, tmp_path):
+    out = tmp_path / "c.edge"
+    done = pair.certify(out, "--max-accuracy-loss", 0.001)
+    assert "at least 2995 are needed" in refused(done, out)
+
+
+@pytest.mark.parametrize("side", ["edge", "cloud"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_calibration_data_that_a_model_was_trained_on_is_refused(pair, tmp_path, side, split):
+    seen = {"data": "elsewhere", "splits": {split: pair.splits.calibration.digest}}
+    bundle = Bundle.open(getattr(pair, side)).rewrite(tmp_path / "seen.edge", lineage=seen)
+    out = tmp_path / "c.edge"
+    edge, cloud = (bundle.path, pair.cloud) if side == "edge" else (pair.edge, bundle.path)
+    done = run("certify", edge, "--cloud", cloud, "--data", pair.data, "-o", out)
+    assert f"the calibration data is the {split} split of the {side} bundle" in refused(done, out)
+
+
+def test_splits_of_another_seed_are_refused_and_those_of_training_are_not(pair, tmp_path):
+    lineage = {"data": pair.data, "splits": pair.splits.digests, "split_seed": 0}
+    trained = Bundle.open(pair.edge).rewrite(tmp_path / "trained.edge", lineage=lineage).path
+    out = tmp_path / "c.edge"
+    assert "trained on other splits" in refused(pair.certify(out, "--seed", 1, edge=trained), out)
+    assert "trained on other splits" in refused(pair.certify(out, "--limit", 900, edge=trained), out)
+    done = pair.certify(out, edge=trained)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_data_of_other_classes_and_data_that_is_none_are_refused(pair, images, tmp_path):
+    np.savez(tmp_path / "other.npz", x=images[0][:600], y=images[1][:600])
+    (tmp_path / "text.npz").write_text("hello")
+    out = tmp_path / "c.edge"
+    for data, why in (
+        (f"npz:{tmp_path / 'other.npz'}", "the edge bundle's 3 labels are not the data's 3 classes"),
+        (f"npz:{tmp_path / 'text.npz'}", "text.npz"),
+        (f"npz:{tmp_path / 'none.npz'}", "cannot read"),
+        ("pictures", "unknown data 'pictures'"),
+    ):
+        assert why in refused(pair.certify(out, data=data), out)
+
+
+def test_an_impossible_promise_is_refused(pair, tmp_path):
+    out = tmp_path / "c.edge"
+    assert "max_accuracy_loss is 1.5" in refused(pair.certify(out, "--max-accuracy-loss", 1.5), out)
+    assert "confidence is 1.0" in refused(pair.certify(out, "--confidence", 1), out)
+
+
+def test_an_output_that_cannot_be_written_is_named(pair, unmakeable_path):
+    line = refused(pair.certify(unmakeable_path / "c.edge"), unmakeable_path / "c.edge")
+    assert f"cannot write {unmakeable_path / 'c.edge'}" in line
