@@ -12,6 +12,8 @@ import pytest
 from outside.sources import ROOT, copy_sources
 
 NO_HEADERS = "import os; there = os.path.exists; os.path.exists = lambda p: not p.endswith('Python.h') and there(p)"
+# what a make above this run, if there is one, was told
+TOLD = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "PYTHON", "VENV", "ARGS", "SUITES"}
 PREFLIGHT = ROOT / "tools" / "preflight.py"
 
 
@@ -59,9 +61,8 @@ def sources(tmp_path) -> Path:
 def planned(sources: Path, *targets: str) -> str:
     """Return what make would run."""
     command = ["make", "-n", *targets]
-    done = subprocess.run(
-        command, cwd=sources, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""}
-    )
+    environment = {name: value for name, value in os.environ.items() if name not in TOLD}
+    done = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=True, env=environment)
     return done.stdout
 
 
