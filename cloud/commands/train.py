@@ -12,6 +12,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import rich.console
@@ -52,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     with terminal.quiet() as console:
         from edge_sdk.cloud.training.loop import train
 
-        files.make_folder(args.out)  # one that cannot be made is found before an hour of training
+        with _folder(args.out), terminal.quiet() as console:
+        from edge_sdk.cloud.training.loop import train
+
         with terminal.progress(console, {"train": "training the teacher"}) as on_progress:
             trained = train(
                 splits,
@@ -88,3 +92,20 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(name, f"{value['n']}", f"{value['value']:.2%}", f"{value['low']:.2%} – {value['high']:.2%}")
     rich.console.Console().print(table)
     return 0
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Make a folder before the work, so that one that cannot be made is found first.
+
+    It is removed again if it is new and the work fails.
+    """
+    new = not path.exists()
+    files.make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # not empty: what is in it is whole
+                path.rmdir()
+        raise

@@ -239,6 +239,8 @@ def test_the_command_writes_a_teacher_and_prints_one_object(tmp_path: Path, caps
     [
         (["--data", "npz:/does/not/exist.npz"], "No such file"),
         (["--data", "stars"], "unknown data 'stars'"),
+        (["--data", "mnist", "--limit", "200", "--size", "-3"], "height must be an integer"),
+        (["--data", "mnist", "--limit", "200", "--strategy", "tpu"], "needs the address of a TPU"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
