@@ -52,12 +52,10 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     splits = load_splits(args.data, seed=args.seed, limit=args.limit)
     with terminal.quiet() as console:
-        from edge_sdk.cloud.training.loop import train
+        from edge_sdk.cloud.training.loop import train  # before the folder: the extra may be missing
 
-        with _folder(args.out), terminal.quiet() as console:
-        from edge_sdk.cloud.training.loop import train
-
-        with terminal.progress(console, {"train": "training the teacher"}) as on_progress:
+        bars = terminal.progress(console, {"train": "training the teacher"})
+        with _folder(args.out), bars as on_progress:
             trained = train(
                 splits,
                 epochs=args.epochs,
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
                 size=args.size,
                 on_progress=on_progress,
             )
-        trained.save(args.out)
+            trained.save(args.out)
     result = {
         "out": str(args.out),
         "data": args.data,
