@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,8 +135,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = os.environ.get("EDGE_SDK_LOG", "WARNING").upper()
     logging.getLogger("edge_sdk").setLevel(level if level in logging.getLevelNamesMapping() else "WARNING")
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no ≤ gets an escape, not a traceback
     try:
-        return _dispatch(sys.argv[1:] if argv is None else list(argv))
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # remarks of libraries are for developers: python -W default
+            return _dispatch(sys.argv[1:] if argv is None else list(argv))
     except EdgeSdkError as error:
         line = " ".join(str(error).split())
         print(f"edge-sdk: error: {line}", file=sys.stderr)

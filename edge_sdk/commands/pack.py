@@ -61,11 +61,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > _MAX_LABEL_FILE:
-            raise InputError(f"{path} is over {_MAX_LABEL_FILE} bytes")
-        return path.read_bytes()
+        with path.open("rb") as stream:  # may be a pipe, whose length nobody knows
+            data = stream.read(_MAX_LABEL_FILE + 1)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > _MAX_LABEL_FILE:
+        raise InputError(f"{path} is over {_MAX_LABEL_FILE} bytes")
+    return data
 
 
 def _labels(path: Path) -> list[str]:

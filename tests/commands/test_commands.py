@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import edge_sdk
 from edge_sdk.bundle import Bundle, GoldenSet, write_bundle
@@ -83,6 +85,7 @@ def test_pack_tells_people_what_it_made(files, tmp_path):
         ({"processing": "labels.txt"}, "labels.txt: not JSON"),
         ({"labels": "0.png"}, "0.png is not UTF-8 text"),
         ({"labels": "empty"}, "empty holds no labels"),
+        ({"labels": "/dev/zero"}, "/dev/zero is over 16777216 bytes"),
         ({"processing": "list.json"}, "list.json should hold an object"),
         ({"processing": "odd.json"}, "processing step 0"),
         ({"model": "garbage.tflite"}, "LiteRT cannot load the model"),
@@ -152,6 +155,11 @@ def test_a_missing_truncated_or_foreign_bundle_is_refused_on_one_line(files, tmp
         assert str(path) in line
 
 
+def test_a_terminal_without_our_characters_gets_escapes(files):
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    assert "color \\u2192 resize" in told(run("inspect", files.bundle, env=ascii_only))
+
+
 # ---- verify
 
 
@@ -184,6 +192,12 @@ def test_predict_prints_one_line_a_picture(files):
     for line, path in zip(lines, files.pictures, strict=True):
         assert line.startswith(f"{path}: ")
         assert line.endswith("edge, forced)")
+
+
+def test_predict_keeps_the_remarks_of_image_libraries_off_the_terminal(files, tmp_path):
+    cut = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\xff\xff\0\0"
+    Image.open(files.pictures[0]).save(tmp_path / "cut-metadata.jpg", exif=cut)
+    assert told(run("predict", files.bundle, tmp_path / "cut-metadata.jpg")).count("\n") == 1
 
 
 def test_predict_refuses_a_wrong_picture_on_one_line_after_those_that_were_right(files, tmp_path):
