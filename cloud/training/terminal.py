@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 __all__ = ["progress", "quiet"]
 
 
 @contextmanager
-def quiet() -> Iterator[Console]:
-    """Send file descriptor 2 to nowhere, and give a console on where it led before.
+def quiet(log: Path | None = None) -> Iterator[Console]:
+    """Send file descriptor 2 to a file, by default to nowhere, and give a console on where it led before.
 
     Exceptions pass through after the descriptor is restored, so that their messages are seen.
     """
@@ -28,8 +28,8 @@ def quiet() -> Iterator[Console]:
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with (log or Path(os.devnull)).open("ab") as file:
+            os.dup2(file.fileno(), 2)
         with os.fdopen(os.dup(kept), "w", encoding="utf-8") as terminal:
             yield Console(file=terminal)
     finally:
@@ -39,30 +39,34 @@ def quiet() -> Iterator[Console]:
 
 
 @contextmanager
-def progress(console: Console, titles: dict[str, str]) -> Iterator[Callable[[str, int, int], None]]:
+def progress(console: Console, titles: Mapping[str, str] | None = None) -> Iterator[Callable[[str, int, int], None]]:
     """Show one bar for each stage; yields the ``on_progress`` that moves them.
+
+    A stage ``whole: part`` shares the bar of ``whole`` with its other parts, and shows which is under way.
 
     Parameters
     ----------
     console
         Where to; nothing is shown where it is no terminal.
     titles
-        What to call the stages.
+        What to call the stages, where not by their names.
     """
     bars = Progress(
+        SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=30),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[part]}", style="dim"),
         console=console,
         disable=not console.is_terminal,
     )
     tasks: dict[str, TaskID] = {}
 
     def on_progress(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(titles.get(stage, stage), total=total)
-        bars.update(tasks[stage], completed=done, total=total)
+        whole, _, part = stage.partition(": ")
+        if whole not in tasks:
+            tasks[whole] = bars.add_task((titles or {}).get(whole, whole), total=total, part=part)
+        bars.update(tasks[whole], completed=done, total=total, part="" if done == total else part)
 
     with bars:
         yield on_progress

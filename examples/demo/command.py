@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from edge_sdk.cloud.training.terminal import progress, quiet
 from edge_sdk.datasets import GRAMMAR
 from edge_sdk.examples.demo import report
 from edge_sdk.examples.demo.workspace import prepare
@@ -44,14 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo, print what it found, and judge it."""
     prepare(args.out)
-    with (
-        _noise_to(args.out / "logs" / "demo.log") as terminal,
-        _Stages(Console(file=terminal, quiet=args.json)) as stages,
-    ):
+    with quiet(args.out / "logs" / "demo.log") as console, progress(console) as on_progress:
         from edge_sdk.examples.demo.run import run_demo  # imports TensorFlow, which greets at length
 
         result = run_demo(
-            args.data, args.out, seed=args.seed, quick=args.quick, broker=args.broker, on_progress=stages.update
+            args.data, args.out, seed=args.seed, quick=args.quick, broker=args.broker, on_progress=on_progress
         )
     held = all(promise["held"] for promise in result["promises"])
     if args.json:
@@ -59,48 +52,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(Console(), result, args.out)
     return 0 if held else 1
-
-
-@contextmanager
-def _noise_to(log: Path) -> Iterator[TextIO]:
-    """Send standard error to a file, also what C libraries write there; yield the terminal it was."""
-    sys.stderr.flush()
-    with os.fdopen(os.dup(2), "w") as terminal:
-        with log.open("ab") as file:
-            os.dup2(file.fileno(), 2)
-        try:
-            yield terminal
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal.fileno(), 2)
-
-
-class _Stages:
-    """One progress bar a stage, made when it is first heard of; ``stage: part`` shows the part within it."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[part]}", style="dim"),
-            console=console,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        whole, _, part = stage.partition(": ")
-        if whole not in self._tasks:
-            self._tasks[whole] = self._progress.add_task(whole, total=total, part=part)
-        self._progress.update(self._tasks[whole], completed=done, total=total, part="" if done == total else part)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
 
 
 def _print(console: Console, result: dict[str, Any], out: Path) -> None:
