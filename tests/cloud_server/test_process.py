@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import os
 import signal
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -16,6 +13,7 @@ import pytest
 import edge_sdk
 from edge_sdk.protocol import messages
 from outside.bundles import TinyBundle
+from outside.certificates import Certificates
 from outside.network import free_port
 from outside.services import edge_sdk as run_edge_sdk
 
@@ -103,45 +101,6 @@ def test_half_of_the_tls_options_and_unusable_tokens_are_refused(tiny_edge_bundl
         "--tls-key",
         tmp_path / "key.pem",
     )
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """A self-signed certificate for 127.0.0.1 and localhost, which is its own authority."""
-
-    cert: Path
-    key: Path
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pair = Certificates(folder / "cert.pem", folder / "key.pem")
-    pair.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    pair.key.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return pair
 
 
 def test_a_token_is_asked_for_and_never_logged(
