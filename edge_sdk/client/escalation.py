@@ -296,7 +296,7 @@ class CloudLink:
                     step(call)
                 except _Failed as failed:
                     learnt.set_result(failed)
-                except InputError as error:
+                except Exception as error:  # noqa: BLE001 - callers wait for a result, whatever the server says
                     learnt.set_result(self._rejected(str(error)))
 
             return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk import canonical
 from edge_sdk.errors import InputError, MissingExtraError, ProcessingError
 from edge_sdk.frames import Frame, as_frame
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.protocol import (
     ENCODING_PARAMETER,
+    MAX_MESSAGE_BYTES,
     Encoding,
     add_input,
     dtype_of,
@@ -27,6 +29,7 @@ from edge_sdk.protocol.names import (
     DIGEST_PROPERTY,
     ENCODINGS_PROPERTY,
     LABELS_PROPERTY,
+    MAX_IMAGE_PIXELS,
     OUTPUTS_PROPERTY,
     PROCESSING_PROPERTY,
     QUANTIZATION_PROPERTY,
@@ -37,6 +40,7 @@ __all__ = ["Capture", "Contract", "EncodingChoice", "new_request"]
 EncodingChoice = Literal["auto", "captured", "jpeg", "tensor"]
 JPEG_QUALITY = 95
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_MOST_BYTES = MAX_MESSAGE_BYTES - 4096  # of a tensor: names and parameters go beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +111,14 @@ class Contract:
             raise InputError(f"the cloud's model {metadata.name} has {len(metadata.inputs)} inputs; it should have one")
         tensor, properties = metadata.inputs[0], metadata.properties
         try:
-            labels = json.loads(properties[LABELS_PROPERTY]) if LABELS_PROPERTY in properties else None
+            labels = canonical.loads(properties[LABELS_PROPERTY].encode()) if LABELS_PROPERTY in properties else None
             if labels is not None and not (isinstance(labels, list) and all(isinstance(x, str) for x in labels)):
                 raise InputError(f"{LABELS_PROPERTY} of the cloud's model is not a list of strings")
-            quantization = json.loads(properties.get(QUANTIZATION_PROPERTY, "null"))
+            quantization = canonical.loads(properties.get(QUANTIZATION_PROPERTY, "null").encode())
             if quantization is not None:
                 quantization = (float(quantization["scale"]), int(quantization["zero_point"]))
             processing = (
-                ProcessingSpec.from_json(json.loads(properties[PROCESSING_PROPERTY]))
+                ProcessingSpec.from_json(canonical.loads(properties[PROCESSING_PROPERTY].encode()))
                 if PROCESSING_PROPERTY in properties
                 else None
             )
@@ -137,16 +141,19 @@ class Contract:
         """Return the encoding to send.
 
         ``auto`` prefers what needs no work here: the JPEG as it came, the pixels as captured,
-        and the processed tensor where the server offers nothing else.
+        and the processed tensor where the server offers nothing else or the picture is too large.
 
         Raises
         ------
         InputError
             The server does not offer the encoding wanted.
         """
-        ladder: tuple[Encoding, ...] = ("captured", "tensor")
-        if capture.jpeg is not None:
-            ladder = ("jpeg", *ladder)
+        ladder: list[Encoding] = ["tensor"]
+        if math.prod(capture.pixels.shape[:2]) <= MAX_IMAGE_PIXELS:
+            if capture.pixels.nbytes <= _MOST_BYTES:
+                ladder.insert(0, "captured")
+            if capture.jpeg is not None and len(capture.jpeg) <= _MOST_BYTES:
+                ladder.insert(0, "jpeg")
         for encoding in ladder if wanted == "auto" else (wanted,):
             if encoding in self.encodings:
                 return encoding
@@ -178,14 +185,16 @@ class Contract:
             item = np.empty(1, object)
             item[0] = capture.jpeg if capture.jpeg is not None else _encode_jpeg(capture.pixels)
             return item
-        x = DeviceProcessor(self.processing or edge_spec.without_quantize())(capture.pixels)
-        fits = len(x.shape) == len(self.shape) and all(w in (-1, s) for s, w in zip(x.shape, self.shape, strict=True))
-        if not fits or x.dtype != dtype_of(self.datatype):
+        spec = self.processing or edge_spec.without_quantize()
+        shape, dtype = spec.output_shape, spec.output_dtype
+        fits = len(shape) == len(self.shape) and all(w in (-1, s) for s, w in zip(shape, self.shape, strict=True))
+        # before it is made: the server says what it is, and no time or memory is spent on what cannot be sent
+        if not fits or dtype != dtype_of(self.datatype) or math.prod(shape) * dtype.itemsize > _MOST_BYTES:
             raise InputError(
-                f"the cloud's model {self.model} takes {self.datatype}{list(self.shape)}, "
-                f"but processing gives {x.dtype}{list(x.shape)}"
+                f"the cloud's model {self.model} takes {self.datatype}{list(self.shape)} of at most {_MOST_BYTES} "
+                f"bytes, but processing gives {dtype}{list(shape)}"
             )
-        return np.asarray(x)
+        return np.asarray(DeviceProcessor(spec)(capture.pixels))
 
 
 def _encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -126,7 +126,10 @@ def _decode(tensor: Any, raw: bytes | None) -> np.ndarray[Any, Any]:
                 f"{list(shape)} has {count * dtype.itemsize}"
             )
         array = np.frombuffer(raw, dtype)
-    return array.reshape(shape)
+    try:
+        return array.reshape(shape)
+    except ValueError:  # an extent of 0 makes any other agree with no contents
+        raise InputError(f"tensor {name!r}: shape {list(shape[:8])} is more than an array can have") from None
 
 
 def _decode_typed(tensor: Any, name: str, datatype: str, count: int) -> np.ndarray[Any, Any]:

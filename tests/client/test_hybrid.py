@@ -135,6 +135,14 @@ def test_a_jpeg_travels_as_it_came(pair, cloud, tmp_path: Path) -> None:
         assert model.counters["bytes_sent"] < 3 * (path.stat().st_size + 300)
 
 
+@pytest.mark.parametrize(("side", "encode"), [(2500, np.asarray), (4200, jpeg)], ids=["pixels", "jpeg"])
+def test_a_picture_too_large_to_send_is_sent_processed(pair, cloud, side: int, encode) -> None:
+    picture = encode(np.zeros((side, side, 3), np.uint8))
+    with edge_sdk.connect(pair.edge, cloud=cloud, mode="prefer_cloud", deadline=PATIENT) as model:
+        assert model.predict(picture).source == "cloud"
+        assert model.counters["bytes_sent"] < 10_000
+
+
 def test_a_grey_frame_is_sent_too(pair, cloud) -> None:
     frame = np.full((24, 24), 90, np.uint8)
     with (

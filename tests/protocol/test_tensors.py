@@ -89,6 +89,8 @@ def malformed(**changes: object) -> object:
         (malformed(raw=[bytes(8), b""]), "2 raw contents for 1 tensors"),
         (malformed(shape=[-1]), "is not a shape"),
         (malformed(shape=[2**40, 2**40]), "raw contents"),
+        (malformed(shape=[0, 2**62, 2**62], raw=[b""]), "more than an array can have"),
+        (malformed(shape=[0, 2**62, 2**62], raw=[]), "more than an array can have"),
         (malformed(shape=[1] * 40, raw=[bytes(4)]), "is not a shape"),
         (malformed(datatype="FP8"), "not supported"),
         (malformed(datatype="BF16", raw=[bytes(4)]), "not supported"),
