@@ -16,6 +16,7 @@ from edge_sdk.errors import InputError
 __all__ = ["digest_of", "dumps", "loads", "sha256"]
 
 MAX_JSON_BYTES = 8 << 20
+MAX_DEPTH = 100  # of our own, far below Python's: what is read once can be written, and read again on any stack
 
 
 def dumps(value: Any) -> bytes:
@@ -39,14 +40,16 @@ def loads(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
     Raises
     ------
     InputError
-        Over ``limit`` bytes, not UTF-8, not JSON, nested too deeply, with a repeated key, with
-        NaN or a number that no float holds, or with half a surrogate pair.
+        Over ``limit`` bytes, not UTF-8, not JSON, nested over `MAX_DEPTH` deep, with a repeated
+        key, with NaN or a number that no float holds, or with half a surrogate pair.
     """
     if len(data) > limit:
         raise InputError(f"JSON of {len(data)} bytes is over the limit of {limit}")
     try:
         text = data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
+            raise InputError(f"not JSON: nested over {MAX_DEPTH} deep")
         if "\\u" in text:  # an escape may be half a surrogate pair, which has no UTF-8 form
             dumps(value)
         return value
@@ -54,6 +57,14 @@ def loads(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
         raise
     except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
         raise InputError(f"not JSON: {error}") from error
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        parents = (x for x in level if isinstance(x, dict | list))
+        level = [child for x in parents for child in (x.values() if isinstance(x, dict) else x)]
+    return any(isinstance(x, dict | list) for x in level)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -38,7 +38,8 @@ _TARGET = re.compile(r"(bundles|assignments)/([0-9a-f]{64})\.([A-Za-z0-9][A-Za-z
 _MAX_REQUEST = 1024
 _MAX_REPORT = 16 * 1024
 _MAX_CORRELATION = 64
-_REMEMBERED = 10_000
+_MAX_ID = 64
+_REMEMBERED = 10_000  # ids, so that they fit into memory whatever devices send
 _REFRESH_SECONDS = 60.0
 
 
@@ -289,8 +290,9 @@ class Gateway:
     def _report(self, topics: Topics, message: Message) -> None:
         try:
             report = canonical.loads(message.payload, limit=_MAX_REPORT)
-            if not isinstance(report, dict) or not isinstance(report.get("id"), str):
-                raise InputError("a report is an object with an id")
+            identity = report.get("id") if isinstance(report, dict) else None
+            if not isinstance(identity, str) or len(identity) > _MAX_ID:
+                raise InputError(f"a report is an object with an id of at most {_MAX_ID} characters")
         except InputError as error:
             log.warning("a report of %s is dropped: %s", topics.device, error)
             self._link.acknowledge(message)

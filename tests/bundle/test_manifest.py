@@ -149,6 +149,14 @@ def test_json_that_canonical_json_cannot_say_is_refused(text):
         canonical.loads(text)
 
 
+@pytest.mark.parametrize(("left", "right"), [("[", "]"), ('{"a":', "}")])
+def test_json_is_nested_a_hundred_deep_and_no_deeper(left, right):
+    value = canonical.loads(f"{left * 99}[]{right * 99}".encode())
+    assert canonical.loads(canonical.dumps(value)) == value
+    with pytest.raises(InputError, match="deep"):
+        canonical.loads(f"{left * 100}[]{right * 100}".encode())
+
+
 def test_canonical_json_is_sorted_dense_and_exact():
     assert canonical.dumps({"b": 0.1, "a": [1, None, "é"]}) == '{"a":[1,null,"é"],"b":0.1}'.encode()
     assert canonical.loads(b'"\\u00e9\\ud83d\\ude00"') == "é😀"

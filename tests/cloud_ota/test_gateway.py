@@ -149,6 +149,15 @@ def test_reports_are_on_disk_under_the_topics_device_and_once_each(fleet: Fleet,
     assert [(r["id"], r["device"]) for r in fleet.reports()] == [("1", "cam-1"), ("2", "cam-1")]
 
 
+def test_no_report_that_a_device_can_think_of_ends_the_service(fleet: Fleet, device: Device) -> None:
+    for depth in range(900, 1010):  # somewhere here is what can just be read, and not be written
+        device.link.publish(device.topics.update, b'{"id":"%d","x":' % depth + b"[" * depth + b"]" * depth + b"}")
+    device.link.publish(device.topics.update, canonical.dumps({"id": "x" * 10_000}))
+    device.link.publish(device.topics.update, canonical.dumps({"id": "sound"}))
+    wait_for(lambda: "sound" in [report["id"] for report in fleet.reports()])
+    assert all(len(report["id"]) < 10 for report in fleet.reports())
+
+
 def test_a_report_sent_while_the_service_was_down_arrives_later(fleet: Fleet, device: Device) -> None:
     fleet.stop()
     device.link.publish(device.topics.update, b'{"id":"late","state":"active"}')
