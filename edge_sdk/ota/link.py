@@ -69,13 +69,15 @@ class Broker:
         InputError
             The URL has another form.
         """
+        # what stands before the host may be a password, also where the URL is not understood: it is never shown
+        refusal = f"broker {url.rpartition('@')[2]!r} is not of the form mqtt://host:port or mqtts://host:port"
         try:
             parts = urlsplit(url if "//" in url else f"mqtt://{url}")
             port = parts.port
-        except ValueError as error:
-            raise InputError(f"broker {url!r} is not a URL: {error}") from None
+        except ValueError:
+            raise InputError(refusal) from None
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
-            raise InputError(f"broker {url!r} is not of the form mqtt://host:port or mqtts://host:port")
+            raise InputError(refusal)
         tls = parts.scheme == "mqtts"
         credentials = {
             "username": unquote(parts.username) if parts.username else None,
@@ -241,6 +243,8 @@ class Link:
         self, client: paho.Client, userdata: Any, flags: paho.ConnectFlags, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:
+            if self._answered.is_set():  # not the first connection, which `connect` waits for
+                log.warning("the broker at %s does not take us back: %s", self.broker, reason)
             self._refusal = str(reason)
             self._answered.set()
             return
@@ -266,7 +270,12 @@ class Link:
         properties = message.properties
         user = dict(getattr(properties, "UserProperty", ()))
         correlation = bytes(getattr(properties, "CorrelationData", b""))
-        self._on_message(Message(message.topic, bytes(message.payload), correlation, user, message.qos, message.mid))
+        try:
+            self._on_message(
+                Message(message.topic, bytes(message.payload), correlation, user, message.qos, message.mid)
+            )
+        except Exception:  # it would end the network thread, and the connection with it, without a word
+            log.exception("a message cannot be handled and is dropped")
 
     def _published(
         self, client: paho.Client, userdata: Any, mid: int, reason: ReasonCode, properties: Properties

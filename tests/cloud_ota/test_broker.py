@@ -11,7 +11,7 @@ import pytest
 
 from edge_sdk.cloud.ota.broker import EmbeddedBroker
 from edge_sdk.errors import BrokerError, InputError, PortInUseError
-from edge_sdk.ota.link import Broker, Link
+from edge_sdk.ota.link import Broker, Link, Message
 from outside.services import Service, edge_sdk
 from outside.updates import wait_for
 
@@ -107,6 +107,39 @@ def test_a_broker_url_holds_credentials_that_are_never_shown() -> None:
     broker = Broker.parse("mqtts://cam:s%20cret@broker.example")
     assert (broker.port, broker.tls, broker.username, broker.password) == (8883, True, "cam", "s cret")
     assert "cret" not in f"{broker} {broker!r}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mqtt://cam:s3cret@host:port",
+        "http://cam:s3cret@host",
+        "mqtt://cam:s3cret@host/path",
+        "mqtt://cam:s3#cret@host:1883",
+        "mqtt://cam:s3/cret@host:1883",
+    ],
+)
+def test_a_broker_url_that_is_refused_keeps_its_password_to_itself(url: str) -> None:
+    with pytest.raises(InputError, match="host") as caught:
+        Broker.parse(url)
+    assert "s3" not in f"{caught.value} {caught.value.__cause__!r}"
+    assert "cret" not in str(caught.value)
+
+
+def test_a_callback_that_raises_costs_its_message_and_not_the_connection(broker: str) -> None:
+    heard: list[bytes] = []
+
+    def hear(message: Message) -> None:
+        if message.payload == b"bad":
+            raise RuntimeError
+        heard.append(message.payload)
+
+    link = Link(Broker.parse(broker), "raises", subscriptions=[("raises/#", 0)], on_message=hear)
+    link.connect()
+    for payload in (b"bad", b"good"):
+        link.publish("raises/here", payload)
+    wait_for(lambda: heard == [b"good"])
+    link.close()
 
 
 def test_a_listener_that_is_no_broker_is_refused_in_one_line() -> None:
