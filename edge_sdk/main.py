@@ -48,6 +48,8 @@ COMMANDS = (
     Command("inspect", "edge_sdk.commands.inspect", None, "show what is in a bundle"),
     Command("verify", "edge_sdk.commands.verify", "device", "check a bundle's digests, golden outputs and processing"),
     Command("predict", "edge_sdk.commands.predict", "device", "classify image files with a bundle"),
+    Command("bench", "edge_sdk.commands.bench", "device", "time a bundle on this device"),
+    Command("doctor", "edge_sdk.commands.doctor", None, "say what this device has and what it lacks"),
     Command("serve", "edge_sdk.cloud.commands.serve", "cloud", "serve models over the Open Inference Protocol"),
     Command("broker", "edge_sdk.cloud.commands.broker", "cloud", "run an embedded MQTT broker for development"),
     Command("agent", "edge_sdk.commands.agent", "device", "run the update agent of a device"),

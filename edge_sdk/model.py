@@ -28,7 +28,8 @@ from edge_sdk.ext.scores import softmax
 from edge_sdk.frames import Frame, as_frame
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.processing.steps import Quantize
-from edge_sdk.runtime import open_session
+from edge_sdk.runtime import Threads, open_session
+from edge_sdk.sources import Stream
 from edge_sdk.types import Classification, Reason, TensorSpec, Timing
 
 __all__ = ["EdgeModel", "Scored", "load", "new_decision_id", "verify"]
@@ -67,14 +68,17 @@ class EdgeModel:
         Its processing, as the device executes it.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, *, threads: Threads = 1, delegate: str | None = None) -> None:
         self.manifest: Manifest = bundle.manifest
         self.digest: str = bundle.manifest.model_digest
         self.policy: Policy | None = _policy(bundle.manifest)
         self.processor = DeviceProcessor(ProcessingSpec.from_json(bundle.manifest.processing))
         artifact = bundle.manifest.artifacts[0]
         self._session = open_session(
-            bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads
+            bundle.file(artifact.file) or bundle.read(artifact.file),
+            artifact.runtime,
+            threads=threads,
+            delegate=delegate,
         )
         self._lock = threading.Lock()
         self._closed = False
@@ -226,6 +230,40 @@ class EdgeModel:
             model_digest=self.digest,
         )
 
+    async def apredict(self, frame: Frame) -> Classification:
+        """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
+        import asyncio
+
+        return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame)
+
+    def stream(self, source: Iterable[Frame], *, live: bool | None = None) -> Stream[Classification]:
+        """Classify the frames of a source, one after the other.
+
+        Parameters
+        ----------
+        source
+            Any iterable of frames, such as `edge_sdk.sources.Folder` or `edge_sdk.sources.Camera`.
+        live
+            Whether frames that come while an answer is made are dropped, but for the newest; by default
+            what the source says of itself.
+        """
+        return Stream(self.predict, source, live=live)
+
+    def warmup(self, n: int = 10) -> float:
+        """Run the model ``n`` times on a grey frame, and return the median time of an inference in milliseconds.
+
+        Raises
+        ------
+        InputError
+            ``n`` is below 1.
+        """
+        if n < 1:
+            raise InputError(f"n is {n}; it should be at least 1")
+        folded = self.processor.spec.fold()
+        frame = np.full((folded.height, folded.width, folded.channels), 128, np.uint8)
+        scored = [self.infer(frame) for _ in range(n)]
+        return float(np.median([one.pre_ms + one.infer_ms + one.post_ms for one in scored]))
+
     def predict_many(self, frames: Iterable[Frame]) -> list[Classification]:
         """Classify several frames, one after the other."""
         return [self.predict(frame) for frame in frames]
@@ -315,7 +353,7 @@ def _normalized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(scores / totals)
 
 
-def load(path: str | Path, *, threads: int = 1) -> EdgeModel:
+def load(path: str | Path, *, threads: Threads = 1, delegate: str | None = None) -> EdgeModel:
     """Load a ``.edge`` bundle, or the folder it was unpacked to, to run on this device.
 
     Parameters
@@ -323,7 +361,9 @@ def load(path: str | Path, *, threads: int = 1) -> EdgeModel:
     path
         The file or folder.
     threads
-        Threads for one inference; more than one seldom helps a small model.
+        Threads for one inference; more than one seldom helps a small model. ``auto`` tries it.
+    delegate
+        What should compute; see `edge_sdk.runtime.open_session`.
 
     Raises
     ------
@@ -336,7 +376,7 @@ def load(path: str | Path, *, threads: int = 1) -> EdgeModel:
     ModelError
         The model cannot be loaded, or is not what the manifest says.
     """
-    return EdgeModel(Bundle.open(path), threads=threads)
+    return EdgeModel(Bundle.open(path), threads=threads, delegate=delegate)
 
 
 def new_decision_id() -> str:

@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from edge_sdk.client.counters import Counters
 from edge_sdk.errors import EscalationError, InputError, MissingExtraError, ModelClosedError
 from edge_sdk.frames import Frame
 from edge_sdk.model import EdgeModel, Scored, load, new_decision_id
+from edge_sdk.sources import Stream
 from edge_sdk.types import Classification, Reason, Timing
 
 if TYPE_CHECKING:
@@ -170,6 +172,16 @@ class HybridModel:
             answer = self._cloud(frame, started, self._link)
         self._counters.request(answer.source, answer.reason)
         return answer
+
+    async def apredict(self, frame: Frame) -> Classification:
+        """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
+        import asyncio
+
+        return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame)
+
+    def stream(self, source: Iterable[Frame], *, live: bool | None = None) -> Stream[Classification]:
+        """Classify the frames of a source, one after the other; see `edge_sdk.model.EdgeModel.stream`."""
+        return Stream(self.predict, source, live=live)
 
     def swap(self, path: str | Path) -> None:
         """Replace the edge model by that of another bundle, while calls go on.

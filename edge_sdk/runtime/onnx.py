@@ -35,7 +35,7 @@ _DTYPES = {
 class OnnxSession:
     """A ``.onnx`` model in an ONNX Runtime session."""
 
-    def __init__(self, model: Path | bytes, threads: int) -> None:
+    def __init__(self, model: Path | bytes, threads: int, delegate: str | None = None) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -45,7 +45,7 @@ class OnnxSession:
             self._session: Any = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
                 options,
-                providers=providers(),
+                providers=providers(delegate),
                 enable_fallback=0,  # would print on standard output and try the same again
             )
         except Exception as error:  # onnxruntime raises types of its own that share no base
@@ -68,24 +68,27 @@ class OnnxSession:
         self._session = None
 
 
-def open_session(model: Path | bytes, threads: int) -> OnnxSession:
+def open_session(model: Path | bytes, threads: int, delegate: str | None = None) -> OnnxSession:
     """Load a model; see `edge_sdk.runtime.open_session`."""
-    return OnnxSession(model, threads)
+    return OnnxSession(model, threads, delegate)
 
 
-def providers() -> list[str]:
-    """Return the execution providers to try, in order, such as ``CUDAExecutionProvider``.
+def providers(delegate: str | None = None) -> list[str]:
+    """Return the execution providers to try, in order: the one named, else those of ``EDGE_SDK_ORT_PROVIDERS``.
 
     Raises
     ------
     ModelError
-        ``EDGE_SDK_ORT_PROVIDERS`` names one that this onnxruntime does not have.
+        One is named that this onnxruntime does not have.
     """
-    wanted = [name.strip() for name in os.environ.get("EDGE_SDK_ORT_PROVIDERS", "").split(",") if name.strip()]
+    source, named = ("EDGE_SDK_ORT_PROVIDERS", os.environ.get("EDGE_SDK_ORT_PROVIDERS", ""))
+    if delegate is not None:
+        source, named = "delegate", delegate
+    wanted = [name.strip() for name in named.split(",") if name.strip()]
     there = ort.get_available_providers()
     for name in wanted:
         if name not in there:
-            raise ModelError(f"EDGE_SDK_ORT_PROVIDERS names {name}; this onnxruntime has {', '.join(there)}")
+            raise ModelError(f"{source} names {name}; this onnxruntime has {', '.join(there)}")
     return wanted or ["CPUExecutionProvider"]
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge_sdk.errors import MissingExtraError, ModelError
+from edge_sdk.errors import InputError, MissingExtraError, ModelError
 from edge_sdk.runtime import open_session
 from edge_sdk.types import TensorSpec
 from outside.bundles import tiny_onnx
@@ -232,3 +232,39 @@ def test_the_first_model_loads_quietly_also_without_standard_error_or_temporary_
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
     if not before:
         assert done.stderr == ""
+
+
+@pytest.fixture
+def models():
+    """A model of each runtime, and an input for it."""
+    return {
+        "litert": (tiny_tflite(WEIGHTS, BIAS), PIXELS),
+        "onnx": (tiny_onnx(WEIGHTS, BIAS), PIXELS.astype(np.float32)),
+    }
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+def test_threads_auto_gives_a_session_that_answers_the_same(models, runtime):
+    data, x = models[runtime]
+    alone, tuned = open_session(data, runtime), open_session(data, runtime, threads="auto")
+    for have, want in zip(tuned.run(x), alone.run(x), strict=True):
+        np.testing.assert_allclose(have, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "many", 1.5])
+def test_impossible_threads_are_refused(models, threads):
+    with pytest.raises(InputError, match="threads is"):
+        open_session(models["onnx"][0], "onnx", threads=threads)
+
+
+def test_litert_runs_without_its_default_delegate(models):
+    data, x = models["litert"]
+    plain, default = open_session(data, "litert", delegate="none"), open_session(data, "litert")
+    for have, want in zip(plain.run(x), default.run(x), strict=True):
+        np.testing.assert_allclose(have.astype(float), want.astype(float), atol=1)
+
+
+@pytest.mark.parametrize(("runtime", "delegate"), [("litert", "/nowhere/edgetpu.so"), ("onnx", "NoSuchProvider")])
+def test_a_delegate_that_is_not_there_is_refused_by_name(models, runtime, delegate):
+    with pytest.raises(ModelError, match=delegate.rpartition("/")[2]):
+        open_session(models[runtime][0], runtime, delegate=delegate)

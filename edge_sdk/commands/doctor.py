@@ -1,0 +1,32 @@
+"""Say what this device is and has, and what keeps it from running models.
+
+Exit code 1 says that something is missing or that the device is slowing itself down.
+
+example:
+  edge-sdk doctor
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from edge_sdk.diagnosis import examine
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``edge-sdk doctor``."""
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine the device and print the findings."""
+    findings = examine()
+    if args.json:
+        print(json.dumps([finding.to_dict() for finding in findings]))
+    else:
+        for finding in findings:
+            print(f"{'ok ' if finding.ok else 'NO '} {finding.what:<22} {finding.seen}")
+    return 0 if all(finding.ok for finding in findings) else 1

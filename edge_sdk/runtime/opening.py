@@ -1,0 +1,74 @@
+"""How a runtime is chosen by name, and loaded only then."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from edge_sdk.errors import InputError, MissingExtraError, ModelError
+from edge_sdk.runtime.base import Session
+from edge_sdk.runtime.tuning import fastest
+
+__all__ = ["Threads", "open_session"]
+
+_BUILT_IN = {
+    # by name: module, distribution and extra
+    "litert": ("edge_sdk.runtime.litert", "ai-edge-litert", "litert"),
+    "onnx": ("edge_sdk.runtime.onnx", "onnxruntime", "onnx"),
+}
+
+
+Threads = int | Literal["auto"]
+"""Threads for one inference; ``auto`` tries one and one a core, and keeps the faster."""
+
+
+def open_session(model: Path | bytes, runtime: str, *, threads: Threads = 1, delegate: str | None = None) -> Session:
+    """Load a model file, or its bytes, in the named runtime.
+
+    Parameters
+    ----------
+    model
+        A path (memory-mapped where the runtime can) or the file's bytes.
+    runtime
+        ``litert``, ``onnx``, or a name in the entry-point group ``edge_sdk.runtimes``, whose
+        value is a callable ``(model, threads, delegate) -> Session``.
+    threads
+        Threads the runtime may use for one inference, or ``auto``.
+    delegate
+        What should compute. LiteRT: ``none`` (no XNNPACK) or the path of a delegate's library. ONNX
+        Runtime: an execution provider, such as ``CUDAExecutionProvider``. None leaves it to the runtime.
+
+    Raises
+    ------
+    MissingExtraError
+        The runtime's package is not installed.
+    ModelError
+        There is no such runtime or delegate, or the model cannot be loaded.
+    InputError
+        ``threads`` is neither ``auto`` nor at least 1.
+    """
+    if threads != "auto" and not (isinstance(threads, int) and threads >= 1):
+        raise InputError(f"threads is {threads!r}; it should be 'auto' or at least 1")
+    factory = _factory(runtime)
+    if threads == "auto":
+        return fastest(lambda count: factory(model, count, delegate))
+    return factory(model, threads, delegate)
+
+
+def _factory(runtime: str) -> Callable[[Path | bytes, int, str | None], Session]:
+    if runtime in _BUILT_IN:
+        module, distribution, extra = _BUILT_IN[runtime]
+        try:
+            built_in: Callable[[Path | bytes, int, str | None], Session] = importlib.import_module(module).open_session
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(distribution, extra) from error
+        return built_in
+    found = {point.name: point for point in metadata.entry_points(group="edge_sdk.runtimes")}
+    if runtime not in found:
+        names = ", ".join([*_BUILT_IN, *found])
+        raise ModelError(f"there is no runtime {runtime!r}; there are {names}")
+    loaded: Callable[[Path | bytes, int, str | None], Session] = found[runtime].load()
+    return loaded

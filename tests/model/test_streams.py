@@ -1,0 +1,158 @@
+"""Frames from a source, answers as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edge_sdk
+from edge_sdk.errors import InputError, MissingExtraError
+from edge_sdk.sources import Camera, Folder, Stream
+
+
+@pytest.fixture
+def model(tiny_edge_bundle):
+    with edge_sdk.load(tiny_edge_bundle.path) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_edge_bundle):
+    """Return a folder of ten pictures, one in a folder below, and a text."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "notes.txt").write_text("no picture")
+    for n, image in enumerate(tiny_edge_bundle.images[:10]):
+        Image.fromarray(image).save(tmp_path / ("below/9.png" if n == 9 else f"{n}.png"))
+    return tmp_path
+
+
+class Live:
+    """A source that does not wait; each frame is taken when the test says so."""
+
+    live = True
+
+    def __init__(self, frames):
+        self.frames, self.taken = frames, threading.Event()
+
+    def __iter__(self):
+        yield from self.frames
+        self.taken.set()
+
+
+def test_a_stream_answers_every_picture_of_a_folder_in_its_order(model, folder):
+    answers = list(model.stream(Folder(folder)))
+    alone = [model.predict(file) for file in Folder(folder).files]
+    assert [answer.index for answer in answers] == [answer.index for answer in alone]
+    assert len(answers) == 10
+
+
+def test_a_stream_takes_any_iterable_of_frames(model, tiny_edge_bundle):
+    answers = list(model.stream(iter(tiny_edge_bundle.images[:5])))
+    assert len(answers) == 5
+
+
+def test_a_folder_can_be_replayed_for_ever(model, folder):
+    stream = iter(model.stream(Folder(folder, loop=True)))
+    assert len([next(stream) for _ in range(25)]) == 25
+
+
+def test_a_live_source_keeps_only_its_newest_frame_while_an_answer_is_made():
+    source = Live(range(100))
+    answered = []
+
+    def answer(frame):
+        source.taken.wait(10)
+        answered.append(frame)
+        return frame
+
+    stream = Stream(answer, source)
+    assert list(stream) == answered
+    assert answered[-1] == 99
+    assert len(answered) <= 2
+    assert stream.dropped == 100 - len(answered)
+
+
+def test_nothing_is_dropped_of_a_source_that_waits():
+    stream = Stream(lambda frame: frame, range(100))
+    assert list(stream) == list(range(100))
+    assert stream.dropped == 0
+
+
+def test_what_a_live_source_raises_is_raised_where_its_frames_are_answered():
+    def unplugged():
+        yield 1
+        raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        list(Stream(lambda frame: frame, unplugged(), live=True))
+
+
+def test_leaving_a_live_stream_ends_its_thread():
+    gate = threading.Event()
+
+    def endless():
+        while True:
+            gate.wait(0.001)
+            yield 0
+
+    for _ in Stream(lambda frame: frame, endless(), live=True):
+        break
+    for thread in threading.enumerate():
+        if thread.name == "edge-sdk-source":
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no picture"):
+        Folder(tmp_path)
+    with pytest.raises(InputError, match="there is no folder"):
+        Folder(tmp_path / "nowhere")
+
+
+def test_apredict_gives_the_same_answers_while_the_loop_goes_on(model, tiny_edge_bundle):
+    frames = tiny_edge_bundle.images[:8]
+
+    async def together():
+        return await asyncio.gather(*(model.apredict(frame) for frame in frames))
+
+    answers = asyncio.run(together())
+    assert [answer.index for answer in answers] == [model.predict(frame).index for frame in frames]
+
+
+def test_a_hybrid_model_streams_and_awaits_too(tiny_edge_bundle):
+    with edge_sdk.connect(tiny_edge_bundle.path, cloud="127.0.0.1:1", mode="edge") as hybrid:
+        assert len(list(hybrid.stream(tiny_edge_bundle.images[:3]))) == 3
+        assert asyncio.run(hybrid.apredict(tiny_edge_bundle.images[0])).source == "edge"
+
+
+def test_warming_up_runs_the_model_and_tells_its_time(model):
+    assert model.warmup(5) > 0
+    with pytest.raises(InputError, match="n is 0"):
+        model.warmup(0)
+
+
+def test_a_camera_without_opencv_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingExtraError, match=r"edge-sdk\[camera\]"):
+        Camera(0)
+
+
+def test_a_video_is_read_as_rgb_frames(tmp_path):
+    cv2 = pytest.importorskip("cv2", reason="opencv is not installed")
+    for n in range(3):
+        red = np.zeros((16, 16, 3), np.uint8)
+        red[..., 0] = 200 + n
+        Image.fromarray(red).save(tmp_path / f"{n:02d}.png")
+    with Camera(str(tmp_path / "%02d.png")) as video:
+        frames = list(video)
+    assert [int(frame[0, 0, 0]) for frame in frames] == [200, 201, 202]
+    assert not frames[0][..., 1:].any()
+    with pytest.raises(InputError, match="can be opened"):
+        Camera(str(tmp_path / "nothing.avi"))
+    assert cv2.__version__
