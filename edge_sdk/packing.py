@@ -34,6 +34,7 @@ SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
 
 _FILES = {"litert": "model.tflite", "onnx": "model.onnx"}
 _PROBABILITY_ATOL = 0.02  # what LiteRT's answers differ by between instruction sets, with room
+_PROBABILITY_STEP = 1 / 64  # coarser quantized outputs reach far above 1: they hold something else
 _SAMPLE_FRAMES = 4
 
 
@@ -149,13 +150,15 @@ def _golden(manifest: Manifest, members: Mapping[str, bytes], frames: Sequence[N
     with EdgeModel(build_bundle(manifest, members)) as model:
         processed = np.concatenate([model.processor(frame) for frame in frames])
         outputs = np.stack([model.infer(frame).probabilities for frame in frames])
-    if manifest.outputs == "probabilities":
-        _check_probabilities(manifest, members, processed)
+    _check_outputs(manifest, members, processed)
     return GoldenSet(tuple(np.asarray(frame, dtype=np.uint8) for frame in frames), processed, outputs)
 
 
-def _check_probabilities(manifest: Manifest, members: Mapping[str, bytes], processed: NDArray[Any]) -> None:
-    """Refuse a model whose raw outputs are not what the manifest calls them."""
+def _check_outputs(manifest: Manifest, members: Mapping[str, bytes], processed: NDArray[Any]) -> None:
+    """Refuse a model whose raw outputs are not what the manifest calls them.
+
+    A second softmax over probabilities would leave the label as it is and every confidence far too low.
+    """
     artifact = manifest.artifacts[0]
     session = open_session(members[artifact.file], artifact.runtime)
     raw = np.concatenate([session.run(processed[n : n + 1])[0].reshape(1, -1) for n in range(len(processed))])
@@ -167,7 +170,10 @@ def _check_probabilities(manifest: Manifest, members: Mapping[str, bytes], proce
         allowed += gives.scale / 2 * scores.shape[1]  # each was rounded
     totals = scores.sum(axis=1)
     worst = int(np.abs(totals - 1).argmax())
-    if (scores < 0).any() or abs(totals[worst] - 1) > allowed:
+    fits = not (scores < 0).any() and bool(abs(totals[worst] - 1) <= allowed)
+    if manifest.outputs == "logits" and fits and (gives.scale is None or gives.scale <= _PROBABILITY_STEP):
+        raise ModelError(f"{manifest.name}: its outputs are probabilities (every row sums to 1); pack them as such")
+    if manifest.outputs == "probabilities" and not fits:
         raise ModelError(
             f"{manifest.name}: its outputs are not probabilities (a row sums to {totals[worst]:.3g}); are they logits?"
         )
