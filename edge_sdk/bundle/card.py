@@ -27,7 +27,7 @@ def render(manifest: Manifest) -> str:
         "",
         f"# {manifest.name} {manifest.version}",
         "",
-        f"A {artifact.precision} model for {manifest.task}, {artifact.size:,} bytes, run by {artifact.runtime}.",
+        f"A model for {manifest.task}: {artifact.precision}, {artifact.size:,} bytes, run by {artifact.runtime}.",
         f"It tells apart {len(manifest.labels)} classes: {_some(manifest.labels)}.",
         "",
         "## Intended use",
@@ -37,6 +37,10 @@ def render(manifest: Manifest) -> str:
         "## What was measured",
         "",
         *(_rows(manifest.metrics) or ["Nothing was measured when it was packed."]),
+        "",
+        "## When it asks the cloud",
+        "",
+        *(_rows(manifest.cascade or {}) or ["No rule was made: the device answers alone."]),
         "",
         "## Where it comes from",
         "",
@@ -58,5 +62,5 @@ def _rows(values: Mapping[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping):
             rows += _rows(value, f"{prefix}{key}.")
         else:
-            rows.append(f"- {prefix}{key}: {value}")
+            rows.append(f"- {prefix}{key}: {f'{value:.6g}' if isinstance(value, float) else value}")
     return rows
