@@ -100,12 +100,22 @@ def test_the_card_tells_what_was_packed(made, tmp_path):
     for part in ("# colours 1.0.0", "red, green, blue", "- accuracy: 0.9", "- teacher.digest: sha256:ab"):
         assert part in card
     assert bundle.manifest.model_digest in card
+    assert "the device answers alone" in card
+    certified = bundle.rewrite(tmp_path / "c.edge", cascade={"threshold": 0.123456789, "certificate": {"n": 300}})
+    card = certified.read("MODEL_CARD.md").decode()
+    assert "- threshold: 0.123457\n- certificate.n: 300\n" in card
 
 
 @pytest.mark.parametrize("model", ["onnx", "int8_logits"])
 def test_logits_called_probabilities_are_refused(made, tmp_path, model):
     with pytest.raises(ModelError, match=r"not probabilities.*are they logits"):
         made.pack(tmp_path / "m.edge", model, output="probabilities")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_probabilities_called_logits_are_refused(made, tmp_path):
+    with pytest.raises(ModelError, match="its outputs are probabilities"):
+        made.pack(tmp_path / "m.edge", "int8_probabilities", output="logits")
     assert list(tmp_path.iterdir()) == []
 
 
