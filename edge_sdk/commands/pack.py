@@ -1,4 +1,4 @@
-r"""Wrap a .tflite or .onnx file as a signed-ready .edge bundle.
+r"""Wrap a .tflite or .onnx file as a .edge bundle.
 
 The model is run once on this device, so that the bundle carries golden answers.
 
@@ -28,9 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a .tflite or .onnx file")
     parser.add_argument("--name", required=True, help="lower-case name, such as cifar10")
     parser.add_argument("--version", required=True, help="semantic version, such as 1.0.0")
-    parser.add_argument("--task", choices=["classification"], default="classification", help="what the model does")
-    parser.add_argument("--labels", type=Path, required=True, help="text file with one class name a line, by index")
-    parser.add_argument("--processing", type=Path, required=True, help="processing specification, JSON")
+    parser.add_argument("--task", choices=["classification"], default="classification", help="default: %(default)s")
+    parser.add_argument(
+        "--labels", type=Path, required=True, metavar="FILE", help="text file with one class name a line, by index"
+    )
+    parser.add_argument(
+        "--processing", type=Path, required=True, metavar="FILE.json", help="processing specification, JSON"
+    )
     parser.add_argument(
         "--output", choices=["probabilities", "logits"], required=True, help="what the model's first output holds"
     )

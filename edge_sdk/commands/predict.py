@@ -64,7 +64,7 @@ def _predict(args: argparse.Namespace, predict: Callable[[Path], Classification]
                 "confidence": answer.confidence,
                 "source": answer.source,
                 "reason": answer.reason,
-                "latency_ms": answer.timing.total_ms,
+                "latency_ms": round(answer.timing.total_ms, 3),
             }
             print(json.dumps(row), flush=True)
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from edge_sdk.bundle import Bundle, GoldenSet
 from edge_sdk.model import verify
 from edge_sdk.processing import ProcessingSpec, check_skew
+from edge_sdk.processing.steps import Quantize
 
 __all__ = ["configure", "run"]
 
@@ -27,11 +28,13 @@ def run(args: argparse.Namespace) -> int:
     """Verify, then print how close this device came."""
     bundle = Bundle.open(args.bundle)
     result = verify(bundle)
-    skew = check_skew(ProcessingSpec.from_json(bundle.manifest.processing), GoldenSet.from_bundle(bundle).inputs)
+    spec = ProcessingSpec.from_json(bundle.manifest.processing)
+    skew = check_skew(spec, GoldenSet.from_bundle(bundle).inputs)
     if args.json:
         print(json.dumps({"ok": True, **result, "skew_grey_levels": skew.device_error}))
         return 0
     print(f"{len(bundle.members)} members match their digests")
-    print(f"processing is within {skew.device_error:.3g} grey levels of the reference")
+    rounding = "" if spec.find(Quantize) is None else f", rounding to {spec.output_dtype} included"
+    print(f"processing is within {skew.device_error:.3g} grey levels of the reference{rounding}")
     print(f"{result['examples']} golden answers hold, the worst within {result['output_error']:.3g}")
     return 0
