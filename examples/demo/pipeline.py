@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sdk.bundle import Bundle
+from edge_sdk.cascade import samples_needed
 from edge_sdk.certification import certify_bundle
 from edge_sdk.cloud.training.loop import train
 from edge_sdk.compression.pipeline import CompressionReport, compress, export_teacher
 from edge_sdk.datasets import Splits
+from edge_sdk.errors import CannotCertifyError
 from edge_sdk.examples.demo.faults import make_bad_version
 
-__all__ = ["CONFIDENCE", "MAX_ACCURACY_LOSS", "Models", "build"]
+__all__ = ["CONFIDENCE", "MAX_ACCURACY_LOSS", "Models", "build", "check_enough"]
 
 MAX_ACCURACY_LOSS, CONFIDENCE = 0.01, 0.95
 
@@ -47,6 +49,23 @@ class Models:
     tampered: Bundle
     policy: str
     report: CompressionReport
+
+
+def check_enough(splits: Splits) -> None:
+    """Refuse data that cannot certify the promise whatever is trained on it.
+
+    Raises
+    ------
+    CannotCertifyError
+        The calibration split is too small.
+    """
+    have, least = len(splits.calibration), samples_needed(MAX_ACCURACY_LOSS, CONFIDENCE)
+    if have < least:
+        raise CannotCertifyError(
+            f"{splits.spec}: {have} of its images are for calibration; certifying a loss of {MAX_ACCURACY_LOSS:.0%} "
+            f"at {CONFIDENCE:.0%} confidence needs {least}, so give at least 600 images in all",
+            needed=least,
+        )
 
 
 def build(splits: Splits, folder: Path, *, seed: int, quick: bool, on_progress: Progress) -> Models:

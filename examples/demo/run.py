@@ -53,11 +53,14 @@ def run_demo(
     ------
     EdgeSdkError
         The data, the folder or the broker cannot be used. Every process has ended by then.
+    CannotCertifyError
+        There is too little data; found out before anything is trained.
     """
     begun = time.monotonic()
     if broker is not None:
         check_broker(broker)
     splits = datasets.load_splits(data, seed=seed)
+    pipeline.check_enough(splits)
     models = pipeline.build(splits, out / "models", seed=seed, quick=quick, on_progress=on_progress)
     images = out / "records" / "test.npz"
     save_images(images, splits.test.images)

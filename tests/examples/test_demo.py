@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from outside.services import COMMAND, edge_sdk
@@ -132,6 +133,16 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, says):
     assert says in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_data_that_cannot_certify_is_refused_before_anything_is_trained(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", x=images, y=np.arange(60) % 3)
+    done = edge_sdk("demo", "--data", f"npz:{tmp_path / 'few.npz'}", "--out", tmp_path / "out")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "18 of its images are for calibration" in done.stderr
+    assert "needs 299" in done.stderr
+    assert list((tmp_path / "out" / "models").iterdir()) == []
 
 
 def test_a_folder_that_is_not_from_a_demo_is_left_alone(tmp_path):
