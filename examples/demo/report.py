@@ -107,7 +107,7 @@ def rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("realised loss", f"{report['realised_loss']:.2%}"),
         *(
-            (f"latency, {mode}", " / ".join(f"{latency[mode][p]:.2f}" for p in ("p50", "p95", "p99")) + " ms")
+            (f"latency, {mode}", ", ".join(f"{p} {latency[mode][p]:.2f}" for p in ("p50", "p95", "p99")) + " ms")
             for mode in ("edge", "cloud", "hybrid")
         ),
         ("bytes sent, hybrid", f"{report['bytes_sent']['hybrid']:,} (cloud alone {report['bytes_sent']['cloud']:,})"),
@@ -136,7 +136,8 @@ def page(report: Mapping[str, Any], plots: Sequence[tuple[str, str, str]]) -> st
         for p in made
     )
     drawn = "".join(
-        f"<figure><h2>{_text(heading)}</h2>{svg}<figcaption>{_text(caption)}</figcaption></figure>"
+        f"<figure><h2>{_text(heading)}</h2><div class='plot'>{svg}</div>"
+        f"<figcaption>{_text(caption)}</figcaption></figure>"
         for heading, caption, svg in plots
     )
     used = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
@@ -192,7 +193,8 @@ _PAGE = """<!doctype html>
   tr.held td:first-child {{ color: #007a56; }}
   tr.broken td, tr.broken th {{ color: #b03a00; }}
   figure {{ margin: 0; }}
-  figure svg {{ width: 100%; height: auto; }}
+  .plot {{ overflow-x: auto; }}
+  .plot svg {{ width: 100%; min-width: 34rem; height: auto; }}
   figcaption, footer {{ color: #57606a; font-size: .9rem; }}
   footer {{ margin: 3rem 0 1rem; }}
 </style>
