@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import edge_sdk
 from edge_sdk.client import MODES, HybridModel, Mode
 from edge_sdk.errors import EdgeSdkError
 from edge_sdk.examples.demo import records
+from edge_sdk.files import open_durably
 from edge_sdk.ota import active, follow
 
 logger = logging.getLogger("edge_sdk.examples.demo.device")
@@ -37,9 +39,9 @@ class App:
 
     def __init__(self, state: Path, cloud: str, images: Sequence[NDArray[np.uint8]], deadline: float) -> None:
         self._state, self._cloud, self._images, self._deadline = state, cloud, images, deadline
-        self._stream: threading.Thread | None = None
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        self._stream: Future[dict[str, Any]] | None = None
         self._stop = threading.Event()
-        self._reply: dict[str, Any] = {}
 
     def sweep(self, mode: Mode, out: Path) -> dict[str, Any]:
         """Predict every test image once in a mode; the cloud alone may take its time."""
@@ -57,21 +59,24 @@ class App:
         """Begin to predict without end, in hybrid mode, in a thread of its own."""
         self._stop.clear()
         ready = threading.Event()
-        self._stream = threading.Thread(target=self._run_stream, args=(out, ready), name="stream")
-        self._stream.start()
+        self._stream = self._threads.submit(self._run_stream, out, ready)
+        self._stream.add_done_callback(lambda _: ready.set())
         ready.wait()
-        return {"streaming": True}
+        return self._stream.result() if self._stream.done() else {"streaming": True}
 
     def stop(self) -> dict[str, Any]:
         """End the stream and write its records."""
         if self._stream is None:
             raise EdgeSdkError("there is no stream to stop")
         self._stop.set()
-        self._stream.join()
-        self._stream = None
-        return self._reply
+        return self._stream.result()
 
-    def _run_stream(self, out: Path, ready: threading.Event) -> None:
+    def close(self) -> None:
+        """End what still runs."""
+        self._stop.set()
+        self._threads.shutdown()
+
+    def _run_stream(self, out: Path, ready: threading.Event) -> dict[str, Any]:
         rows: list[records.Row] = []
         with self._connect("hybrid", self._deadline) as model, follow(self._state, model):
             for image in self._images[:20]:
@@ -81,8 +86,9 @@ class App:
             while not self._stop.wait(STREAM_PAUSE):
                 rows.append(self._call(model, item))
                 item = (item + 1) % len(self._images)
-            self._reply = {"calls": len(rows), "bytes_sent": model.counters["bytes_sent"]}
+            sent = model.counters["bytes_sent"]
         records.write(out, rows)
+        return {"calls": len(rows), "bytes_sent": sent}
 
     def _connect(self, mode: Mode, deadline: float | None) -> HybridModel:
         slot = active(self._state)
@@ -102,7 +108,7 @@ class App:
 
 def save_images(path: Path, images: Iterable[NDArray[np.uint8]]) -> None:
     """Write test images, of one size or several, to a ``.npz`` file that `load_images` reads."""
-    with path.open("wb") as stream:
+    with open_durably(path) as stream:
         np.savez(stream, **{str(n): image for n, image in enumerate(images)})  # type: ignore[arg-type]
 
 
@@ -133,12 +139,15 @@ def main() -> int:
     args = parser.parse_args()
     app = App(args.state, args.cloud, load_images(args.images), args.deadline)
     print("ready device=app", flush=True)
-    for line in sys.stdin:
-        try:
-            reply = _obey(app, json.loads(line))
-        except EdgeSdkError as error:
-            reply = {"error": str(error)}
-        print(json.dumps(reply), flush=True)
+    try:
+        for line in sys.stdin:
+            try:
+                reply = _obey(app, json.loads(line))
+            except EdgeSdkError as error:
+                reply = {"error": str(error)}
+            print(json.dumps(reply), flush=True)
+    finally:
+        app.close()
     return 0
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from edge_sdk.errors import ServiceError
+from edge_sdk.files import storage_errors
 
 __all__ = ["Child", "command"]
 
@@ -51,7 +52,9 @@ class Child:
         self.name = name
         self._log = logs / f"{name}.log"
         self._lines: queue.Queue[str | None] = queue.Queue()
-        with self._log.open("ab") as log:
+        with storage_errors(self._log):
+            log = self._log.open("ab")
+        with log:
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE,
@@ -82,13 +85,23 @@ class Child:
         return reply
 
     def lines(self, timeout: float) -> list[str]:
-        """Return the lines written since the last call, waiting at most ``timeout`` seconds for the first."""
+        """Return the lines written since the last call, waiting at most ``timeout`` seconds for the first.
+
+        Raises
+        ------
+        ServiceError
+            It has ended, and every line of it was returned before.
+        """
         found: list[str] = []
         with contextlib.suppress(queue.Empty):
-            found.append(self._lines.get(timeout=timeout) or "")
-            while True:
-                found.append(self._lines.get_nowait() or "")
-        return [line for line in found if line]
+            line = self._lines.get(timeout=timeout)
+            while line is not None:
+                found.append(line)
+                line = self._lines.get_nowait()
+            self._lines.put(None)  # for the next call
+            if not found:
+                raise ServiceError(f"{self.name} ended: {self._last_words()}")
+        return found
 
     def kill(self) -> None:
         """End it at once, as a power cut would (SIGKILL)."""
@@ -101,8 +114,9 @@ class Child:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(STOP_SECONDS)
+            finally:  # also where a second signal ends the waiting
                 self._process.kill()
                 self._process.wait()
         self._close()
