@@ -18,7 +18,8 @@ BIN := $(VENV)/bin
 ABS := $(abspath $(BIN))
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard ext/*.pyx ext/*.pxd ext/src/*.c ext/src/*.h)
 # pins for what builds the package too, not only for what it needs when it runs
-INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
+# setuptools warns of what PYTHONSAFEPATH already prevents
+INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install -q -c constraints.txt
 TREE := build/lint
 
 .DEFAULT_GOAL := help
