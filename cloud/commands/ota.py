@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             "bytes": target.size,
             "blocks": len(target.blocks),
         }
-        _say(args, record, f"added {record['target']}: {target.size} bytes in {len(target.blocks)} blocks")
+        _say(args, record, f"added {record['target']}: {target.size:,} bytes, blocks: {len(target.blocks)}")
     elif args.action == "assign":
         signed = repository.assign(
             args.device, args.target, downgrade=args.downgrade, expires=timedelta(days=args.days)
