@@ -50,14 +50,17 @@ class LiteRTSession:
         self.inputs = tuple(_spec(detail) for detail in inputs)
         self.outputs = check_outputs(tuple(_spec(detail) for detail in outputs))
         self._input = single(self.inputs, "inputs")
+        self._shape, self._dtype = self._input.shape, np.dtype(self._input.dtype)
         self._input_index = inputs[0]["index"]
         self._output_indices = [detail["index"] for detail in outputs]
 
     def run(self, x: NDArray[Any]) -> list[NDArray[Any]]:
         """Run the model on one input tensor of exactly its shape."""
+        if x.shape != self._shape or x.dtype != self._dtype or not x.flags.c_contiguous:
+            x = check_input(x, self._input)
         interpreter = self._interpreter
         try:
-            interpreter.set_tensor(self._input_index, check_input(x, self._input))
+            interpreter.set_tensor(self._input_index, x)
             interpreter.invoke()
             return [interpreter.get_tensor(index) for index in self._output_indices]
         except (ValueError, RuntimeError) as error:

@@ -268,3 +268,25 @@ def test_litert_runs_without_its_default_delegate(models):
 def test_a_delegate_that_is_not_there_is_refused_by_name(models, runtime, delegate):
     with pytest.raises(ModelError, match=delegate.rpartition("/")[2]):
         open_session(models[runtime][0], runtime, delegate=delegate)
+
+
+def test_onnx_answers_the_same_in_every_turn_and_for_every_batch():
+    session = open_session(tiny_onnx(WEIGHTS, BIAS), "onnx")
+    rng = np.random.default_rng(2)
+    kept = []
+    for n in (1, 1, 2, 1, 2, 3, 4, 5, 5, 1):
+        x = rng.normal(size=(n, 8, 8, 3)).astype(np.float32)
+        (got,) = session.run(x)
+        kept.append((got, x.reshape(n, -1) @ WEIGHTS + BIAS))
+    for got, want in kept:  # an answer is the caller's: later runs do not change it
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_onnx_still_refuses_another_dtype_after_a_shape_was_used():
+    session = open_session(tiny_onnx(WEIGHTS, BIAS), "onnx")
+    x = np.zeros((1, 8, 8, 3), np.float32)
+    session.run(x)
+    with pytest.raises(ModelError, match="float64"):
+        session.run(x.astype(np.float64))
+    column_major = np.asfortranarray(np.random.default_rng(3).normal(size=x.shape).astype(np.float32))
+    np.testing.assert_allclose(session.run(column_major)[0], column_major.reshape(1, -1) @ WEIGHTS + BIAS, atol=1e-5)
