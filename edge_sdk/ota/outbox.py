@@ -8,6 +8,8 @@ Not thread-safe: one thread owns the outbox.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +34,7 @@ class Outbox:
     Parameters
     ----------
     path
-        The database file; created if it is missing. A file that is not a database is set aside
+        The database file; created if it is missing. One that is damaged, or no database, is set aside
         as ``<name>.damaged`` and a new one is begun.
 
     Raises
@@ -59,6 +61,9 @@ class Outbox:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("CREATE TABLE IF NOT EXISTS report (number INTEGER PRIMARY KEY AUTOINCREMENT, payload BLOB)")
             db.execute("CREATE TABLE IF NOT EXISTS seen (number INTEGER PRIMARY KEY, key TEXT UNIQUE)")
+            [(verdict,)] = db.execute("PRAGMA quick_check(1)")
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
         except BaseException:
             db.close()
             raise
@@ -72,7 +77,7 @@ class Outbox:
         StorageError
             The disk refuses.
         """
-        try:
+        with self._errors("write"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 new = self._db.execute("INSERT OR IGNORE INTO seen (key) VALUES (?)", (key,)).rowcount == 1
@@ -86,26 +91,31 @@ class Outbox:
                 if self._db.in_transaction:  # on a full disk SQLite has rolled back by itself
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
-            raise StorageError(f"cannot write the outbox {self._path}: {error}") from error
         return new
 
     def pending(self, after: int = 0, limit: int = 100) -> list[Pending]:
-        """Return unacknowledged reports in order, those numbered above ``after``."""
-        rows = self._db.execute(
-            "SELECT number, payload FROM report WHERE number > ? ORDER BY number LIMIT ?", (after, limit)
-        )
-        return [Pending(number, bytes(payload)) for number, payload in rows]
+        """Return unacknowledged reports in order, those numbered above ``after``; may raise `StorageError`."""
+        with self._errors("read"):
+            rows = self._db.execute(
+                "SELECT number, payload FROM report WHERE number > ? ORDER BY number LIMIT ?", (after, limit)
+            )
+            return [Pending(number, bytes(payload)) for number, payload in rows]
 
     def done(self, number: int) -> None:
-        """Remove a report that the broker acknowledged."""
-        try:
+        """Remove a report that the broker acknowledged; may raise `StorageError`."""
+        with self._errors("write"):
             self._db.execute("DELETE FROM report WHERE number = ?", (number,))
-        except sqlite3.Error as error:
-            raise StorageError(f"cannot write the outbox {self._path}: {error}") from error
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM report").fetchone()[0])
+        with self._errors("read"):
+            return int(self._db.execute("SELECT count(*) FROM report").fetchone()[0])
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot {doing} the outbox {self._path}: {error}") from error
 
     def close(self) -> None:
         """Close the database file."""

@@ -65,7 +65,12 @@ class Reporter:
 
     def pump(self) -> None:
         """Send what this process has not sent yet."""
-        for pending in self._outbox.pending(after=self._sent):
+        try:
+            waiting = self._outbox.pending(after=self._sent)
+        except StorageError as error:  # they wait for the disk, and updates go on
+            log.warning("%s", error)
+            return
+        for pending in waiting:
             # the client repeats these itself after a reconnection; after a crash the outbox does
             message = self._send(pending.payload)
             if message is None:

@@ -7,6 +7,7 @@ lost one can be taken for a block that arrived.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -246,7 +247,8 @@ class Download:
             if not self._matches(number, reply.data):
                 wrong.append(number)
                 continue
-            os.pwrite(descriptor, reply.data, number * step)
+            if os.pwrite(descriptor, reply.data, number * step) != len(reply.data):  # it took what there was room for
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if written % sync_every == 0:
                 os.fsync(descriptor)
         return sorted(wrong)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.ota.gateway import Origin, Reply
+from edge_sdk.errors import StorageError
 from edge_sdk.ota import active
 from edge_sdk.ota.outbox import Outbox
 from edge_sdk.ota.records import Target
-from edge_sdk.ota.transfer import Download
+from edge_sdk.ota.transfer import Channel, Download
+from outside.disk import mounted
 from outside.services import Service
 from outside.updates import Fleet, make_bundle, wait_for
 
@@ -77,6 +81,41 @@ def test_a_torn_block_is_fetched_again(fleet: Fleet, tmp_path: Path) -> None:
     data[target.block_bytes * 2 + 7] ^= 1
     (tmp_path / "download" / f"{target.sha256}.part").write_bytes(data)
     assert download.missing() == [2]
+
+
+def test_a_disk_that_fills_up_during_a_download_is_not_taken_for_tampering(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.ship(make_bundle(fleet.folder, "1.0.0", golden_kib=500))
+    target = fleet.repository.bundles()["tiny-1.0.0"]
+    origin = Origin(fleet.repository.folder)
+
+    def send(payload: bytes, correlation: bytes) -> None:
+        reply = origin.answer("cam-1", payload)
+        channel.deliver(correlation, reply.data, {"status": str(reply.status), "size": str(reply.size)})
+
+    channel = Channel(send)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 30))  # before it filled up
+    with mounted(tmp_path / "disk", f"size={target.size - 8192}") as done:  # room for a part of the last block
+        if not done:
+            pytest.skip("a small file system needs the right to mount (root)")
+        with pytest.raises(StorageError, match="No space left"):
+            Download(tmp_path / "disk", target).fetch(channel)
+
+
+def test_an_outbox_with_damaged_pages_is_set_aside_and_begun_anew(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    for number in range(200):
+        outbox.put(str(number), bytes(1000))
+    with (tmp_path / "outbox.db").open("r+b") as file:  # the first page, with the schema, stays whole
+        file.seek(4096)
+        file.write(bytes(100_000))
+    outbox.close()
+    outbox = Outbox(tmp_path / "outbox.db")
+    assert outbox.put("1", b"again")
+    assert [report.payload for report in outbox.pending()] == [b"again"]
+    outbox.close()
+    assert (tmp_path / "outbox.db.damaged").stat().st_size > 100_000
 
 
 def test_no_report_put_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
