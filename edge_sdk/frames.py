@@ -17,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError, MissingExtraError
+from edge_sdk.files import open_durably
 
-__all__ = ["MAX_PIXELS", "Frame", "as_frame", "decode_image"]
+__all__ = ["MAX_PIXELS", "Frame", "as_frame", "decode_image", "draw_label"]
 
 MAX_PIXELS = 64_000_000
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 _filters = threading.Lock()
+
+_DRAWN_WIDTH = 160
 
 Frame = Any
 """A uint8 array [height, width] or [height, width, 1 | 3 | 4], a path, an encoded picture, or a Pillow image."""
@@ -86,6 +89,35 @@ def decode_image(data: bytes, where: str, *, max_pixels: int = MAX_PIXELS) -> ND
         raise InputError(f"{where}: not a picture that can be decoded ({error})") from error
     with image:
         return _pixels(image, where, max_pixels)
+
+
+def draw_label(frame: Frame, text: str, path: Path) -> None:
+    """Write a copy of a picture, upright and at least 160 pixels wide, with a line of text above it.
+
+    Raises
+    ------
+    InputError
+        It is not a picture.
+    StorageError
+        The file cannot be written.
+    MissingExtraError
+        Pillow is not installed.
+    """
+    pixels = as_frame(frame)
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Pillow", "image") from error
+    picture = Image.fromarray(pixels if pixels.ndim == 2 or pixels.shape[2] > 1 else pixels[..., 0]).convert("RGB")
+    if picture.width < _DRAWN_WIDTH:
+        height = max(1, round(picture.height * _DRAWN_WIDTH / picture.width))
+        picture = picture.resize((_DRAWN_WIDTH, height), Image.Resampling.NEAREST)
+    size = max(12, picture.width // 20)
+    canvas = Image.new("RGB", (picture.width, picture.height + 2 * size), "black")
+    canvas.paste(picture, (0, 2 * size))
+    ImageDraw.Draw(canvas).text((size // 2, size // 3), text, "white", ImageFont.load_default(size))
+    with open_durably(path) as stream:
+        canvas.save(stream, "PNG")
 
 
 def _read(path: Path) -> bytes:

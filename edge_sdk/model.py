@@ -15,12 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.bundle import Bundle, GoldenSet, Manifest
+from edge_sdk.bundle.archive import MAX_BUNDLE_BYTES
 from edge_sdk.cascade.policy import Decision, Policy
 from edge_sdk.errors import GoldenError, InputError, ModelClosedError, ModelError, SkewError
 from edge_sdk.ext.quantization import dequantize
@@ -353,13 +354,13 @@ def _normalized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(scores / totals)
 
 
-def load(path: str | Path, *, threads: Threads = 1, delegate: str | None = None) -> EdgeModel:
+def load(bundle: str | Path | bytes | IO[bytes], *, threads: Threads = 1, delegate: str | None = None) -> EdgeModel:
     """Load a ``.edge`` bundle, or the folder it was unpacked to, to run on this device.
 
     Parameters
     ----------
-    path
-        The file or folder.
+    bundle
+        The file or folder, the file's bytes, or a file opened for reading in binary mode.
     threads
         Threads for one inference; more than one seldom helps a small model. ``auto`` tries it.
     delegate
@@ -376,7 +377,10 @@ def load(path: str | Path, *, threads: Threads = 1, delegate: str | None = None)
     ModelError
         The model cannot be loaded, or is not what the manifest says.
     """
-    return EdgeModel(Bundle.open(path), threads=threads, delegate=delegate)
+    if isinstance(bundle, str | Path):
+        return EdgeModel(Bundle.open(bundle), threads=threads, delegate=delegate)
+    data = bundle if isinstance(bundle, bytes) else bundle.read(MAX_BUNDLE_BYTES + 1)
+    return EdgeModel(Bundle.from_bytes(data), threads=threads, delegate=delegate)
 
 
 def new_decision_id() -> str:

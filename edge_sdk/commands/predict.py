@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_sdk.errors import InputError
+from edge_sdk.files import make_folder
+from edge_sdk.frames import draw_label
 from edge_sdk.model import load
 from edge_sdk.types import Classification
 
@@ -29,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-ca", type=Path, metavar="PEM", help="authority that signed the server's certificate")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token for the server")
     parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one answer (default 1)")
+    parser.add_argument("--render", type=Path, metavar="DIR", help="write a copy of each picture with its label here")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file")
 
 
@@ -54,8 +57,12 @@ def _token(path: Path) -> str:
 
 
 def _predict(args: argparse.Namespace, predict: Callable[[Path], Classification]) -> None:
-    for file in args.files:
+    for number, file in enumerate(args.files):
         answer = predict(file)
+        if args.render is not None:
+            make_folder(args.render)
+            # numbered: files of several folders may have one name
+            draw_label(file, f"{answer.label} {answer.confidence:.0%}", args.render / f"{number:04d}-{file.stem}.png")
         if args.json:
             row = {
                 "file": str(file),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edge_sdk.diagnosis import examine
 from outside.services import edge_sdk
@@ -92,3 +94,19 @@ def test_doctor_makes_do_with_a_system_that_tells_nothing(tmp_path):
 def test_what_cannot_be_read_is_left_out(tmp_path):
     found = device(tmp_path, millidegrees="hot\n", throttled="\n")
     assert found.keys().isdisjoint({"temperature", "throttling"})
+
+
+def test_predict_draws_each_label_on_a_copy(files, tmp_path):
+    done = edge_sdk("predict", files.bundle, *files.pictures, "--render", tmp_path / "drawn")
+    assert done.returncode == 0, done.stderr
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    assert [path.name for path in drawn] == ["0000-0.png", "0001-1.png", "0002-2.png"]
+    with Image.open(drawn[0]) as picture:
+        assert picture.width >= 160
+        above = np.asarray(picture)[: picture.height - picture.width]
+        assert above.max() == 255  # something is written there
+
+
+def test_predict_refuses_to_draw_where_nothing_can_be_written(files, unmakeable_path):
+    done = edge_sdk("predict", files.bundle, files.pictures[0], "--render", unmakeable_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import edge_sdk
-from edge_sdk.errors import InputError, MissingExtraError
+from edge_sdk.errors import BundleFormatError, InputError, MissingExtraError
 from edge_sdk.sources import Camera, Folder, Stream
 
 
@@ -156,3 +158,31 @@ def test_a_video_is_read_as_rgb_frames(tmp_path):
     with pytest.raises(InputError, match="can be opened"):
         Camera(str(tmp_path / "nothing.avi"))
     assert cv2.__version__
+
+
+def test_a_bundle_is_loaded_from_a_path_from_bytes_and_from_an_open_file(tiny_edge_bundle):
+    path, frame = tiny_edge_bundle.path, tiny_edge_bundle.images[0]
+    with path.open("rb") as file:
+        models = [edge_sdk.load(path), edge_sdk.load(str(path)), edge_sdk.load(path.read_bytes()), edge_sdk.load(file)]
+    answers = {model.predict(frame).scores for model in models}
+    assert len(answers) == 1
+    with pytest.raises(BundleFormatError):
+        edge_sdk.load(b"not a bundle")
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_a_hundred_thousand_predictions(model, tiny_edge_bundle):
+    frames = tiny_edge_bundle.images[:16]
+
+    def resident_kib():
+        status = Path("/proc/self/status")
+        if not status.exists():
+            pytest.skip("there is no /proc to read the resident memory from")
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1])
+
+    for n in range(5_000):
+        model.predict(frames[n % 16])
+    before = resident_kib()
+    for n in range(100_000):
+        model.predict(frames[n % 16])
+    assert resident_kib() - before < 2_048
