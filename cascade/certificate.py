@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from edge_sdk.cascade import binomial
 from edge_sdk.cascade.calibration import check_labels, fit_temperature
 from edge_sdk.cascade.policy import Certificate, Policy
-from edge_sdk.cascade.signals import check_scores
+from edge_sdk.cascade.signals import SIGNALS, check_scores
 from edge_sdk.errors import CannotCertifyError, InputError
 
 __all__ = ["Tuning", "certify", "samples_needed", "tune"]
@@ -43,13 +43,22 @@ class Tuning:
         Fitted to the edge's scores.
     grid
         Thresholds to test, from the most cautious (highest) down.
+    signal
+        Name of the signal that the thresholds are of.
     """
 
     temperature: float
     grid: tuple[float, ...]
+    signal: str = "max_probability"
 
 
-def tune(edge_scores: NDArray[Any], labels: NDArray[Any], *, grid_size: int = GRID_SIZE) -> Tuning:
+def tune(
+    edge_scores: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    signal: str = "max_probability",
+    grid_size: int = GRID_SIZE,
+) -> Tuning:
     """Fit the temperature and lay out the thresholds to test, on validation data.
 
     Parameters
@@ -58,21 +67,25 @@ def tune(edge_scores: NDArray[Any], labels: NDArray[Any], *, grid_size: int = GR
         Probabilities of the edge model, float [n, classes].
     labels
         True classes, int [n].
+    signal
+        Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`.
     grid_size
         How many thresholds: quantiles of the signal, so that each keeps a like share more.
 
     Raises
     ------
     InputError
-        Scores or labels are not what they should be.
+        Scores or labels are not what they should be, or there is no such signal.
     """
     scores = check_scores(edge_scores, "edge_scores")
+    if signal not in SIGNALS:
+        raise InputError(f"there is no signal {signal!r}; there are {', '.join(SIGNALS)}")
     temperature = fit_temperature(scores, labels)
-    values = Policy(threshold=0.0, temperature=temperature).signal_values(scores)
+    values = SIGNALS[signal](scores, temperature)
     quantiles = np.quantile(values, np.linspace(1.0, 0.0, grid_size), method="higher")
     # the last threshold keeps everything: where the edge alone is good enough, that may be certified
     grid = dict.fromkeys([*quantiles.tolist(), 0.0])
-    return Tuning(temperature, tuple(grid))
+    return Tuning(temperature, tuple(grid), signal)
 
 
 def samples_needed(max_accuracy_loss: float, confidence: float) -> int:
@@ -107,7 +120,7 @@ def certify(
     confidence
         Probability, over calibration data, with which the promise holds; in (0, 1).
     tuning
-        Temperature and thresholds from `tune`.
+        Temperature, signal and thresholds from `tune`.
     validity
         Digests that the certificate holds for.
 
@@ -129,13 +142,14 @@ def certify(
         raise InputError(f"edge_scores {list(edge.shape)} and cloud_scores {list(cloud.shape)} differ in shape")
     truth = check_labels(labels, *edge.shape)
     harmful = (edge.argmax(axis=1) != truth) & (cloud.argmax(axis=1) == truth)
-    values = Policy(threshold=0.0, temperature=tuning.temperature).signal_values(edge)
+    values = Policy(0.0, tuning.temperature, tuning.signal).signal_values(edge)
     passed = _fixed_sequence(values, harmful, tuning.grid, max_accuracy_loss, 1.0 - confidence)
     kept = values >= passed
     harms = int((kept & harmful).sum())
     return Policy(
         threshold=passed,
         temperature=tuning.temperature,
+        signal=tuning.signal,
         certificate=Certificate(
             max_accuracy_loss=max_accuracy_loss,
             confidence=confidence,

@@ -15,7 +15,7 @@ from edge_sdk.errors import CertificateError, InputError
 
 __all__ = ["Certificate", "Decision", "Policy"]
 
-FORMAT = 1
+FORMAT = 1  # readers refuse a signal or a risk they do not know, so new ones need no new format
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,18 @@ class Decision:
     reason
         ``confident`` or ``escalated``.
     confidence
-        The signal's value; for ``max_probability`` the calibrated probability.
+        The calibrated probability of the edge's answer, whatever the signal.
     propensity
         Probability with which this rule escalates such an input: 0 or 1, as it draws no lots.
+    value
+        The signal's value, which was compared with the threshold; None where none was.
     """
 
     escalate: bool
     reason: str
     confidence: float
     propensity: float
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Policy:
     temperature
         Scales the scores before the signal is taken.
     signal
-        Name of the signal.
+        Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`.
     certificate
         The promise this threshold was certified for, or None.
     """
@@ -121,7 +124,7 @@ class Policy:
 
     def signal_values(self, scores: NDArray[Any]) -> NDArray[np.float64]:
         """Return the signal of each row of probabilities [n, classes]; float64 [n]."""
-        return max_probability(scores, self.temperature)
+        return SIGNALS[self.signal](scores, self.temperature)
 
     def decide(self, scores: NDArray[Any], context: Mapping[str, Any] | None = None) -> Decision:
         """Decide about one answer. Pure: the same scores always give the same decision.
@@ -141,9 +144,13 @@ class Policy:
         array = np.asarray(scores)
         if array.ndim != 1 or array.size == 0 or not (array.min() >= 0.0 and 0.0 < array.max() < math.inf):
             raise InputError(f"scores should be finite probabilities of shape [classes], not {list(array.shape)}")
-        value = float(self.signal_values(array[None, :])[0])
+        row = array[None, :]
+        value = float(self.signal_values(row)[0])
+        confidence = value if self.signal == "max_probability" else float(max_probability(row, self.temperature)[0])
         escalate = not value >= self.threshold
-        return Decision(escalate, "escalated" if escalate else "confident", value, 1.0 if escalate else 0.0)
+        if escalate:
+            return Decision(True, "escalated", confidence, 1.0, value)
+        return Decision(False, "confident", confidence, 0.0, value)
 
     def local_mask(self, scores: NDArray[Any]) -> NDArray[np.bool_]:
         """Decide about many: True where the answer is kept on the edge; scores are [n, classes]."""

@@ -39,6 +39,7 @@ def certify_bundle(
     *,
     max_accuracy_loss: float = 0.01,
     confidence: float = 0.95,
+    signal: str = "max_probability",
     on_progress: Progress | None = None,
 ) -> Bundle:
     """Certify a deferral threshold for a pair of bundles and write the edge bundle with it.
@@ -56,6 +57,8 @@ def certify_bundle(
         The bundle to write: ``edge`` with the policy in its manifest.
     max_accuracy_loss, confidence
         The promise; see `edge_sdk.cascade.certify`.
+    signal
+        What the threshold is of; see `edge_sdk.cascade.signals`.
     on_progress
         Called with a stage, the number done and the total.
 
@@ -81,7 +84,7 @@ def certify_bundle(
         splits.calibration.labels,
         max_accuracy_loss=max_accuracy_loss,
         confidence=confidence,
-        tuning=cascade.tune(tuning_scores, splits.validation.labels),
+        tuning=cascade.tune(tuning_scores, splits.validation.labels, signal=signal),
         validity={
             "edge_model": edge.manifest.model_digest,
             "cloud_model": cloud.manifest.model_digest,

@@ -13,6 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
+from edge_sdk.cascade.signals import SIGNALS
 from edge_sdk.certification import certify_bundle
 from edge_sdk.datasets import load_splits
 
@@ -26,6 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="SPEC", help="mnist, cifar10:PATH, folder:PATH or npz:PATH")
     parser.add_argument("--max-accuracy-loss", type=float, default=0.01, metavar="A", help="default 0.01")
     parser.add_argument("--confidence", type=float, default=0.95, metavar="C", help="default 0.95")
+    parser.add_argument(
+        "--signal",
+        choices=tuple(SIGNALS),
+        default="max_probability",
+        help="what the threshold is of (default %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits, as for training (default 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="use at most about N images, as for training")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.edge", help="bundle to write")
@@ -41,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         max_accuracy_loss=args.max_accuracy_loss,
         confidence=args.confidence,
+        signal=args.signal,
     )
     policy = dict(bundle.manifest.cascade or {})
     if args.json:
@@ -51,5 +59,8 @@ def run(args: argparse.Namespace) -> int:
         f"certified: harm ≤ {certificate['max_accuracy_loss']:g} at confidence {certificate['confidence']:g}, "
         f"from {certificate['n']} samples ({certificate['harms']} harmed)"
     )
-    print(f"threshold {policy['threshold']:.4f}, {certificate['local_share']:.1%} answered locally; wrote {args.out}")
+    print(
+        f"threshold {policy['threshold']:.4f} on {policy['signal']}, "
+        f"{certificate['local_share']:.1%} answered locally; wrote {args.out}"
+    )
     return 0

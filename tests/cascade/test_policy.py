@@ -14,7 +14,7 @@ from scipy import optimize
 
 from edge_sdk.cascade import Certificate, Policy
 from edge_sdk.cascade.calibration import fit_temperature
-from edge_sdk.cascade.signals import check_scores, max_probability
+from edge_sdk.cascade.signals import SIGNALS, check_scores, max_probability
 from edge_sdk.errors import CertificateError, InputError
 
 TEMPERATURES = st.floats(0.05, 20)
@@ -140,26 +140,28 @@ def test_labels_that_name_no_class_are_refused_by_row(labels, why):
         fit_temperature(np.full((3, 2), 0.5), np.asarray(labels))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     probabilities(most_rows=30),
     TEMPERATURES,
+    st.sampled_from(list(SIGNALS)),
     st.sampled_from(["C", "F", "strided", "float32"]),
     st.data(),
 )
-def test_deciding_one_by_one_and_all_at_once_agree_to_the_last_bit(scores, temperature, layout, data):
+def test_deciding_one_by_one_and_all_at_once_agree_to_the_last_bit(scores, temperature, signal, layout, data):
     if layout == "float32":
         scores = scores.astype(np.float32)
     elif layout == "F":
         scores = np.asfortranarray(scores)
     elif layout == "strided":
         scores = np.repeat(scores, 2, axis=1)[:, ::2]
-    values = Policy(0.0, temperature).signal_values(scores)
+    values = Policy(0.0, temperature, signal).signal_values(scores)
     # a threshold that is exactly one of the values is where a difference in the last bit would show
-    policy = Policy(float(data.draw(st.sampled_from(values.tolist()))), temperature)
+    policy = Policy(float(data.draw(st.sampled_from(values.tolist()))), temperature, signal)
     decisions = [policy.decide(row) for row in scores]
     assert [not decision.escalate for decision in decisions] == policy.local_mask(scores).tolist()
-    assert [decision.confidence for decision in decisions] == values.tolist()
+    assert [decision.value for decision in decisions] == values.tolist()
+    assert [decision.confidence for decision in decisions] == max_probability(scores, temperature).tolist()
 
 
 def test_a_decision_says_why_and_how_likely_it_was():
@@ -178,9 +180,10 @@ def test_a_decision_on_scores_that_are_none_is_refused(scores):
         Policy(0.5).decide(np.asarray(scores))
 
 
+@pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("certificate", [None, CERTIFICATE])
-def test_a_policy_survives_json(certificate):
-    policy = Policy(threshold=0.1 + 0.2, temperature=1 / 3, certificate=certificate)
+def test_a_policy_survives_json(certificate, signal):
+    policy = Policy(threshold=0.1 + 0.2, temperature=1 / 3, signal=signal, certificate=certificate)
     assert Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
 
 

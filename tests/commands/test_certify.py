@@ -105,6 +105,18 @@ def test_people_are_told_the_promise_in_words(pair, tmp_path):
     assert "answered locally" in done.stdout
 
 
+def test_another_signal_can_be_chosen_and_devices_decide_by_it(pair, tmp_path):
+    done = pair.certify(tmp_path / "c.edge", "--signal", "margin")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " on margin, " in done.stdout
+    with edge_sdk.load(tmp_path / "c.edge") as edge:
+        scored = edge.infer(pair.splits.test.images[0])
+        decision, answer = edge.decide(scored), edge.predict(pair.splits.test.images[0])
+    assert edge.policy.signal == "margin"
+    assert answer.certified == (decision.value >= edge.policy.threshold)
+    assert answer.confidence == decision.confidence >= 1 / len(CLASSES), "a probability, whatever the signal"
+
+
 def test_certifying_again_gives_the_same_bytes(pair, certified, tmp_path):
     assert pair.certify(tmp_path / "c.edge").returncode == 0
     assert (tmp_path / "c.edge").read_bytes() == certified[0].read_bytes()
