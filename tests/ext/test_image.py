@@ -153,7 +153,7 @@ GOOD = {"frame": frame(4, 4), "out": np.empty((2, 2, 3), np.float32), **constant
         ({"out": None}, "out: need an array of rank 3"),
         ({"out": np.empty((1, 2, 2, 3), np.float32)}, "out: need an array of rank 3"),
         ({"out": np.empty((2, 0, 3), np.float32)}, "that is not empty"),
-        ({"out": np.empty((2, 2, 3), np.float64)}, "out: need dtype float32, int8 or uint8, not float64"),
+        ({"out": np.empty((2, 2, 3), np.float64)}, "out: need dtype float32, float16, int8 or uint8, not float64"),
         ({"out": np.empty((2, 4, 3), np.float32)[:, ::2]}, "C-contiguous"),
         ({"out": np.broadcast_to(np.float32(0), (2, 2, 3))}, "writeable"),
         ({"out": np.empty((2, 2, 4), np.float32)}, "out: need 1 or 3 channels, not 4"),
