@@ -39,12 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo, print what it found, and judge it."""
-    prepare(args.out)
-    with quiet(args.out / "logs" / "demo.log") as console, progress(console) as on_progress:
-        from edge_sdk.examples.demo.run import run_demo  # imports TensorFlow, which greets at length
+    with quiet():
+        from edge_sdk.examples.demo.run import check_input, run_demo  # imports TensorFlow, which greets at length
 
+        splits = check_input(args.data, seed=args.seed, broker=args.broker)
+    prepare(args.out)  # removes what an earlier demo left: only now
+    with quiet(args.out / "logs" / "demo.log") as console, progress(console) as on_progress:
         result = run_demo(
-            args.data, args.out, seed=args.seed, quick=args.quick, broker=args.broker, on_progress=on_progress
+            splits, args.out, seed=args.seed, quick=args.quick, broker=args.broker, on_progress=on_progress
         )
     held = all(promise["held"] for promise in result["promises"])
     if args.json:

@@ -20,7 +20,7 @@ from edge_sdk.examples.demo.measure import Sweeps, percentiles, window
 from edge_sdk.examples.demo.records import REASONS, SOURCES
 from edge_sdk.files import write_durably
 
-__all__ = ["DEADLINE", "run_demo"]
+__all__ = ["DEADLINE", "check_input", "run_demo"]
 
 DEADLINE = 0.250  # seconds an app here waits for an answer at most
 FAULT_SECONDS, FAULT_SECONDS_QUICK = 6.0, 3.0
@@ -29,15 +29,30 @@ SWEEP_SECONDS = 600.0
 Progress = Callable[[str, int, int], None]
 
 
+def check_input(data: str, *, seed: int, broker: str | None) -> datasets.Splits:
+    """Load the data, and refuse what the demo would fail on later; nothing is written or removed.
+
+    Raises
+    ------
+    EdgeSdkError
+        The data or the broker cannot be used, or there is too little data to certify.
+    """
+    if broker is not None:
+        check_broker(broker)
+    splits = datasets.load_splits(data, seed=seed)
+    pipeline.check_enough(splits)
+    return splits
+
+
 def run_demo(
-    data: str, out: Path, *, seed: int, quick: bool, broker: str | None, on_progress: Progress
+    splits: datasets.Splits, out: Path, *, seed: int, quick: bool, broker: str | None, on_progress: Progress
 ) -> dict[str, Any]:
     """Do the main job end to end and return the report, which is also written into ``out``.
 
     Parameters
     ----------
-    data
-        A specification that `edge_sdk.datasets` reads.
+    splits
+        What `check_input` loaded.
     out
         Folder for everything that is made, made ready by `workspace.prepare`.
     seed
@@ -53,14 +68,8 @@ def run_demo(
     ------
     EdgeSdkError
         The data, the folder or the broker cannot be used. Every process has ended by then.
-    CannotCertifyError
-        There is too little data; found out before anything is trained.
     """
     begun = time.monotonic()
-    if broker is not None:
-        check_broker(broker)
-    splits = datasets.load_splits(data, seed=seed)
-    pipeline.check_enough(splits)
     models = pipeline.build(splits, out / "models", seed=seed, quick=quick, on_progress=on_progress)
     images = out / "records" / "test.npz"
     save_images(images, splits.test.images)
@@ -102,7 +111,7 @@ def run_demo(
 
     sweeps = Sweeps(swept["edge"], swept["cloud"], swept["hybrid"], splits.test.labels)
     rows = records.read(stream)
-    result = _report(data, seed, quick, models, sweeps, sent, shipped, broken, rows)
+    result = _report(splits.spec, seed, quick, models, sweeps, sent, shipped, broken, rows)
     result["seconds"] = time.monotonic() - begun
     result["promises"] = [{"text": p.text, "held": p.held, "seen": p.seen} for p in report.promises(result)]
     write_durably(out / "report.json", canonical.dumps(result))
