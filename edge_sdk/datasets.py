@@ -175,6 +175,8 @@ def load_splits(spec: str, *, seed: int = 0, limit: int | None = None) -> Splits
     """
     kind, path = _parse(spec)
     _check_limit(limit)
+    if not 0 <= seed < 1 << 32:
+        raise DataError(f"seed is {seed}; it must be a number from 0 to {(1 << 32) - 1}")
     if kind != "cifar10":
         return split(_chosen(_checked(_LOADERS[kind](path), spec), limit, seed), spec=spec, seed=seed)
     tests = None if limit is None else max(limit // 5, 1)
@@ -353,6 +355,8 @@ def _load_folder(folder: Path) -> Dataset:
 
 
 def _load_npz(path: Path) -> Dataset:
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise DataError(f"{path} is not a file")
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())

@@ -69,9 +69,12 @@ def open_durably(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     Raises
     ------
     StorageError
-        The folder is missing or cannot be written, or the disk is full. Nothing is left behind.
+        The folder is missing or cannot be written, the disk is full, or the name is that of a
+        device or a pipe. Nothing is left behind.
     """
     with storage_errors(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise StorageError(f"cannot write {path}: it is a device or a pipe, and a file would take its place")
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:

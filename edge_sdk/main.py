@@ -8,6 +8,7 @@ commands through the entry-point group ``edge_sdk.commands``, whose values are s
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import logging
@@ -127,6 +128,11 @@ def _terminate(signum: int, frame: object) -> None:
     raise SystemExit(128 + signum)
 
 
+def _forget_output() -> None:
+    """Let what is still to be written go nowhere, so that the end of the process does not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -143,7 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # remarks of libraries are for developers: python -W default
-            return _dispatch(sys.argv[1:] if argv is None else list(argv))
+            code = _dispatch(sys.argv[1:] if argv is None else list(argv))
+            if sys.stdout is not None:  # closed by the caller
+                sys.stdout.flush()  # while an error can still be told
+            return code
     except EdgeSdkError as error:
         line = " ".join(str(error).split())
         print(f"edge-sdk: error: {line}", file=sys.stderr)
@@ -152,8 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # the reader of a pipe (head, less) left; not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _forget_output()
+        print(f"edge-sdk: error: {error.strerror}: {error.filename or 'standard output'}", file=sys.stderr)
+        return EXIT_BAD_INPUT
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     assign.add_argument("--device", required=True, help="device id")
     assign.add_argument("--target", required=True, metavar="NAME-VERSION", help="a bundle that was added")
     assign.add_argument("--downgrade", action="store_true", help="allow a version lower than the active one")
-    assign.add_argument("--days", type=float, default=90, help="how long it may be followed (default %(default)s)")
+    assign.add_argument("--days", type=_days, default=90, help="how long it may be followed (default %(default)s)")
 
     serve = action("serve", "answer devices over MQTT, and keep their reports in DIR/reports.jsonl")
     serve.add_argument("--broker", required=True, metavar="URL", help="mqtt://host:port or mqtts://host:port")
@@ -137,6 +137,13 @@ def _status(args: argparse.Namespace, repository: Repository) -> None:
         said = last.get(device)
         state = f"{said['state']} {said.get('version', '')} {said.get('reason', '')}".strip() if said else "no report"
         print(f"device       {device}: {assignment.name}-{assignment.version} (counter {assignment.counter}); {state}")
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 < days <= 36_500:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days above 0, 36500 at most")
+    return days
 
 
 def _say(args: argparse.Namespace, record: dict[str, Any], text: str) -> None:

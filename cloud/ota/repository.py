@@ -154,10 +154,10 @@ class Repository:
             The name and version are taken by other bytes: a version never changes.
         """
         path = Path(bundle)
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; give the .edge file")
         if not path.exists():
             raise InputError(f"there is no bundle at {path}")
+        if not path.is_file():
+            raise InputError(f"{path} is not a file; give the .edge file")
         with storage_errors(path, "read"):
             data = path.read_bytes()
         try:
