@@ -64,6 +64,17 @@ __all__ = [
 ]
 
 
+# what a package is imported as -> what it is installed as, where the two differ
+_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "ai_edge_litert": "ai-edge-litert",
+    "cv2": "opencv-python-headless",
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "paho": "paho-mqtt",
+}
+
+
 class EdgeSdkError(Exception):
     """Base of every exception that edge-sdk raises on purpose."""
 
@@ -82,15 +93,15 @@ class MissingExtraError(EdgeSdkError, ImportError):
     Parameters
     ----------
     package
-        Name of the distribution that could not be imported.
+        What could not be imported, by the name it is imported or installed as.
     extra
         Name of the edge-sdk extra that brings it.
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        self.package = package
+        self.package = _DISTRIBUTIONS.get(package.partition(".")[0], package)
         self.extra = extra
-        super().__init__(f"{package} is not installed: pip install 'edge-sdk[{extra}]'")
+        super().__init__(f"{self.package} is not installed: pip install 'edge-sdk[{extra}]'")
 
 
 class StorageError(EdgeSdkError, OSError):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Event", "Follower", "OtaAgent", "active", "follow"]
 
 _HOME = {"Event": "records", "Follower": "follower", "OtaAgent": "agent", "active": "slots", "follow": "follower"}
-_DISTRIBUTIONS = {"paho": "paho-mqtt", "tuf": "tuf", "securesystemslib": "securesystemslib"}
+_OF_THE_EXTRA = ("paho", "securesystemslib", "tuf")
 
 
 def __getattr__(name: str) -> Any:
@@ -32,6 +32,6 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in _DISTRIBUTIONS:
+        if package not in _OF_THE_EXTRA:
             raise
-        raise MissingExtraError(_DISTRIBUTIONS[package], "ota") from error
+        raise MissingExtraError(package, "ota") from error

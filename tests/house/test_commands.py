@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 
+from edge_sdk.errors import MissingExtraError
 from edge_sdk.main import COMMANDS
 from outside.services import edge_sdk
 from outside.sources import ROOT
@@ -91,3 +92,9 @@ def test_a_command_whose_extra_is_missing_says_what_to_install(tmp_path, blocked
     assert line.startswith("edge-sdk: error: ")
     assert f"pip install 'edge-sdk[{extra}]'" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_as_it_is_installed():
+    assert str(MissingExtraError("grpc", "hybrid")) == "grpcio is not installed: pip install 'edge-sdk[hybrid]'"
+    assert MissingExtraError("paho.mqtt.client", "ota").package == "paho-mqtt"
+    assert MissingExtraError("tuf", "ota").package == "tuf"
