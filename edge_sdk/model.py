@@ -334,14 +334,13 @@ class EdgeModel:
 
 
 def _policy(manifest: Manifest) -> Policy | None:
-    """Return the policy of a bundle, without its certificate where that was given to another model."""
+    """Return the policy of a bundle, without its certificate where that does not name this very model."""
     if manifest.cascade is None:
         return None
     policy = Policy.from_json(manifest.cascade)
-    certified = None if policy.certificate is None else policy.certificate.validity.get("edge_model")
-    if certified is None or certified == manifest.model_digest:
+    if policy.certificate is None or policy.certificate.validity.get("edge_model") == manifest.model_digest:
         return policy
-    logger.warning("%s %s: its certificate is for another model, and void", manifest.name, manifest.version)
+    logger.warning("%s %s: its certificate is not for this model, and void", manifest.name, manifest.version)
     return replace(policy, certificate=None)
 
 

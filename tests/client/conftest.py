@@ -18,10 +18,11 @@ from outside.services import Service
 
 def with_policy(source: Path, path: Path, *, cloud_digest: str | None, threshold: float = 0.9) -> Path:
     """Write a copy of a bundle that carries a policy, certified for a cloud model or not at all."""
-    certificate = None
+    bundle, certificate = Bundle.open(source), None
     if cloud_digest is not None:
-        certificate = Certificate(0.01, 0.95, 1000, 1, 0.01, 0.5, {"cloud_model": cloud_digest})
-    Bundle.open(source).rewrite(path, cascade=Policy(threshold=threshold, certificate=certificate).to_json())
+        validity = {"edge_model": bundle.manifest.model_digest, "cloud_model": cloud_digest}
+        certificate = Certificate(0.01, 0.95, 1000, 1, 0.01, 0.5, validity)
+    bundle.rewrite(path, cascade=Policy(threshold=threshold, certificate=certificate).to_json())
     return path
 
 

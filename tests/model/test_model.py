@@ -182,9 +182,10 @@ def test_the_policy_decides_and_the_certificate_is_said(made, pictures, tmp_path
     assert reasons == {"keeps": ("confident", True), "escalates": ("forced", False), "bare": ("confident", False)}
 
 
-def test_a_certificate_for_another_model_is_void(made, pictures, tmp_path, caplog):
+@pytest.mark.parametrize("validity", [{"edge_model": "sha256:" + "0" * 64}, {}], ids=["another", "unnamed"])
+def test_a_certificate_that_does_not_name_the_model_is_void(made, pictures, tmp_path, caplog, validity):
     bundle = made.pack(tmp_path / "m.edge")
-    foreign = changed(bundle, cascade=certified(0.0, edge_model="sha256:" + "0" * 64).to_json())
+    foreign = changed(bundle, cascade=certified(0.0, **validity).to_json())
     with caplog.at_level(logging.WARNING, "edge_sdk.model"), EdgeModel(foreign) as model:
         answer = model.predict(pictures[0][0])
     assert (answer.reason, answer.certified) == ("confident", False)
