@@ -86,7 +86,7 @@ class Trained:
         return evaluate.model_digest(self.model)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``model.keras`` and ``training.json``; the record last, and both at once or not at all.
+        """Write ``model.keras`` and ``training.json``; where only the first is new, `load_trained` refuses the folder.
 
         Raises
         ------
