@@ -24,6 +24,8 @@ __all__ = ["MAX_PIXELS", "Frame", "as_frame", "decode_image", "draw_label"]
 MAX_PIXELS = 64_000_000
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # a tag of EXIF 2.3, and its value for pictures as they are
+
 _filters = threading.Lock()
 
 _DRAWN_WIDTH = 160
@@ -138,7 +140,8 @@ def _pixels(image: Any, where: str, max_pixels: int) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):  # Pillow would clip these to white
         raise InputError(f"{where}: its pixels have more than 8 bits (mode {image.mode}); scale them to 0–255 first")
     try:
-        upright = ImageOps.exif_transpose(image)
+        turned = image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
+        upright = ImageOps.exif_transpose(image) if turned else image  # which would copy it in any case
         return _checked(np.asarray(upright if upright.mode in ("L", "RGB") else upright.convert("RGB")))
     except InputError:
         raise

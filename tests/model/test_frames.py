@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -63,6 +65,23 @@ def test_the_kinds_of_files_that_are_promised_are_read(kind):
     smooth = np.full((16, 16, 3), 90, np.uint8)
     got = as_frame(encoded(smooth, kind))
     assert np.abs(got.astype(int) - 90).max() <= 3
+
+
+def test_a_large_picture_that_is_upright_is_not_copied_to_turn_it():
+    program = (
+        "import io, resource, PIL.Image\n"
+        "from edge_sdk.frames import as_frame\n"
+        "file = io.BytesIO()\n"
+        "PIL.Image.new('RGB', (8000, 6000)).save(file, 'PNG')\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "as_frame(file.getvalue())\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert (
+        int(done.stdout) * unit < 2 * 8000 * 6000 * 4
+    )  # the array and its making; a copy of Pillow's pixels would be one more
 
 
 def test_a_turned_photograph_is_set_upright_however_it_comes(tmp_path):
