@@ -79,9 +79,7 @@ def test_a_large_picture_that_is_upright_is_not_copied_to_turn_it():
     )
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     unit = 1 if sys.platform == "darwin" else 1024
-    assert (
-        int(done.stdout) * unit < 2 * 8000 * 6000 * 4
-    )  # the array and its making; a copy of Pillow's pixels would be one more
+    assert int(done.stdout) * unit < 2 * 8000 * 6000 * 4  # a copy of the pixels would be one more
 
 
 def test_a_turned_photograph_is_set_upright_however_it_comes(tmp_path):
