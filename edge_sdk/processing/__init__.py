@@ -8,16 +8,22 @@ holds them together.
 from __future__ import annotations
 
 from edge_sdk.processing.device import DeviceProcessor
+from edge_sdk.processing.geometry import Box, Placement
 from edge_sdk.processing.reference import reference
 from edge_sdk.processing.skew import SkewReport, check_skew
 from edge_sdk.processing.spec import ProcessingSpec
-from edge_sdk.processing.steps import Color, Layout, Normalize, Quantize, Resize, Step
+from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize, Step
 
 __all__ = [
+    "Box",
+    "Cast",
     "Color",
+    "Crop",
     "DeviceProcessor",
     "Layout",
+    "Letterbox",
     "Normalize",
+    "Placement",
     "ProcessingSpec",
     "Quantize",
     "Resize",

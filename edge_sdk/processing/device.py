@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from edge_sdk.errors import InputError
 from edge_sdk.ext.image import image_to_tensor
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
+from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_constants
 from edge_sdk.processing.spec import ProcessingSpec
+from edge_sdk.processing.steps import Crop, Letterbox
 
 __all__ = ["DeviceProcessor"]
 
@@ -31,16 +33,37 @@ class DeviceProcessor:
     def __init__(self, spec: ProcessingSpec) -> None:
         self.spec = spec
         self._folded = spec.fold()
+        self._whole = spec.find(Crop) is None and spec.find(Letterbox) is None
 
-    def __call__(self, frame: NDArray[np.uint8], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def __call__(
+        self,
+        frame: Frame,
+        out: NDArray[Any] | None = None,
+        *,
+        pixels: Pixels = "rgb",
+        matrix: Matrix = "bt601",
+        roi: tuple[int, int, int, int] | None = None,
+    ) -> NDArray[Any]:
         """Process one frame.
 
         Parameters
         ----------
-        frame : ndarray of uint8, shape (H, W) or (H, W, C)
+        frame : ndarray of uint8, shape (H, W) or (H, W, C), or what `pixels` says
             C is 1, 3 (RGB) or 4 (RGBA) where the specification has a color step, and the
             specification's channels otherwise. Any strides; a frame whose pixels are not
             contiguous within a row is copied first.
+        pixels
+            What the bytes are, read in place:
+
+            - ``"rgb"``: as above;
+            - ``"bgr"``: (H, W, 3) or (H, W, 4);
+            - ``"nv12"``: a pair of Y (H, W) and UV (ceil(H/2), ceil(W/2), 2), or both in one
+              array of shape (H * 3/2, W) with even H and W;
+            - ``"yuyv"``: (H, W, 2) with an even W.
+        matrix
+            How colours are made of NV12 and YUYV.
+        roi
+            Region of interest (top, left, height, width), in place of the whole frame.
         out : ndarray of `spec.output_dtype`, shape `spec.output_shape`, C-contiguous, optional
             Filled and returned. A fresh array by default.
 
@@ -57,10 +80,17 @@ class DeviceProcessor:
             out = np.empty(self.spec.output_shape, self.spec.output_dtype)
         else:
             self._check_out(out, self.spec.output_shape)
-        self._fill(frame, out[0])
+        self._fill(frame, out[0], pixels, matrix, roi)
         return out
 
-    def batch(self, frames: Sequence[NDArray[np.uint8]], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def batch(
+        self,
+        frames: Sequence[Frame],
+        out: NDArray[Any] | None = None,
+        *,
+        pixels: Pixels = "rgb",
+        matrix: Matrix = "bt601",
+    ) -> NDArray[Any]:
         """Process several frames, of equal or different sizes, into one batch.
 
         Parameters
@@ -69,6 +99,8 @@ class DeviceProcessor:
             At least one, each as for a single call.
         out : ndarray of `spec.output_dtype`, shape (n, *spec.output_shape[1:]), optional
             Filled and returned. A fresh array by default.
+        pixels, matrix
+            As for a single call.
 
         Returns
         -------
@@ -87,22 +119,58 @@ class DeviceProcessor:
         else:
             self._check_out(out, shape)
         for frame, tensor in zip(frames, out, strict=True):
-            self._fill(frame, tensor)
+            self._fill(frame, tensor, pixels, matrix, None)
         return out
 
     def _check_out(self, out: object, shape: tuple[int, ...]) -> None:
         if not isinstance(out, np.ndarray) or out.dtype != self.spec.output_dtype or out.shape != shape:
             raise InputError(f"out: need {self.spec.output_dtype} of shape {shape}, not {describe(out)}")
 
-    def _fill(self, frame: object, tensor: NDArray[Any]) -> None:
+    def _fill(
+        self,
+        frame: object,
+        tensor: NDArray[Any],
+        pixels: Pixels,
+        matrix: Matrix,
+        roi: tuple[int, int, int, int] | None,
+    ) -> None:
         folded = self._folded
-        if not is_frame(frame) or not self.spec.accepts(channels_of(frame)):
-            raise InputError(f"frame: need {self.spec.frame_text}, not {describe(frame)}")
-        if not _rows_are_contiguous(frame):
-            frame = np.ascontiguousarray(frame)
+        window = inner = yuv = None
+        if pixels == "rgb":
+            if not is_frame(frame) or not self.spec.accepts(channels_of(frame)):
+                raise InputError(f"frame: need {self.spec.frame_text}, not {describe(frame)}")
+            if not _rows_are_contiguous(frame):
+                frame = np.ascontiguousarray(frame)
+        elif not self.spec.accepts(3):
+            raise InputError(f"pixels: {pixels} has colours; without a color step, need {self.spec.frame_text}")
+        elif is_video(pixels):
+            yuv = np.array(matrix_constants(matrix), np.float32)
+        if roi is not None or not self._whole:
+            placement = self.spec.place(*_size(frame, pixels), roi)
+            window, inner = placement.window, placement.inner
         image_to_tensor(
-            frame, tensor, mean=folded.mean, gain=folded.gain, planar=folded.planar, zero_point=folded.zero_point
+            cast("Frame", frame),
+            tensor,
+            mean=folded.mean,
+            gain=folded.gain,
+            planar=folded.planar,
+            zero_point=folded.zero_point,
+            pixels=pixels,
+            window=window,
+            inner=inner,
+            fill=folded.fill,
+            nearest=folded.nearest,
+            yuv=yuv,
         )
+
+
+def _size(frame: object, pixels: Pixels) -> tuple[int, int]:
+    """Return height and width; of what is no frame too, which the kernel then refuses."""
+    planes = frame if isinstance(frame, tuple) and frame else (frame,)
+    if not is_frame(planes[0]):
+        return 1, 1
+    height, width = planes[0].shape[:2]
+    return (height // 3 * 2, width) if pixels == "nv12" and len(planes) == 1 else (height, width)
 
 
 def _rows_are_contiguous(frame: NDArray[np.uint8]) -> bool:

@@ -12,16 +12,18 @@ from typing import Any
 import keras
 from keras import ops
 
+from edge_sdk.errors import ProcessingError
+from edge_sdk.processing.geometry import place
 from edge_sdk.processing.reference import LUMA
 from edge_sdk.processing.spec import ProcessingSpec
-from edge_sdk.processing.steps import Color, Layout, Normalize, Quantize, Resize
+from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize
 
 __all__ = ["ProcessingLayer"]
 
 
 @keras.saving.register_keras_serializable(package="edge_sdk")
 class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
-    """Run a specification on batches of frames, without its quantize step.
+    """Run a specification on batches of frames, without its quantize or cast step.
 
     Computes in float32 whatever the global precision policy is: bfloat16 does not hold the 256
     levels of a frame. Deterministic, without weights, and the same in training and inference.
@@ -40,6 +42,8 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
 
     Notes
     -----
+    Steps `crop` and `letterbox` need batches of a known height and width.
+
     Input: uint8 or float grey levels 0 to 255, shape (N, H, W, C), with C as `DeviceProcessor`
     takes it. Output: float32 of shape (N, h, w, c) or (N, c, h, w).
     """
@@ -59,28 +63,59 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
                     x = ops.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x[..., :3]
                 case Color():
                     x = x if x.shape[-1] == 1 else ops.sum(x[..., :3] * LUMA.astype("float32"), axis=-1, keepdims=True)
+                case Crop():
+                    window = place(step, self.spec.target, *_size(x.shape, step.op)).window
+                    x = x[:, window.top : window.top + window.height, window.left : window.left + window.width]
+                case Resize(method="nearest"):
+                    x = ops.take(x, _nearest(ops.shape(x)[1], step.height), axis=1)
+                    x = ops.take(x, _nearest(ops.shape(x)[2], step.width), axis=2)
                 case Resize():
-                    x = ops.image.resize(
-                        x,
-                        (step.height, step.width),
-                        interpolation="bilinear",
-                        antialias=False,
-                        data_format="channels_last",
-                    )
+                    x = _bilinear(x, step.height, step.width)
+                case Letterbox():
+                    x = _letterboxed(x, step)
                 case Normalize():
                     mean = ops.convert_to_tensor(step.mean, dtype="float32")
                     std = ops.convert_to_tensor(step.std, dtype="float32")
                     x = (x - mean) / std
                 case Layout(order="NCHW"):
                     x = ops.transpose(x, (0, 3, 1, 2))
-                case Layout() | Quantize():
+                case Layout() | Quantize() | Cast():
                     pass
         return x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of the processed batch."""
+        for step in self.spec.steps:
+            if isinstance(step, (Crop, Letterbox)):
+                _size(input_shape, step.op)
         return (input_shape[0], *self.spec.output_shape[1:])
 
     def get_config(self) -> dict[str, Any]:
         """Return what rebuilds the layer."""
         return {**super().get_config(), "spec": self.spec.to_json()}
+
+
+def _bilinear(x: Any, height: int, width: int) -> Any:
+    return ops.image.resize(x, (height, width), interpolation="bilinear", antialias=False, data_format="channels_last")
+
+
+def _letterboxed(x: Any, step: Letterbox) -> Any:
+    inner = place(None, step, *_size(x.shape, step.op)).inner
+    below, right = step.height - inner.top - inner.height, step.width - inner.left - inner.width
+    return ops.pad(
+        _bilinear(x, inner.height, inner.width),
+        ((0, 0), (inner.top, below), (inner.left, right), (0, 0)),
+        constant_values=step.fill,
+    )
+
+
+def _nearest(size: Any, count: int) -> Any:
+    """Return the pixels that are nearest to half-pixel centres, in integers."""
+    return (2 * ops.arange(count, dtype="int32") + 1) * size // (2 * count)
+
+
+def _size(shape: tuple[int | None, ...], op: str) -> tuple[int, int]:
+    height, width = shape[1:3]
+    if height is None or width is None:
+        raise ProcessingError(f"processing step {op}: a Keras layer needs frames of a known height and width")
+    return height, width

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
+from edge_sdk.processing.geometry import Placement
+from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_constants, planes_of
 from edge_sdk.processing.spec import ProcessingSpec
-from edge_sdk.processing.steps import Color, Layout, Normalize, Quantize, Resize
+from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize
 
 __all__ = ["reference"]
 
@@ -19,14 +21,21 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey: ITU-R BT.601."""
 
 
-def reference(spec: ProcessingSpec, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
+def reference(
+    spec: ProcessingSpec,
+    frame: Frame,
+    *,
+    pixels: Pixels = "rgb",
+    matrix: Matrix = "bt601",
+    roi: tuple[int, int, int, int] | None = None,
+) -> NDArray[np.float64]:
     """Return the exact result of a specification on one frame, before any rounding.
 
     Parameters
     ----------
     spec
         What to do.
-    frame : ndarray of uint8, shape (H, W) or (H, W, C)
+    frame, pixels, matrix, roi
         As for `DeviceProcessor`.
 
     Returns
@@ -40,34 +49,80 @@ def reference(spec: ProcessingSpec, frame: NDArray[np.uint8]) -> NDArray[np.floa
     InputError
         A frame of the wrong type, dtype, shape or size.
     """
-    if not is_frame(frame) or not spec.accepts(channels_of(frame)):
+    if pixels == "rgb" and (not is_frame(frame) or not spec.accepts(channels_of(frame))):
         raise InputError(f"frame: need {spec.frame_text}, not {describe(frame)}")
-    x = np.atleast_3d(frame).astype(np.float64)
+    planes = planes_of(frame, pixels)
+    if pixels != "rgb" and not spec.accepts(3):
+        raise InputError(f"pixels: {pixels} has colours; without a color step, need {spec.frame_text}")
+    color = spec.find(Color)
+    height, width = planes[0].shape[:2]
+    placement = spec.place(height, width, roi)
+    x = planes[0].astype(np.float64)
     for step in spec.steps:
         match step:
-            case Color(mode="rgb"):
-                x = np.repeat(x, 3, axis=2) if x.shape[2] == 1 else x[:, :, :3]
-            case Color():
-                x = x if x.shape[2] == 1 else (x[:, :, :3] @ LUMA)[:, :, None]
-            case Resize():
-                x = _resize(_resize(x, step.height, axis=0), step.width, axis=1)
+            case Color() if not is_video(pixels):
+                x = _colored(x, color)
+            case Resize() | Letterbox():
+                nearest = isinstance(step, Resize) and step.method == "nearest"
+                x = _sampled(x, placement, nearest)
+                if is_video(pixels):
+                    chroma = _sampled(planes[1].astype(np.float64), placement, nearest, planes[0].shape[:2])
+                    x = _colored(_rgb(x[:, :, 0], chroma[:, :, 0], chroma[:, :, 1], matrix), color)
+                if isinstance(step, Letterbox):
+                    inner = placement.inner
+                    filled = np.full((step.height, step.width, x.shape[2]), step.fill)
+                    filled[inner.top : inner.top + inner.height, inner.left : inner.left + inner.width] = x
+                    x = filled
             case Normalize():
                 x = (x - np.array(step.mean)) / np.array(step.std)
             case Layout(order="NCHW"):
                 x = np.moveaxis(x, 2, 0)
-            case Layout():
-                pass
             case Quantize():
                 x = x / step.scale + step.zero_point
+            case Color() | Crop() | Layout() | Cast():
+                pass  # of video, with the resize; in the placement; as it is; rounds only
     return np.ascontiguousarray(x[None])
 
 
-def _resize(x: NDArray[np.float64], size: int, axis: int) -> NDArray[np.float64]:
-    """Linear interpolation along one axis, half-pixel centres, edges clamped."""
-    old = x.shape[axis]
-    at = np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1)
+def _colored(x: NDArray[np.float64], color: Color | None) -> NDArray[np.float64]:
+    if color is None:
+        return x
+    if color.mode == "rgb":
+        return np.repeat(x, 3, axis=2) if x.shape[2] == 1 else x[:, :, :3]
+    return x if x.shape[2] == 1 else (x[:, :, :3] @ LUMA)[:, :, None]
+
+
+def _rgb(y: NDArray[np.float64], u: NDArray[np.float64], v: NDArray[np.float64], matrix: Matrix) -> NDArray[np.float64]:
+    black, luma, v_to_r, u_to_g, v_to_g, u_to_b = matrix_constants(matrix)
+    y, u, v = (y - black) * luma, u - 128, v - 128
+    return np.clip(np.stack([y + v * v_to_r, y + u * u_to_g + v * v_to_g, y + u * u_to_b], axis=-1), 0, 255)
+
+
+def _sampled(
+    x: NDArray[np.float64], placement: Placement, nearest: bool, luma_size: tuple[int, int] | None = None
+) -> NDArray[np.float64]:
+    """Resize the window of a plane to the inner size; chroma is given the size of its luma."""
+    window, inner = placement.window, placement.inner
+    for axis, low, extent, count in (
+        (0, window.top, window.height, inner.height),
+        (1, window.left, window.width, inner.width),
+    ):
+        size = x.shape[axis] if luma_size is None else luma_size[axis]
+        x = _sampled_axis(x, axis, low, extent, count, nearest, halved=x.shape[axis] < size)
+    return x
+
+
+def _sampled_axis(
+    x: NDArray[np.float64], axis: int, low: int, extent: int, count: int, nearest: bool, *, halved: bool
+) -> NDArray[np.float64]:
+    """Half-pixel centres, clamped to the window; chroma has one sample in the middle of two pixels."""
+    if nearest:
+        pixel = low + (2 * np.arange(count) + 1) * extent // (2 * count)
+        return np.take(x, pixel // 2 if halved else pixel, axis)
+    at = low + (np.arange(count) + 0.5) * extent / count - 0.5
+    at = np.clip((at + 0.5) / 2 - 0.5, 0, x.shape[axis] - 1) if halved else np.clip(at, low, low + extent - 1)
     first = at.astype(np.intp)
-    second = np.minimum(first + 1, old - 1)
+    second = np.minimum(first + 1, x.shape[axis] - 1)
     weight = (at - first).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
     resized: NDArray[np.float64] = np.take(x, first, axis) * (1 - weight) + np.take(x, second, axis) * weight
     return resized

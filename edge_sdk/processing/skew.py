@@ -7,6 +7,7 @@ first step at which the executor departs.
 Tolerances:
 
 - **float32**: `FLOAT_TOLERANCE` grey levels, plus two units in the last place of the value;
+- **float16**: as float32, but rounding to 11 bits comes on top;
 - **int8, uint8**: at most one step, and only where the real value is so close to a rounding
   boundary that `FLOAT_TOLERANCE` grey levels carry it across;
 - **keras**: as float32, but the backends compute sample positions in float32, which on large
@@ -26,7 +27,7 @@ from edge_sdk.errors import InputError, SkewError
 from edge_sdk.processing.device import DeviceProcessor
 from edge_sdk.processing.reference import reference
 from edge_sdk.processing.spec import ProcessingSpec
-from edge_sdk.processing.steps import RANGES, STEP_ORDER, Color, Normalize, Quantize, Resize, Step
+from edge_sdk.processing.steps import RANGES, STEP_ORDER, Cast, Color, Letterbox, Normalize, Quantize, Resize, Step
 
 __all__ = ["FLOAT_TOLERANCE", "SkewReport", "check_skew", "keras_tolerance"]
 
@@ -153,6 +154,8 @@ def _compare(spec: ProcessingSpec, got: NDArray[Any], expected: NDArray[np.float
     off = 0
     if quantize is None:
         allowed = tolerance * per_level + 2 * np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
+        if spec.find(Cast) is not None:
+            allowed += np.abs(expected) * 2.0**-11 + 2.0**-25
     else:
         expected = np.clip(expected, *RANGES[quantize.dtype])
         allowed = 0.5 + np.minimum(tolerance * per_level, 0.5)
@@ -194,7 +197,7 @@ def _first_departure(
 def _runnable(steps: Sequence[Step], frame: NDArray[np.uint8], channels: int) -> ProcessingSpec:
     """Return a prefix as a specification of its own: resizing to the same size and normalising by nothing."""
     kinds: dict[type[Step], Step] = {type(step): step for step in steps}
-    if Resize not in kinds:
+    if Resize not in kinds and Letterbox not in kinds:
         kinds[Resize] = Resize(*frame.shape[:2])
     if Color not in kinds and Normalize not in kinds:
         kinds[Normalize] = Normalize((0.0,) * channels, (1.0,) * channels)

@@ -2,7 +2,7 @@
 
 A specification is a short tuple of frozen steps in one fixed order, each at most once::
 
-    color?  resize  normalize?  layout?  quantize?
+    color?  crop?  resize|letterbox  normalize?  layout?  quantize?|cast?
 
 It is stored in a bundle as JSON, named by its digest, and executed by the device kernels, by a
 Keras layer and by a float64 reference. ``docs/processing.md`` defines what each step computes.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -20,11 +21,15 @@ from numpy.typing import NDArray
 
 from edge_sdk.canonical import digest_of
 from edge_sdk.errors import ProcessingError
+from edge_sdk.processing.geometry import Placement, place
 from edge_sdk.processing.steps import (
-    STEP_ORDER,
+    MAX_STEPS,
+    Cast,
     Color,
     ColorMode,
+    Crop,
     Layout,
+    Letterbox,
     Normalize,
     Order,
     Quantize,
@@ -33,6 +38,7 @@ from edge_sdk.processing.steps import (
     Step,
     checked_step,
     order_text,
+    rank_of,
     shown,
     step_error,
     step_from_json,
@@ -41,7 +47,7 @@ from edge_sdk.processing.steps import (
 
 __all__ = ["FoldedSteps", "ProcessingSpec"]
 
-_S = TypeVar("_S", Color, Resize, Normalize, Layout, Quantize)
+_S = TypeVar("_S", Color, Crop, Resize, Letterbox, Normalize, Layout, Quantize, Cast)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +66,8 @@ class FoldedSteps:
     mean: NDArray[np.float32]
     gain: NDArray[np.float32]
     zero_point: int
+    nearest: bool
+    fill: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class ProcessingSpec:
     Parameters
     ----------
     steps
-        In the order of the module's docstring, each kind at most once, with a resize.
+        In the order of the module's docstring, each kind at most once, with a resize or letterbox.
 
     Raises
     ------
@@ -84,18 +92,17 @@ class ProcessingSpec:
         object.__setattr__(self, "steps", tuple(self.steps))
         steps = tuple(checked_step(index, step) for index, step in enumerate(self.steps))
         object.__setattr__(self, "steps", steps)
-        place = -1
-        for index, step in enumerate(steps):
-            rank = STEP_ORDER.index(type(step))
-            if rank == place:
+        for index, (before, step) in enumerate(pairwise(steps), start=1):
+            if type(step) is type(before):
                 raise step_error(index, step.op, "this step is there twice")
-            if rank < place:
-                raise step_error(
-                    index, step.op, f"must come before {STEP_ORDER[place].op}: the order is {order_text()}"
-                )
-            place = rank
-        if self.find(Resize) is None:
-            raise ProcessingError("processing: a resize step is required, it fixes the shape of the model's input")
+            if rank_of(type(step)) == rank_of(type(before)):
+                raise step_error(index, step.op, f"stands in place of {before.op}, there is only one of them")
+            if rank_of(type(step)) < rank_of(type(before)):
+                raise step_error(index, step.op, f"must come before {before.op}: the order is {order_text()}")
+        if self.find(Resize) is None and self.find(Letterbox) is None:
+            raise ProcessingError(
+                "processing: a resize or letterbox step is required, it fixes the shape of the model's input"
+            )
         self._check_channels()
         self._check_gain()
 
@@ -120,7 +127,7 @@ class ProcessingSpec:
                 continue
             for mean, gain in zip(*self._constants(step is quantize), strict=True):
                 largest = max(abs(0.0 - mean), abs(255.0 - mean)) * gain
-                if not (largest < 1e37 and gain > 1e-37):
+                if not (largest < 1e37 and gain > 1e-30 and abs(mean) < 1e30):
                     raise step_error(self.steps.index(step), step.op, "its constants leave the range of float32")
 
     def _constants(self, quantized: bool = True) -> tuple[list[float], list[float]]:
@@ -180,7 +187,7 @@ class ProcessingSpec:
         steps = value["steps"]
         if not isinstance(steps, (list, tuple)):
             raise ProcessingError('processing: "steps" must be a list')
-        if len(steps) > len(STEP_ORDER):
+        if len(steps) > MAX_STEPS:
             raise ProcessingError(f"processing: {len(steps)} steps are too many, the order is {order_text()}")
         return cls(tuple(step_from_json(index, step) for index, step in enumerate(steps)))
 
@@ -216,17 +223,38 @@ class ProcessingSpec:
     @cached_property
     def output_shape(self) -> tuple[int, int, int, int]:
         """Shape of one processed frame, (1, h, w, c) or (1, c, h, w)."""
-        resize = self.find(Resize)
-        assert resize is not None  # __post_init__
-        if self.order == "NCHW":
-            return (1, self.channels, resize.height, resize.width)
-        return (1, resize.height, resize.width, self.channels)
+        height, width = self.target.height, self.target.width
+        return (1, self.channels, height, width) if self.order == "NCHW" else (1, height, width, self.channels)
+
+    @cached_property
+    def target(self) -> Resize | Letterbox:
+        """The step that fixes height and width of the output."""
+        target = self.find(Resize) or self.find(Letterbox)
+        assert target is not None  # __post_init__
+        return target
+
+    def place(self, height: int, width: int, roi: tuple[int, int, int, int] | None = None) -> Placement:
+        """Return which part of a frame becomes which part of the tensor, and the way back for boxes.
+
+        Parameters
+        ----------
+        height, width
+            Of the frame, in pixels.
+        roi
+            Region of interest (top, left, height, width), as given to `DeviceProcessor`.
+
+        Raises
+        ------
+        InputError
+            The region is not within the frame.
+        """
+        return place(self.find(Crop), self.target, height, width, roi)
 
     @cached_property
     def output_dtype(self) -> np.dtype[Any]:
-        """Element type: float32, or that of the quantize step."""
-        quantize = self.find(Quantize)
-        return np.dtype(np.float32 if quantize is None else quantize.dtype)
+        """Element type: float32, or that of the quantize or cast step."""
+        last = self.find(Quantize) or self.find(Cast)
+        return np.dtype(np.float32 if last is None else last.dtype)
 
     def with_quantize(self, dtype: str, scale: float, zero_point: int) -> ProcessingSpec:
         """Return the specification with this quantize step, in place of one it has.
@@ -248,8 +276,8 @@ class ProcessingSpec:
         )
 
     def without_quantize(self) -> ProcessingSpec:
-        """Return the specification without its quantize step: float32 out."""
-        return ProcessingSpec(tuple(step for step in self.steps if not isinstance(step, Quantize)))
+        """Return the specification without its quantize or cast step: float32 out."""
+        return ProcessingSpec(tuple(step for step in self.steps if not isinstance(step, (Quantize, Cast))))
 
     def accepts(self, channels: int) -> bool:
         """Whether frames of so many channels can be processed: with a color step, 1, 3 or 4."""
@@ -264,18 +292,19 @@ class ProcessingSpec:
 
     def fold(self) -> FoldedSteps:
         """Return the constants of the fused pass."""
-        resize, quantize = self.find(Resize), self.find(Quantize)
-        assert resize is not None  # __post_init__
+        quantize, target = self.find(Quantize), self.target
         mean, gain = self._constants()
         return FoldedSteps(
-            height=resize.height,
-            width=resize.width,
+            height=target.height,
+            width=target.width,
             channels=self.channels,
             planar=self.order == "NCHW",
             dtype=self.output_dtype,
             mean=np.array(mean, np.float32),
             gain=np.array(gain, np.float32),
             zero_point=0 if quantize is None else quantize.zero_point,
+            nearest=isinstance(target, Resize) and target.method == "nearest",
+            fill=target.fill if isinstance(target, Letterbox) else 0.0,
         )
 
 

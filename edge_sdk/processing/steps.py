@@ -12,11 +12,16 @@ import numpy as np
 from edge_sdk.errors import ProcessingError
 
 __all__ = [
+    "MAX_STEPS",
     "RANGES",
     "STEP_ORDER",
+    "Cast",
     "Color",
     "ColorMode",
+    "Crop",
     "Layout",
+    "Letterbox",
+    "Method",
     "Normalize",
     "Order",
     "Quantize",
@@ -25,6 +30,7 @@ __all__ = [
     "Step",
     "checked_step",
     "order_text",
+    "rank_of",
     "shown",
     "step_error",
     "step_from_json",
@@ -34,6 +40,7 @@ __all__ = [
 ColorMode = Literal["rgb", "grey"]
 Order = Literal["NHWC", "NCHW"]
 QuantizedType = Literal["int8", "uint8"]
+Method = Literal["bilinear", "nearest"]
 
 MAX_SIDE = 8192
 """Largest height or width a specification may ask for, in pixels."""
@@ -55,14 +62,32 @@ class Color:
 
 
 @dataclass(frozen=True, slots=True)
+class Crop:
+    """Keep the largest centred part with the shape of the tensor, or a `fraction` of its sides."""
+
+    op: ClassVar[str] = "crop"
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Resize:
-    """Bilinear with half-pixel centres, edges clamped, no antialias, nothing rounded."""
+    """Half-pixel centres, edges clamped, no antialias, nothing rounded; bilinear or the nearest pixel."""
 
     op: ClassVar[str] = "resize"
     height: int
     width: int
-    method: Literal["bilinear"] = "bilinear"
+    method: Method = "bilinear"
     antialias: Literal[False] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """Resize as large as fits with the frame's shape kept, centred; `fill` (a grey level) around it."""
+
+    op: ClassVar[str] = "letterbox"
+    height: int
+    width: int
+    fill: float = 114.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +117,37 @@ class Quantize:
     zero_point: int
 
 
-Step = Color | Resize | Normalize | Layout | Quantize
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Round to float16, half to even; too large becomes infinite."""
 
-STEP_ORDER: tuple[type[Step], ...] = (Color, Resize, Normalize, Layout, Quantize)
+    op: ClassVar[str] = "cast"
+    dtype: Literal["float16"]
+
+
+Step = Color | Crop | Resize | Letterbox | Normalize | Layout | Quantize | Cast
+
+_RANKS: tuple[tuple[type[Step], ...], ...] = (
+    (Color,),
+    (Crop,),
+    (Resize, Letterbox),
+    (Normalize,),
+    (Layout,),
+    (Quantize, Cast),
+)
+STEP_ORDER: tuple[type[Step], ...] = tuple(kind for kinds in _RANKS for kind in kinds)
+MAX_STEPS = len(_RANKS)
 _BY_OP: dict[str, type[Step]] = {kind.op: kind for kind in STEP_ORDER}
+
+
+def rank_of(kind: type[Step]) -> int:
+    """Return the place of a kind of step; of those that share one, a specification has at most one."""
+    return next(rank for rank, kinds in enumerate(_RANKS) if kind in kinds)
 
 
 def order_text() -> str:
     """Return the allowed order in words."""
-    return ", ".join(kind.op for kind in STEP_ORDER)
+    return ", ".join(" or ".join(kind.op for kind in kinds) for kinds in _RANKS)
 
 
 def shown(value: object) -> str:
@@ -131,7 +178,7 @@ def step_from_json(index: int, value: object) -> Step:
         raise ProcessingError(f"processing step {index}: unknown step {shown(op)}; there are {order_text()}")
     kind = _BY_OP[op]
     fields = set(kind.__dataclass_fields__) - {"op"}
-    optional = {"method", "antialias"}
+    optional = {"method", "antialias", "fraction", "fill"}
     given = set(value) - {"op"}
     if given - fields:
         raise step_error(index, op, f"unknown key {shown(min(map(str, given - fields)))}")
@@ -166,9 +213,22 @@ def _checked_color(index: int, step: Color) -> Color:
 def _checked_resize(index: int, step: Resize) -> Resize:
     if step.antialias is not False:
         raise step_error(index, step.op, "antialias must be false")
-    _choice(index, step, "method", ("bilinear",))
-    sides = [_integer(index, step, name, 1, MAX_SIDE) for name in ("height", "width")]
-    return Resize(sides[0], sides[1])
+    method = _choice(index, step, "method", ("bilinear", "nearest"))
+    return Resize(*_sides(index, step), method)
+
+
+def _checked_crop(index: int, step: Crop) -> Crop:
+    fraction = _number(index, step, "fraction", step.fraction)
+    if not 0.0 < fraction <= 1.0:
+        raise step_error(index, step.op, f"fraction must be above 0 and at most 1, not {shown(fraction)}")
+    return Crop(fraction)
+
+
+def _checked_letterbox(index: int, step: Letterbox) -> Letterbox:
+    fill = _number(index, step, "fill", step.fill)
+    if not 0.0 <= fill <= 255.0:
+        raise step_error(index, step.op, f"fill must be a grey level from 0 to 255, not {shown(fill)}")
+    return Letterbox(*_sides(index, step), fill)
 
 
 def _checked_normalize(index: int, step: Normalize) -> Normalize:
@@ -192,12 +252,19 @@ def _checked_quantize(index: int, step: Quantize) -> Quantize:
     return Quantize(dtype, scale, _integer(index, step, "zero_point", *RANGES[dtype]))
 
 
+def _checked_cast(index: int, step: Cast) -> Cast:
+    return Cast(_choice(index, step, "dtype", ("float16",)))
+
+
 _CHECKS: dict[type[Step], Callable[[int, Any], Step]] = {
     Color: _checked_color,
+    Crop: _checked_crop,
     Resize: _checked_resize,
+    Letterbox: _checked_letterbox,
     Normalize: _checked_normalize,
     Layout: _checked_layout,
     Quantize: _checked_quantize,
+    Cast: _checked_cast,
 }
 
 
@@ -206,6 +273,10 @@ def _choice(index: int, step: Step, name: str, choices: tuple[str, ...]) -> Any:
     if not isinstance(value, str) or value not in choices:
         raise step_error(index, step.op, f"{name} must be {' or '.join(choices)}, not {shown(value)}")
     return value
+
+
+def _sides(index: int, step: Step) -> tuple[int, int]:
+    return _integer(index, step, "height", 1, MAX_SIDE), _integer(index, step, "width", 1, MAX_SIDE)
 
 
 def _integer(index: int, step: Step, name: str, low: int, high: int) -> int:

@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 
 from edge_sdk.errors import InputError
 from edge_sdk.processing import (
+    Box,
+    Cast,
     Color,
+    Crop,
     DeviceProcessor,
     Layout,
+    Letterbox,
     Normalize,
     ProcessingSpec,
     Quantize,
@@ -41,7 +45,13 @@ def specs(draw):
     channels = {"rgb": 3, "grey": 1, None: draw(st.sampled_from([1, 3]))}[mode]
     if mode is not None:
         steps.append(Color(mode))
-    steps.append(Resize(draw(SIDES), draw(SIDES)))
+    if draw(st.booleans()):
+        steps.append(Crop(draw(st.sampled_from([1.0, 0.875, 0.1]))))
+    target = draw(st.sampled_from(["resize", "resize", "nearest", "letterbox"]))
+    if target == "letterbox":
+        steps.append(Letterbox(draw(SIDES), draw(SIDES), draw(st.floats(0, 255))))
+    else:
+        steps.append(Resize(draw(SIDES), draw(SIDES), "nearest" if target == "nearest" else "bilinear"))
     std = 1.0
     if mode is None or draw(st.booleans()):
         means = draw(st.lists(st.floats(-300, 300), min_size=channels, max_size=channels))
@@ -54,6 +64,8 @@ def specs(draw):
         dtype, low = draw(st.sampled_from([("int8", -128), ("uint8", 0)]))
         # steps of at least 1/16 grey level: a frame cannot say anything finer
         steps.append(Quantize(dtype, draw(st.floats(1 / 16, 16)) / std, low + draw(st.integers(0, 255))))
+    elif draw(st.booleans()):
+        steps.append(Cast("float16"))
     return ProcessingSpec(tuple(steps))
 
 
@@ -78,9 +90,79 @@ def test_device_and_reference_agree_on_any_specification_and_frame(data):
     frame = data.draw(frames(spec))
     report = check_skew(spec, [frame])
     assert report.frames == 1
-    if spec.output_dtype == np.float32:
+    if spec.output_dtype == np.float32:  # a float16 is rounded on top
         assert report.device_error < 3 / 256 + 1e-4
     assert ProcessingSpec.from_json(spec.to_json()) == spec
+
+
+@settings(derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_device_and_reference_agree_on_any_camera_format_and_region(data):
+    spec = data.draw(specs().filter(lambda spec: spec.accepts(3) and spec.output_dtype == np.float32))
+    pixels = data.draw(st.sampled_from(["rgb", "bgr", "nv12", "yuyv"]))
+    matrix = data.draw(st.sampled_from(["bt601", "bt601-full", "bt709"]))
+    height, width = data.draw(st.integers(1, 60)), 2 * data.draw(st.integers(1, 40))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+
+    def plane(*shape):
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+
+    frame = {
+        "rgb": lambda: plane(height, width, 3),
+        "bgr": lambda: plane(height, width, data.draw(st.sampled_from([3, 4]))),
+        "nv12": lambda: (plane(height, width), plane((height + 1) // 2, width // 2, 2)),
+        "yuyv": lambda: plane(height, width, 2),
+    }[pixels]()
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    region = (top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
+    options = {"pixels": pixels, "matrix": matrix, "roi": data.draw(st.sampled_from([None, region]))}
+    got = DeviceProcessor(spec)(frame, **options)
+    exact = reference(spec, frame, **options)
+    levels = 3 / 256 * (4 if pixels in ("nv12", "yuyv") else 1) + 1e-3
+    allowed = levels * spec.fold().gain.reshape((1, -1, 1, 1) if spec.order == "NCHW" else (1, 1, 1, -1))
+    assert np.all(np.abs(got - exact) <= allowed + 2 * np.spacing(np.abs(exact).astype(np.float32)))
+
+
+def test_a_region_is_the_frame_cut_out():
+    frame = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    run = DeviceProcessor(ProcessingSpec.image(8, 8, 3))
+    np.testing.assert_array_equal(run(frame, roi=(4, 5, 10, 20)), run(frame[4:14, 5:25]))
+    for bad in ((4, 5, 17, 2), (-1, 0, 2, 2), (0, 0, 0, 2), (0, 0), 5):
+        with pytest.raises(InputError, match=r"^roi: "):
+            run(frame, roi=bad)
+
+
+def test_bgr_gives_what_rgb_gives():
+    frame = np.random.default_rng(4).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    run = DeviceProcessor(ProcessingSpec.image(8, 9, 3))
+    flipped = np.ascontiguousarray(frame[:, :, ::-1])
+    np.testing.assert_array_equal(run(flipped, pixels="bgr"), run(frame))
+    np.testing.assert_array_equal(run.batch([flipped], pixels="bgr"), run(frame))
+    with pytest.raises(InputError, match="pixels: bgr has colours"):
+        DeviceProcessor(ProcessingSpec((Resize(2, 2), Normalize((0.0,), (1.0,)))))(flipped, pixels="bgr")
+
+
+def test_a_letterbox_keeps_the_shape_and_boxes_find_their_way_back():
+    spec = ProcessingSpec((Color("rgb"), Letterbox(64, 64, fill=7)))
+    frame = np.full((30, 60, 3), 200, np.uint8)
+    out = DeviceProcessor(spec)(frame)
+    np.testing.assert_array_equal(out[0, 16:48], 200)
+    np.testing.assert_array_equal(out[0, :16], 7)
+    np.testing.assert_array_equal(out[0, 48:], 7)
+    placement = spec.place(30, 60)
+    assert placement.inner == Box(16, 0, 32, 64)
+    boxes = np.array([[3.0, 6.0, 30.0, 15.0]])
+    np.testing.assert_allclose(placement.to_frame(placement.to_tensor(boxes)), boxes)
+    np.testing.assert_allclose(placement.to_frame([[0, 0, 64, 64]]), [[0, 0, 60, 30]])
+    with pytest.raises(InputError, match="boxes: need shape"):
+        placement.to_frame([1, 2])
+
+
+def test_a_crop_is_centred_and_has_the_shape_of_the_tensor():
+    spec = ProcessingSpec((Color("grey"), Crop(0.5), Resize(10, 20)))
+    assert spec.place(100, 100).window == Box(37, 25, 25, 50)
+    assert spec.place(100, 100, (10, 20, 40, 80)).window == Box(20, 40, 20, 40)
+    assert spec.place(1, 1).window == Box(0, 0, 1, 1)
 
 
 def test_a_common_specification_gives_the_numbers_worked_out_by_hand():

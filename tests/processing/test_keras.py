@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_sdk.errors import ProcessingError, SkewError
-from edge_sdk.processing import Color, Normalize, ProcessingSpec, Resize, check_skew
+from edge_sdk.processing import Cast, Color, Crop, Layout, Letterbox, Normalize, ProcessingSpec, Resize, check_skew
 
 keras = pytest.importorskip("keras")
 
@@ -37,6 +37,10 @@ def frames(channels, height=20, width=31):
         (ProcessingSpec((Color("grey"), Resize(3, 4))), 3),
         (ProcessingSpec((Resize(5, 6), Normalize((3.0,), (0.5,)))), 1),
         (NORMALIZED.with_quantize("int8", 0.02, 3), 3),
+        (ProcessingSpec((Color("rgb"), Resize(13, 7, "nearest"))), 3),
+        (ProcessingSpec((Color("rgb"), Crop(0.875), Resize(9, 7), Normalize((3.0,) * 3, (2.0,) * 3))), 4),
+        (ProcessingSpec((Color("grey"), Letterbox(24, 24, 114), Layout("NCHW"), Cast("float16"))), 3),
+        (ProcessingSpec((Color("rgb"), Crop(), Letterbox(16, 24))), 1),
     ],
     ids=lambda value: None,
 )
@@ -78,6 +82,12 @@ def test_the_layer_survives_saving_and_stays_float32_under_mixed_precision(tmp_p
 def test_the_shape_of_the_output_is_known_without_running_it():
     model = keras.Sequential([keras.Input((None, None, 1), dtype="uint8"), ProcessingLayer(NORMALIZED.to_json())])
     assert model.output_shape == (None, 9, 7, 3)
+
+
+def test_cropping_frames_of_unknown_size_is_refused():
+    spec = ProcessingSpec((Color("rgb"), Crop(), Resize(4, 4)))
+    with pytest.raises(ProcessingError, match="processing step crop: a Keras layer needs frames of a known height"):
+        ProcessingLayer(spec)(keras.Input((None, None, 3)))
 
 
 def test_json_that_is_no_specification_is_refused():

@@ -17,6 +17,7 @@ from edge_sdk.processing import Color, Normalize, ProcessingSpec, Quantize, Resi
 
 COLOR = {"op": "color", "mode": "rgb"}
 RESIZE = {"op": "resize", "height": 8, "width": 6, "method": "bilinear", "antialias": False}
+LETTERBOX = {"op": "letterbox", "height": 8, "width": 6, "fill": 114.0}
 NORMALIZE = {"op": "normalize", "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
 LAYOUT = {"op": "layout", "order": "NCHW"}
 QUANTIZE = {"op": "quantize", "dtype": "int8", "scale": 0.5, "zero_point": -3}
@@ -47,6 +48,7 @@ def test_the_digest_is_that_of_the_canonical_json_and_does_not_depend_on_how_num
     [
         {"height": 9},
         {"width": 9},
+        {"method": "nearest"},
     ],
     ids=str,
 )
@@ -93,15 +95,28 @@ NOT_NUMBERS = [True, None, "1", [1], float("nan"), float("inf"), 10**400]
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([], "a resize step is required, it fixes the shape of the model's input"),
-        ([COLOR, NORMALIZE], "a resize step is required"),
+        ([], "a resize or letterbox step is required, it fixes the shape of the model's input"),
+        ([COLOR, NORMALIZE], "a resize or letterbox step is required"),
         ([RESIZE], "a color step is required where no normalize step fixes the channels"),
-        ([RESIZE, COLOR], r"step 1 \(color\): must come before resize: the order is color, resize, normalize"),
+        (
+            [RESIZE, COLOR],
+            r"step 1 \(color\): must come before resize: the order is color, crop, resize or letterbox, normalize",
+        ),
         ([COLOR, NORMALIZE, RESIZE], r"step 2 \(resize\): must come before normalize"),
         ([COLOR, RESIZE, QUANTIZE, LAYOUT], r"step 3 \(layout\): must come before quantize"),
         ([COLOR, RESIZE, RESIZE], r"step 2 \(resize\): this step is there twice"),
-        ([*FULL, QUANTIZE], "6 steps are too many"),
-        ([{"op": "blur"}], "step 0: unknown step 'blur'; there are color, resize"),
+        ([*FULL, QUANTIZE], r"step 5 \(quantize\): this step is there twice"),
+        ([*FULL, QUANTIZE, QUANTIZE], "7 steps are too many"),
+        ([COLOR, RESIZE, LETTERBOX], r"step 2 \(letterbox\): stands in place of resize"),
+        ([COLOR, RESIZE, QUANTIZE, {"op": "cast", "dtype": "float16"}], "stands in place of quantize"),
+        ([COLOR, RESIZE, {"op": "crop"}], r"step 2 \(crop\): must come before resize"),
+        ([COLOR, {"op": "crop", "fraction": 0}, RESIZE], "fraction must be above 0 and at most 1, not 0"),
+        ([COLOR, {"op": "crop", "fraction": 1.5}, RESIZE], "fraction must be above 0 and at most 1, not 1.5"),
+        ([COLOR, LETTERBOX | {"fill": 256}], "fill must be a grey level from 0 to 255, not 256"),
+        ([COLOR, LETTERBOX | {"width": 0}], r"step 1 \(letterbox\): width must be an integer"),
+        ([COLOR, LETTERBOX | {"method": "nearest"}], "unknown key 'method'"),
+        ([COLOR, RESIZE, {"op": "cast", "dtype": "float64"}], r"step 2 \(cast\): dtype must be float16, not 'float64'"),
+        ([{"op": "blur"}], "step 0: unknown step 'blur'; there are color, crop, resize or letterbox"),
         ([{"op": "x\n" * 999}], r"step 0: unknown step 'x\\nx.*\.\.\.; there are"),
         ([{"op": 3}], 'step 0: need a JSON object with a text "op"'),
         (["color"], "step 0: need a JSON object"),
@@ -116,7 +131,7 @@ NOT_NUMBERS = [True, None, "1", [1], float("nan"), float("inf"), 10**400]
         ([COLOR, RESIZE | {"width": 8.0}], "width must be an integer"),
         ([COLOR, RESIZE | {"width": True}], "width must be an integer"),
         ([COLOR, RESIZE | {"width": 10**5000}], "width must be an integer .* not a huge integer"),
-        ([COLOR, RESIZE | {"method": "nearest"}], "method must be bilinear, not 'nearest'"),
+        ([COLOR, RESIZE | {"method": "cubic"}], "method must be bilinear or nearest, not 'cubic'"),
         ([COLOR, RESIZE | {"antialias": True}], "antialias must be false"),
         ([COLOR, RESIZE | {"antialias": 0}], "antialias must be false"),
         (
