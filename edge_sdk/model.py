@@ -67,11 +67,14 @@ class EdgeModel:
         The deferral policy it carries, or None; without a certificate where that is for another model.
     processor
         Its processing, as the device executes it.
+    digest, bundle_digest
+        Of what computes, and of the whole bundle.
     """
 
     def __init__(self, bundle: Bundle, *, threads: Threads = 1, delegate: str | None = None) -> None:
         self.manifest: Manifest = bundle.manifest
         self.digest: str = bundle.manifest.model_digest
+        self.bundle_digest: str = bundle.digest
         self.policy: Policy | None = _policy(bundle.manifest)
         self.processor = DeviceProcessor(ProcessingSpec.from_json(bundle.manifest.processing))
         artifact = bundle.manifest.artifacts[0]

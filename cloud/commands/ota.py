@@ -21,6 +21,7 @@ from typing import Any
 
 from edge_sdk.cloud.ota.gateway import Gateway
 from edge_sdk.cloud.ota.repository import Repository
+from edge_sdk.errors import InputError
 from edge_sdk.ota.link import Broker
 
 __all__ = ["configure", "run"]
@@ -52,7 +53,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     assign.add_argument("--days", type=_days, default=90, help="how long it may be followed (default %(default)s)")
 
     serve = action("serve", "answer devices over MQTT, and keep their reports in DIR/reports.jsonl")
-    serve.add_argument("--broker", required=True, metavar="URL", help="mqtt://host:port or mqtts://host:port")
+    serve.add_argument(
+        "--broker",
+        default=os.environ.get("EDGE_SDK_BROKER"),
+        metavar="URL",
+        help="mqtt://[user:password@]host:port or mqtts://; by default EDGE_SDK_BROKER, which no process list shows",
+    )
     serve.add_argument("--fleet", required=True, help="fleet id, a part of every topic")
     serve.add_argument("--ca", type=Path, help="PEM file of authorities to trust for mqtts")
     serve.add_argument("--cert", type=Path, help="PEM file of our own certificate")
@@ -103,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace, repository: Repository) -> None:
+    if args.broker is None:
+        raise InputError("no broker is named: give --broker URL or set EDGE_SDK_BROKER")
     broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
     with Gateway(repository, broker, args.fleet) as gateway:
         print(f"ready repository={args.folder} broker={broker} fleet={args.fleet}", flush=True)

@@ -134,6 +134,11 @@ class HybridModel:
         return self._edge
 
     @property
+    def bundle_digest(self) -> str:
+        """Digest of the bundle in use now."""
+        return self._edge.bundle_digest
+
+    @property
     def counters(self) -> dict[str, Any]:
         """What has been done so far; see `edge_sdk.client.counters.Counters.snapshot`."""
         return self._counters.snapshot()

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
+from edge_sdk.errors import InputError
 from edge_sdk.ota.agent import OtaAgent
 from edge_sdk.ota.link import Broker
 from edge_sdk.ota.records import Event
@@ -23,7 +25,12 @@ __all__ = ["configure", "run"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="state folder of this device")
-    parser.add_argument("--broker", required=True, metavar="URL", help="mqtt://[user:password@]host:port or mqtts://")
+    parser.add_argument(
+        "--broker",
+        default=os.environ.get("EDGE_SDK_BROKER"),
+        metavar="URL",
+        help="mqtt://[user:password@]host:port or mqtts://; by default EDGE_SDK_BROKER, which no process list shows",
+    )
     parser.add_argument("--fleet", required=True, help="fleet id")
     parser.add_argument("--device", required=True, help="device id")
     parser.add_argument("--root", type=Path, required=True, metavar="FILE", help="pinned root metadata (root.json)")
@@ -37,6 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or Ctrl-C, or once."""
+    if args.broker is None:
+        raise InputError("no broker is named: give --broker URL or set EDGE_SDK_BROKER")
     broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
 
     def show(event: Event) -> None:

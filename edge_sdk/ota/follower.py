@@ -18,6 +18,11 @@ log = logging.getLogger("edge_sdk.ota.follower")
 class Swappable(Protocol):
     """A model whose bundle can be replaced while it is used, such as `edge_sdk.client.HybridModel`."""
 
+    @property
+    def bundle_digest(self) -> str:
+        """Digest of the bundle in use now."""
+        ...
+
     def swap(self, path: Path) -> object:
         """Replace the bundle by that in ``path``."""
         ...
@@ -51,7 +56,8 @@ class Follower:
         self._interval = interval
         self._on_swap = on_swap
         self._stop = threading.Event()
-        self._current = self._digest()
+        # what the model has, not what is active by now: the version may have changed since it was loaded
+        self._current: str = model.bundle_digest
         self._thread = threading.Thread(target=self._run, name="edge-sdk-follower", daemon=True)
         self._thread.start()
 
@@ -97,6 +103,6 @@ def follow(
 ) -> Follower:
     """Keep ``model`` at the agent's active version until the returned `Follower` is closed.
 
-    The version active at the moment of the call is taken to be the one that ``model`` has.
+    A version that became active after ``model`` was loaded is taken up at the first look.
     """
     return Follower(state_dir, model, interval=interval, on_swap=on_swap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import sys
 import time
@@ -18,9 +19,9 @@ from edge_sdk.errors import BrokerError, ServiceError
 from edge_sdk.examples.demo.processes import Child, command
 from edge_sdk.ota.link import Broker
 
-__all__ = ["DEVICE", "FLEET", "Fleet", "Update", "check_broker"]
+__all__ = ["DEVICE", "Fleet", "Update", "check_broker"]
 
-FLEET, DEVICE = "demo", "device-1"
+DEVICE = "device-1"
 UPDATE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 _FINAL = ("active", "refused", "rolled_back")
@@ -77,23 +78,24 @@ class Fleet:
     folder: Path
     cloud_bundle: Path
     broker: str | None = None
+    name: str = field(default_factory=lambda: f"demo-{secrets.token_hex(4)}")  # others may be on the same broker
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._logs = self.folder / "logs"
             self.repository = Repository.init(self.folder / "repository")
-            url = self.broker
-            if url is None:
-                url = "mqtt://" + stack.enter_context(self._child("broker", "broker", "--port", "0")).facts["mqtt"]
-            service = ("ota", "serve", str(self.folder / "repository"), "--broker", url, "--fleet", FLEET)
+            if self.broker is None:
+                embedded = stack.enter_context(self._child("broker", "broker", "--port", "0"))
+                self.broker = f"mqtt://{embedded.facts['mqtt']}"
+            service = ("ota", "serve", str(self.folder / "repository"), "--fleet", self.name)
             stack.enter_context(self._child("repository", *service))
             self.cloud = self._serve(port=0)
             stack.callback(self._stop_server)
             self._agent = stack.enter_context(
                 self._child(
-                    *("agent", "agent", "--json", "--state", str(self.state), "--broker", url),
-                    *("--fleet", FLEET, "--device", DEVICE, "--root", str(self.repository.root_path)),
+                    *("agent", "agent", "--json", "--state", str(self.state)),
+                    *("--fleet", self.name, "--device", DEVICE, "--root", str(self.repository.root_path)),
                 )
             )
             self._stack = stack.pop_all()
@@ -167,4 +169,6 @@ class Fleet:
         return self._server.facts["grpc"]
 
     def _child(self, name: str, *arguments: str) -> Child:
-        return Child(name, command(*arguments), self._logs)
+        # the URL may hold a password, which the list of processes should not show
+        environment = {} if self.broker is None else {"EDGE_SDK_BROKER": self.broker}
+        return Child(name, command(*arguments), self._logs, environment)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +41,8 @@ class Child:
         Its command line.
     logs
         Folder for what it writes to standard error.
+    environment
+        Variables it gets beside ours; where secrets go.
 
     Raises
     ------
@@ -48,7 +50,9 @@ class Child:
         It ended, or said nothing, before it was ready; the message holds its last words.
     """
 
-    def __init__(self, name: str, argv: Sequence[str], logs: Path) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str], logs: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self._log = logs / f"{name}.log"
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -61,7 +65,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **(environment or {})},
             )
         self._reader = threading.Thread(target=self._read, name=f"{name} output", daemon=True)
         self._reader.start()

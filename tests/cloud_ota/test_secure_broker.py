@@ -69,10 +69,10 @@ def test_an_update_arrives_over_tls_and_the_password_is_never_told(
     try:
         fleet.ship(make_bundle(fleet.folder, "1.0.0"))
         done = edge_sdk(
-            *("agent", "--json", "--once", "--state", tmp_path / "device", "--broker", url),
+            *("agent", "--json", "--once", "--state", tmp_path / "device"),
             *("--fleet", fleet.name, "--device", "cam-1"),
             *("--root", fleet.repository.root_path, "--ca", certificates.cert),
-            env={**os.environ, "EDGE_SDK_LOG": "DEBUG"},
+            env={**os.environ, "EDGE_SDK_LOG": "DEBUG", "EDGE_SDK_BROKER": url},
         )
         wait_for(lambda: any(report["state"] == "active" for report in fleet.reports()))
     finally:
@@ -80,3 +80,15 @@ def test_an_update_arrives_over_tls_and_the_password_is_never_told(
     assert done.returncode == 0, done.stderr
     assert '"state": "active"' in done.stdout
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_without_a_broker_the_commands_say_how_to_name_one(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "EDGE_SDK_BROKER"}
+    edge_sdk("ota", "init", tmp_path / "repo")
+    for arguments in (
+        ("ota", "serve", tmp_path / "repo", "--fleet", "shop"),
+        ("agent", "--state", tmp_path, "--fleet", "shop", "--device", "cam-1", "--root", tmp_path / "repo/root.json"),
+    ):
+        done = edge_sdk(*arguments, env=environment)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "EDGE_SDK_BROKER" in done.stderr

@@ -16,6 +16,10 @@ class App:
         self.model = edge_sdk.load(path)
         self.tries = 0
 
+    @property
+    def bundle_digest(self) -> str:
+        return self.model.bundle_digest
+
     def swap(self, path: Path) -> None:
         self.tries += 1
         if self.tries == 1:
@@ -35,4 +39,16 @@ def test_a_follower_swaps_the_model_when_the_active_version_changes(fleet: Fleet
         wait_for(lambda: bool(swapped))
     assert app.tries == 2
     assert app.model.version == "2.0.0"
+    app.model.close()
+
+
+def test_a_version_that_came_between_loading_and_following_is_taken_up(fleet: Fleet) -> None:
+    fleet.ship_version("1.0.0")
+    fleet.check()
+    state = fleet.folder / "state" / "cam-1"
+    app = App(active(state))
+    fleet.ship_version("2.0.0")
+    fleet.check()
+    with follow(state, app, interval=0.02):
+        wait_for(lambda: app.model.version == "2.0.0")
     app.model.close()
