@@ -1,6 +1,17 @@
 """When to trust the edge: signals, calibration, certificate, policy. Pure functions on arrays."""
 
-from edge_sdk.cascade.certificate import Tuning, certify, samples_needed, tune
-from edge_sdk.cascade.policy import Certificate, Decision, Policy
+from edge_sdk.cascade.certificate import Tuning, certify, tune
+from edge_sdk.cascade.policy import Certificate, Decision, Policy, Stratum
+from edge_sdk.cascade.risk import certify_loss, samples_needed
 
-__all__ = ["Certificate", "Decision", "Policy", "Tuning", "certify", "samples_needed", "tune"]
+__all__ = [
+    "Certificate",
+    "Decision",
+    "Policy",
+    "Stratum",
+    "Tuning",
+    "certify",
+    "certify_loss",
+    "samples_needed",
+    "tune",
+]

@@ -1,34 +1,25 @@
-"""The certificate: a deferral threshold with a finite-sample guarantee.
+"""The certificate: a deferral threshold with a finite-sample guarantee, from three sets of scores and labels.
 
-Learn-then-Test with fixed-sequence testing and exact binomial p-values. The thresholds to test are
-fixed beforehand, on validation data, and ordered from the most to the least cautious. Each in turn
-is tested on calibration data against "the loss is above the target" at level 1 − confidence; the
-last one before the first that cannot be rejected is the answer. The order being fixed, no
-correction for testing several is needed.
-
-References
-----------
-Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test: Calibrating Predictive Algorithms to
-Achieve Risk Control", Annals of Applied Statistics, 2025.
+Validation data fixes the temperature and the thresholds to test (`tune`); calibration data, which
+nothing else has seen, tests them (`certify`). How is in `edge_sdk.cascade.risk`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.cascade import binomial
 from edge_sdk.cascade.calibration import check_labels, fit_temperature
-from edge_sdk.cascade.policy import Certificate, Policy
+from edge_sdk.cascade.policy import RISKS, Certificate, Policy, Stratum
+from edge_sdk.cascade.risk import BettingTest, BinaryTest, RiskTest, check_share, fixed_sequence, split_by_stratum
 from edge_sdk.cascade.signals import SIGNALS, check_scores
-from edge_sdk.errors import CannotCertifyError, InputError
+from edge_sdk.errors import InputError
 
-__all__ = ["Tuning", "certify", "samples_needed", "tune"]
+__all__ = ["Tuning", "certify", "tune"]
 
 GRID_SIZE = 200
 
@@ -54,7 +45,7 @@ class Tuning:
 
 def tune(
     edge_scores: NDArray[Any],
-    labels: NDArray[Any],
+    labels: NDArray[Any] | None,
     *,
     signal: str = "max_probability",
     grid_size: int = GRID_SIZE,
@@ -66,7 +57,7 @@ def tune(
     edge_scores
         Probabilities of the edge model, float [n, classes].
     labels
-        True classes, int [n].
+        True classes, int [n]; None where there are none: the temperature is then 1.
     signal
         Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`.
     grid_size
@@ -80,7 +71,7 @@ def tune(
     scores = check_scores(edge_scores, "edge_scores")
     if signal not in SIGNALS:
         raise InputError(f"there is no signal {signal!r}; there are {', '.join(SIGNALS)}")
-    temperature = fit_temperature(scores, labels)
+    temperature = 1.0 if labels is None else fit_temperature(scores, labels)
     values = SIGNALS[signal](scores, temperature)
     quantiles = np.quantile(values, np.linspace(1.0, 0.0, grid_size), method="higher")
     # the last threshold keeps everything: where the edge alone is good enough, that may be certified
@@ -88,41 +79,45 @@ def tune(
     return Tuning(temperature, tuple(grid), signal)
 
 
-def samples_needed(max_accuracy_loss: float, confidence: float) -> int:
-    """Return how many calibration samples a certificate takes if none of them is harmed."""
-    return math.ceil(math.log1p(-confidence) / math.log1p(-max_accuracy_loss))
-
-
 def certify(
     edge_scores: NDArray[Any],
     cloud_scores: NDArray[Any],
-    labels: NDArray[Any],
+    labels: NDArray[Any] | None,
     *,
     max_accuracy_loss: float,
     confidence: float = 0.95,
     tuning: Tuning,
+    risk: str = "harm",
+    strata: NDArray[Any] | None = None,
     validity: Mapping[str, str] | None = None,
 ) -> Policy:
     """Return the least cautious policy whose loss is certified, from calibration data.
 
-    The loss is the harm: the share of inputs that are kept on the edge, wrong there, and right in
-    the cloud. The calibration data must be exchangeable with what comes later and must not have
-    been used for training, compression or `tune`.
+    The calibration data must be exchangeable with what comes later and must not have been used for
+    training, compression or `tune`.
 
     Parameters
     ----------
     edge_scores, cloud_scores
         Probabilities of the two deployed models on the same inputs, float [n, classes].
     labels
-        True classes, int [n].
+        True classes, int [n]; None where there are none, which only ``agreement`` can do without.
     max_accuracy_loss
-        Largest harm allowed, in (0, 1).
+        Largest risk allowed, in (0, 1).
     confidence
         Probability, over calibration data, with which the promise holds; in (0, 1).
     tuning
         Temperature, signal and thresholds from `tune`.
+    risk
+        ``harm``: the share of inputs kept on the edge, wrong there, and right in the cloud.
+        ``net``: that, less the share kept on the edge, right there, and wrong in the cloud; the
+        accuracy of the cloud alone less that of the pair. ``agreement``: the share kept on the
+        edge where the cloud answers otherwise; says nothing of what is right.
+    strata
+        Of each sample the name of its stratum, [n]. The promise then holds in each of them, and
+        the certificate says for each what was seen and how many samples it needs.
     validity
-        Digests that the certificate holds for.
+        Digests and names that the certificate holds for.
 
     Raises
     ------
@@ -131,21 +126,41 @@ def certify(
     CannotCertifyError
         Not even the most cautious threshold passes; the message says how many samples would do.
     """
-    for name, value in (("max_accuracy_loss", max_accuracy_loss), ("confidence", confidence)):
-        if not 0.0 < value < 1.0:
-            raise InputError(f"{name} is {value}; it should be between 0 and 1")
+    check_share("max_accuracy_loss", max_accuracy_loss)
+    check_share("confidence", confidence)
     if not tuning.grid:
         raise InputError("tuning.grid is empty; `tune` lays out thresholds to test")
     edge = check_scores(edge_scores, "edge_scores")
     cloud = check_scores(cloud_scores, "cloud_scores")
     if edge.shape != cloud.shape:
         raise InputError(f"edge_scores {list(edge.shape)} and cloud_scores {list(cloud.shape)} differ in shape")
-    truth = check_labels(labels, *edge.shape)
-    harmful = (edge.argmax(axis=1) != truth) & (cloud.argmax(axis=1) == truth)
+    harmed, gained = _outcomes(edge, cloud, labels, risk)
     values = Policy(0.0, tuning.temperature, tuning.signal).signal_values(edge)
-    passed = _fixed_sequence(values, harmful, tuning.grid, max_accuracy_loss, 1.0 - confidence)
+    level = 1.0 - confidence
+
+    def test(of: NDArray[np.bool_]) -> RiskTest:
+        if risk == "net":
+            net = harmed[of].astype(np.float64) - gained[of]
+            return BettingTest(values[of], net, max_accuracy_loss, level, "loses a net", net=True)
+        verb = "harms" if risk == "harm" else "differs from the cloud on"
+        return BinaryTest(values[of], harmed[of], max_accuracy_loss, level, verb)
+
+    masks = split_by_stratum(strata, len(edge))
+    tests = {name: test(mask) for name, mask in masks.items()}
+    passed = fixed_sequence(tests, tuning.grid, max_accuracy_loss, level)
     kept = values >= passed
-    harms = int((kept & harmful).sum())
+    of_strata = tuple(
+        Stratum(
+            name=name,
+            n=tests[name].n,
+            harms=int((kept & harmed & mask).sum()),
+            p_value=tests[name].p_value(passed),
+            local_share=float(kept[mask].mean()),
+            needed=min(tests[name].needed(passed) or tests[name].n, tests[name].n),  # n did
+        )
+        for name, mask in masks.items()
+        if strata is not None
+    )
     return Policy(
         threshold=passed,
         temperature=tuning.temperature,
@@ -153,53 +168,30 @@ def certify(
         certificate=Certificate(
             max_accuracy_loss=max_accuracy_loss,
             confidence=confidence,
-            n=len(truth),
-            harms=harms,
-            p_value=binomial.cdf(harms, len(truth), max_accuracy_loss),
+            n=len(edge),
+            harms=int((kept & harmed).sum()),
+            p_value=max(test.p_value(passed) for test in tests.values()),
             local_share=float(kept.mean()),
             validity=dict(validity or {}),
+            risk=risk,
+            gains=int((kept & gained).sum()),
+            strata=of_strata,
         ),
     )
 
 
-def _fixed_sequence(
-    values: NDArray[np.float64], harmful: NDArray[np.bool_], grid: Sequence[float], target: float, level: float
-) -> float:
-    """Return the last threshold of ``grid`` before the first whose null is not rejected."""
-    n = len(values)
-    of_harmed = np.sort(values[harmful])
-    passed: float | None = None
-    for threshold in grid:
-        harms = len(of_harmed) - int(np.searchsorted(of_harmed, threshold, side="left"))
-        if binomial.cdf(harms, n, target) > level:
-            break
-        passed = threshold
-    if passed is not None:
-        return passed
-    least = samples_needed(target, 1.0 - level)
-    if n < least:
-        raise CannotCertifyError(
-            f"{n} calibration samples cannot certify a loss of {target:g} at confidence {1 - level:g}: "
-            f"at least {least} are needed, and more if any of them is harmed",
-            needed=least,
-        )
-    needed = _needed_at(harms, n, target, level)
-    hint = f"about {needed} samples would do" if needed else "more samples will not help: allow more loss"
-    raise CannotCertifyError(
-        f"even the most cautious threshold ({grid[0]:.4f}) harms {harms} of {n} calibration samples, "
-        f"too many for a loss of {target:g} at confidence {1 - level:g}; {hint}",
-        needed=needed,
-    )
-
-
-def _needed_at(harms: int, n: int, target: float, level: float) -> int | None:
-    """Return how many samples would do if harm went on at the rate seen, or None if none would."""
-    rate = harms / n
-    if rate >= target:
-        return None
-    size = n
-    while binomial.cdf(math.ceil(rate * size), size, target) > level:
-        size = size + max(1, size // 20)
-        if size > 10_000_000:
-            return None
-    return size
+def _outcomes(
+    edge: NDArray[np.float64], cloud: NDArray[np.float64], labels: NDArray[Any] | None, risk: str
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which samples are harmed if they are kept, and which gain; the latter for ``net`` alone."""
+    if risk not in RISKS:
+        raise InputError(f"there is no risk {risk!r}; there are {', '.join(RISKS)}")
+    says, cloud_says = edge.argmax(axis=1), cloud.argmax(axis=1)
+    none = np.zeros(len(edge), dtype=bool)
+    if risk == "agreement":
+        return says != cloud_says, none
+    if labels is None:
+        raise InputError(f"{risk} cannot be certified without labels; agreement can (risk='agreement')")
+    truth = check_labels(labels, *edge.shape)
+    edge_right, cloud_right = says == truth, cloud_says == truth
+    return ~edge_right & cloud_right, edge_right & ~cloud_right if risk == "net" else none

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,54 @@ from numpy.typing import NDArray
 from edge_sdk.cascade.signals import SIGNALS, check_scores, max_probability
 from edge_sdk.errors import CertificateError, InputError
 
-__all__ = ["Certificate", "Decision", "Policy"]
+__all__ = ["RISKS", "Certificate", "Decision", "Policy", "Stratum"]
 
 FORMAT = 1  # readers refuse a signal or a risk they do not know, so new ones need no new format
+
+RISKS: Mapping[str, str] = MappingProxyType(
+    {
+        "harm": "harm",
+        "net": "net loss of accuracy against the cloud alone",
+        "agreement": "disagreement with the cloud where the edge answers",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """What was seen in one stratum, in which the promise holds as well.
+
+    Attributes
+    ----------
+    name
+        Of the stratum.
+    n, harms, p_value, local_share
+        As in `Certificate`, of this stratum alone.
+    needed
+        About how many samples of it would have done, at the rate of harm seen.
+    """
+
+    name: str
+    n: int
+    harms: int
+    p_value: float
+    local_share: float
+    needed: int
+
+    def __post_init__(self) -> None:
+        _check(f"stratum {self.name}", self)
+        if self.needed <= 0:
+            raise CertificateError(f"stratum {self.name}: needed is {self.needed}, which is impossible")
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """What was promised, from how much evidence, and for what it holds.
 
-    The promise: with probability at least ``confidence`` over the calibration data, the share of
-    all inputs that are kept on the edge, wrong there, and right in the cloud is at most
-    ``max_accuracy_loss``, for inputs exchangeable with the calibration data.
+    The promise of ``harm``: with probability at least ``confidence`` over the calibration data, the
+    share of all inputs that are kept on the edge, wrong there, and right in the cloud is at most
+    ``max_accuracy_loss``, for inputs exchangeable with the calibration data. For other risks see
+    `edge_sdk.cascade.certify`.
 
     Attributes
     ----------
@@ -33,16 +70,21 @@ class Certificate:
     n
         Calibration samples.
     harms
-        How many of them the rule harmed.
+        How many of them the rule harmed; for ``agreement``, on how many of those kept the cloud differs.
     p_value
-        Exact binomial p-value of "the loss is above ``max_accuracy_loss``" at the threshold.
+        Of "the risk is above ``max_accuracy_loss``" at the threshold: exact binomial, for ``net`` by
+        betting; the largest of all strata where there are any.
     local_share
         Share of the calibration samples that the rule kept on the edge.
     validity
-        Digests of everything it holds for (``edge_model``, ``cloud_model``, ``calibration_data``).
-        A change of any voids it.
+        Digests and names of everything it holds for, such as ``edge_model``, ``cloud_model``,
+        ``processing``, ``runtime``, ``calibration_data``. A change of any voids it.
     risk
-        The loss that is bounded: ``harm``.
+        The loss that is bounded: ``harm``, ``net`` or ``agreement``.
+    gains
+        For ``net``, how many samples were kept, right on the edge, and wrong in the cloud.
+    strata
+        For each of which the promise holds by itself.
     """
 
     max_accuracy_loss: float
@@ -53,9 +95,20 @@ class Certificate:
     local_share: float
     validity: Mapping[str, str]
     risk: str = "harm"
+    gains: int = 0
+    strata: tuple[Stratum, ...] = ()
+
+    @property
+    def promise(self) -> str:
+        """The promise in words, without what it rests on."""
+        where = f" in each of {len(self.strata)} strata" if self.strata else ""
+        return f"{RISKS[self.risk]} ≤ {self.max_accuracy_loss:g} at confidence {self.confidence:g}{where}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON-compatible values."""
+        """Return the record as JSON-compatible values; what is empty is left out."""
+        more: dict[str, Any] = {"gains": self.gains} if self.gains else {}
+        if self.strata:
+            more["strata"] = [asdict(stratum) for stratum in self.strata]
         return {
             "risk": self.risk,
             "max_accuracy_loss": self.max_accuracy_loss,
@@ -65,6 +118,7 @@ class Certificate:
             "p_value": self.p_value,
             "local_share": self.local_share,
             "validity": dict(self.validity),
+            **more,
         }
 
 
@@ -199,15 +253,41 @@ def _certificate(value: Mapping[str, Any]) -> Certificate:
         local_share=float(value["local_share"]),
         validity={str(key): str(item) for key, item in value["validity"].items()},
         risk=str(value["risk"]),
+        gains=int(value.get("gains", 0)),
+        strata=tuple(_stratum(stratum) for stratum in value.get("strata", ())),
     )
+    if certificate.risk not in RISKS:
+        raise CertificateError(
+            f"certificate: this SDK knows no risk {certificate.risk!r}; it knows {', '.join(RISKS)}: is it too old?"
+        )
     for name, possible in (
         ("max_accuracy_loss", 0.0 < certificate.max_accuracy_loss < 1.0),
         ("confidence", 0.0 < certificate.confidence < 1.0),
-        ("n", certificate.n > 0),
-        ("harms", 0 <= certificate.harms <= certificate.n),
-        ("p_value", 0.0 <= certificate.p_value <= 1.0),
-        ("local_share", 0.0 <= certificate.local_share <= 1.0),
+        ("gains", 0 <= certificate.gains <= certificate.n),
     ):
         if not possible:
             raise CertificateError(f"certificate: {name} is {getattr(certificate, name)}, which is impossible")
+    _check("certificate", certificate)
     return certificate
+
+
+def _stratum(value: Mapping[str, Any]) -> Stratum:
+    return Stratum(
+        name=str(value["name"]),
+        n=int(value["n"]),
+        harms=int(value["harms"]),
+        p_value=float(value["p_value"]),
+        local_share=float(value["local_share"]),
+        needed=int(value["needed"]),
+    )
+
+
+def _check(what: str, seen: Certificate | Stratum) -> None:
+    for name, possible in (
+        ("n", seen.n > 0),
+        ("harms", 0 <= seen.harms <= seen.n),
+        ("p_value", 0.0 <= seen.p_value <= 1.0),
+        ("local_share", 0.0 <= seen.local_share <= 1.0),
+    ):
+        if not possible:
+            raise CertificateError(f"{what}: {name} is {getattr(seen, name)}, which is impossible")

@@ -12,7 +12,7 @@ from edge_sdk import cascade
 from edge_sdk.bundle import Bundle
 from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.errors import CertificateError
-from edge_sdk.model import EdgeModel
+from edge_sdk.model import EdgeModel, certified_for
 
 __all__ = ["certify_bundle", "score"]
 
@@ -40,6 +40,7 @@ def certify_bundle(
     max_accuracy_loss: float = 0.01,
     confidence: float = 0.95,
     signal: str = "max_probability",
+    risk: str = "harm",
     on_progress: Progress | None = None,
 ) -> Bundle:
     """Certify a deferral threshold for a pair of bundles and write the edge bundle with it.
@@ -59,6 +60,8 @@ def certify_bundle(
         The promise; see `edge_sdk.cascade.certify`.
     signal
         What the threshold is of; see `edge_sdk.cascade.signals`.
+    risk
+        What is bounded; see `edge_sdk.cascade.certify`.
     on_progress
         Called with a stage, the number done and the total.
 
@@ -84,11 +87,13 @@ def certify_bundle(
         splits.calibration.labels,
         max_accuracy_loss=max_accuracy_loss,
         confidence=confidence,
+        risk=risk,
         tuning=cascade.tune(tuning_scores, splits.validation.labels, signal=signal),
         validity={
-            "edge_model": edge.manifest.model_digest,
+            **certified_for(edge.manifest),
             "cloud_model": cloud.manifest.model_digest,
             "cloud_name": cloud.manifest.name,
+            "encoding": "captured",  # the cloud model saw every pixel
             "calibration_data": splits.calibration.digest,
         },
     )

@@ -33,7 +33,7 @@ from edge_sdk.runtime import Threads, open_session
 from edge_sdk.sources import Stream
 from edge_sdk.types import Classification, Reason, TensorSpec, Timing
 
-__all__ = ["EdgeModel", "Scored", "load", "new_decision_id", "verify"]
+__all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id", "verify"]
 
 logger = logging.getLogger("edge_sdk.model")
 
@@ -64,7 +64,8 @@ class EdgeModel:
     manifest
         The bundle's manifest.
     policy
-        The deferral policy it carries, or None; without a certificate where that is for another model.
+        The deferral policy it carries, or None; without a certificate where that is for another
+        model, processing, runtime or delegate.
     processor
         Its processing, as the device executes it.
     digest, bundle_digest
@@ -75,7 +76,7 @@ class EdgeModel:
         self.manifest: Manifest = bundle.manifest
         self.digest: str = bundle.manifest.model_digest
         self.bundle_digest: str = bundle.digest
-        self.policy: Policy | None = _policy(bundle.manifest)
+        self.policy: Policy | None = _policy(bundle.manifest, delegate)
         self.processor = DeviceProcessor(ProcessingSpec.from_json(bundle.manifest.processing))
         artifact = bundle.manifest.artifacts[0]
         self._session = open_session(
@@ -336,15 +337,32 @@ class EdgeModel:
             )
 
 
-def _policy(manifest: Manifest) -> Policy | None:
-    """Return the policy of a bundle, without its certificate where that does not name this very model."""
+def _policy(manifest: Manifest, delegate: str | None) -> Policy | None:
+    """Return the policy of a bundle, without its certificate unless that was given to what runs here."""
     if manifest.cascade is None:
         return None
     policy = Policy.from_json(manifest.cascade)
-    if policy.certificate is None or policy.certificate.validity.get("edge_model") == manifest.model_digest:
+    if policy.certificate is None:
         return policy
-    logger.warning("%s %s: its certificate is not for this model, and void", manifest.name, manifest.version)
+    here = certified_for(manifest, delegate)
+    named = {"edge_model": "", **policy.certificate.validity}  # a certificate must name its model
+    other = [key.replace("_", " ") for key, value in here.items() if named.get(key, value) != value]
+    if not other:
+        return policy
+    logger.warning(
+        "%s %s: its certificate is for another %s, and void", manifest.name, manifest.version, " and ".join(other)
+    )
     return replace(policy, certificate=None)
+
+
+def certified_for(manifest: Manifest, delegate: str | None = None) -> dict[str, str]:
+    """Return what the certificate of an edge model holds for, as a device can tell: a change of any voids it."""
+    return {
+        "edge_model": manifest.model_digest,
+        "processing": ProcessingSpec.from_json(manifest.processing).digest,
+        "runtime": manifest.artifacts[0].runtime,
+        "delegate": delegate or "default",
+    }
 
 
 def _normalized(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,7 +1,9 @@
 """Certify the deferral threshold of an edge bundle against a cloud bundle.
 
 The promise written into the bundle: with the given confidence, at most the given share of inputs
-is kept on the edge, wrong there, and right in the cloud.
+is kept on the edge, wrong there, and right in the cloud. With --risk net, the pair's accuracy is at
+most so much below that of the cloud alone; with --risk agreement, the edge answers otherwise than
+the cloud would on at most this share of all inputs.
 
 example:
   edge-sdk certify student.edge --cloud teacher.edge --data mnist --max-accuracy-loss 0.01 -o digits-1.0.0.edge
@@ -13,6 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
+from edge_sdk.cascade.policy import RISKS, Policy
 from edge_sdk.cascade.signals import SIGNALS
 from edge_sdk.certification import certify_bundle
 from edge_sdk.datasets import load_splits
@@ -33,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="max_probability",
         help="what the threshold is of (default %(default)s)",
     )
+    parser.add_argument("--risk", choices=tuple(RISKS), default="harm", help="what is bounded (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits, as for training (default 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="use at most about N images, as for training")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.edge", help="bundle to write")
@@ -49,18 +53,22 @@ def run(args: argparse.Namespace) -> int:
         max_accuracy_loss=args.max_accuracy_loss,
         confidence=args.confidence,
         signal=args.signal,
+        risk=args.risk,
     )
     policy = dict(bundle.manifest.cascade or {})
     if args.json:
         print(json.dumps({"bundle": str(args.out), **policy}))
         return 0
-    certificate = policy["certificate"]
+    rule = Policy.from_json(policy)
+    assert rule.certificate is not None
+    harmed = "differing" if rule.certificate.risk == "agreement" else "harmed"
+    gained = f", {rule.certificate.gains} gained" if rule.certificate.risk == "net" else ""
     print(
-        f"certified: harm ≤ {certificate['max_accuracy_loss']:g} at confidence {certificate['confidence']:g}, "
-        f"from {certificate['n']} samples ({certificate['harms']} harmed)"
+        f"certified: {rule.certificate.promise}, "
+        f"from {rule.certificate.n} samples ({rule.certificate.harms} {harmed}{gained})"
     )
     print(
-        f"threshold {policy['threshold']:.4f} on {policy['signal']}, "
-        f"{certificate['local_share']:.1%} answered locally; wrote {args.out}"
+        f"threshold {rule.threshold:.4f} on {rule.signal}, "
+        f"{rule.certificate.local_share:.1%} answered locally; wrote {args.out}"
     )
     return 0

@@ -56,10 +56,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
             rows.append(
                 (
                     "certificate",
-                    (
-                        f"harm ≤ {promise.max_accuracy_loss:g} at confidence {promise.confidence:g}, "
-                        f"from {promise.n} samples; {promise.local_share:.1%} answered locally"
-                    ),
+                    (f"{promise.promise}, from {promise.n} samples; {promise.local_share:.1%} answered locally"),
                 )
             )
     rows.append(("model digest", manifest.model_digest))

@@ -69,8 +69,9 @@ def naive_threshold(edge: np.ndarray, cloud: np.ndarray, labels: np.ndarray) -> 
     return min(passing)
 
 
-def test_the_promise_is_kept_as_often_as_promised_where_a_naive_threshold_breaks_it():
-    draws, n = 400, 1000
+@pytest.mark.parametrize("draws", [400, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_promise_is_kept_as_often_as_promised_where_a_naive_threshold_breaks_it(draws):
+    n = 1000
     rng = np.random.default_rng(3)
     broken = naive_broken = 0
     for _ in range(draws):
@@ -80,21 +81,29 @@ def test_the_promise_is_kept_as_often_as_promised_where_a_naive_threshold_breaks
         naive_broken += harm_at(naive_threshold(*sample)) > ALPHA
     # If the promise is broken with probability at most 5 %, then more than 35 of 400 draws break
     # it with probability below 0.1 %; the seed is fixed, so the bound used is the tighter 6.1 %.
-    assert stats.binom.sf(35, draws, 1 - CONFIDENCE) < 1e-3
+    assert stats.binom.sf(0.0875 * draws, draws, 1 - CONFIDENCE) < 1e-3
     assert broken <= 0.061 * draws
     # the control: without the test, the same data breaks the same promise about half of the time
     assert naive_broken > 0.35 * draws
 
 
-def test_a_certificate_is_not_bought_with_needless_caution():
+@pytest.mark.parametrize(
+    ("n", "draws", "least"),
+    [
+        (1000, 200, 0.75),
+        (5000, 50, 0.9),
+        pytest.param(1000, 1000, 0.75, marks=pytest.mark.slow),
+        pytest.param(5000, 1000, 0.9, marks=pytest.mark.slow),
+    ],
+)
+def test_a_certificate_is_not_bought_with_needless_caution(n, draws, least):
     oracle = share_at(SIGNALS[np.searchsorted(HARMS, ALPHA, side="right") - 1])
     rng = np.random.default_rng(4)
     shares = [
-        share_at(certify(*draw(1000, rng), max_accuracy_loss=ALPHA, confidence=CONFIDENCE, tuning=TUNING).threshold)
-        for _ in range(100)
+        share_at(certify(*draw(n, rng), max_accuracy_loss=ALPHA, confidence=CONFIDENCE, tuning=TUNING).threshold)
+        for _ in range(draws)
     ]
-    assert np.mean(shares) >= 0.7 * oracle
-    assert np.mean(shares) <= oracle
+    assert least * oracle <= np.mean(shares) <= oracle
 
 
 def test_the_certificate_says_what_was_seen():

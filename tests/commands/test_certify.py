@@ -80,6 +80,10 @@ def test_the_promise_is_printed_and_is_in_the_bundle(pair, certified):
         "edge_model": Bundle.open(pair.edge).manifest.model_digest,
         "cloud_model": Bundle.open(pair.cloud).manifest.model_digest,
         "cloud_name": "cloud",
+        "processing": SPEC.digest,
+        "runtime": "onnx",
+        "delegate": "default",
+        "encoding": "captured",
         "calibration_data": pair.splits.calibration.digest,
     }
     assert bundle.manifest.model_digest == Bundle.open(pair.edge).manifest.model_digest
@@ -115,6 +119,21 @@ def test_another_signal_can_be_chosen_and_devices_decide_by_it(pair, tmp_path):
     assert edge.policy.signal == "margin"
     assert answer.certified == (decision.value >= edge.policy.threshold)
     assert answer.confidence == decision.confidence >= 1 / len(CLASSES), "a probability, whatever the signal"
+
+
+@pytest.mark.parametrize(
+    ("risk", "words"),
+    [
+        ("net", "certified: net loss of accuracy against the cloud alone ≤ 0.05 at confidence 0.95"),
+        ("agreement", "certified: disagreement with the cloud where the edge answers ≤ 0.05 at confidence 0.95"),
+    ],
+)
+def test_another_risk_can_be_bounded_and_is_named(pair, tmp_path, risk, words):
+    done = pair.certify(tmp_path / "c.edge", "--risk", risk)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert words in done.stdout
+    assert Policy.from_json(Bundle.open(tmp_path / "c.edge").manifest.cascade).certificate.risk == risk
+    assert words.removeprefix("certified: ") in run("inspect", tmp_path / "c.edge").stdout.replace("\n", " ")
 
 
 def test_certifying_again_gives_the_same_bytes(pair, certified, tmp_path):

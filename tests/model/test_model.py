@@ -23,7 +23,7 @@ from edge_sdk.errors import (
     ModelError,
     ProcessingError,
 )
-from edge_sdk.model import EdgeModel
+from edge_sdk.model import EdgeModel, certified_for
 
 MODELS = ["onnx", "int8_logits", "int8_probabilities"]
 
@@ -190,6 +190,18 @@ def test_a_certificate_that_does_not_name_the_model_is_void(made, pictures, tmp_
         answer = model.predict(pictures[0][0])
     assert (answer.reason, answer.certified) == ("confident", False)
     assert "void" in caplog.text
+
+
+@pytest.mark.parametrize("changes", ["processing", "runtime", "delegate"])
+def test_a_certificate_for_another_way_of_running_the_model_is_void(made, pictures, tmp_path, caplog, changes):
+    bundle = made.pack(tmp_path / "m.edge")
+    validity = certified_for(bundle.manifest)
+    with EdgeModel(changed(bundle, cascade=certified(0.0, **validity).to_json())) as model:
+        assert model.predict(pictures[0][0]).certified
+    foreign = changed(bundle, cascade=certified(0.0, **{**validity, changes: "another"}).to_json())
+    with caplog.at_level(logging.WARNING, "edge_sdk.model"), EdgeModel(foreign) as model:
+        assert not model.predict(pictures[0][0]).certified
+    assert f"its certificate is for another {changes}, and void" in caplog.text
 
 
 def test_a_policy_from_the_future_is_refused(made, tmp_path):
