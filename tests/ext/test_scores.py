@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from edge_sdk.errors import InputError
-from edge_sdk.ext.scores import softmax
+from edge_sdk.ext.scores import softmax, summarize
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -121,3 +121,76 @@ def test_a_wrong_temperature_is_refused_with_one_line(temperature):
 def test_a_mismatched_out_is_refused_with_one_line(out):
     with pytest.raises(InputError, match=r"^out: need .*$"):
         softmax(np.zeros(2, np.float32), out)
+
+
+def facts(x, temperature):
+    """Margin, entropy and energy in float64."""
+    p = exact(x, temperature)
+    top = x.max(axis=-1).astype(np.float64)
+    ordered = np.sort(p, axis=-1)
+    margin = ordered[..., -1] - ordered[..., -2] if x.shape[-1] > 1 else np.ones(x.shape[:-1])
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(axis=-1)
+    total = np.exp((x.astype(np.float64) - top[..., None]) / temperature).sum(axis=-1)
+    return margin, entropy, -(top + temperature * np.log(total))
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=1, max_dims=2, max_side=150),
+        elements=st.one_of(st.floats(-80, 80, width=32), st.sampled_from([0.0, 1.0, -np.inf])),
+    ).filter(lambda x: np.isfinite(x.max(axis=-1)).all()),
+    st.floats(0.1, 10),
+    st.integers(1, 12),
+)
+def test_a_summary_agrees_with_float64_and_with_softmax(x, temperature, top):
+    got = summarize(x, top=top, temperature=temperature)
+    np.testing.assert_array_equal(got.probabilities, softmax(x, temperature=temperature))
+    named = min(top, x.shape[-1])
+    np.testing.assert_array_equal(got.indices, np.argsort(-x, axis=-1, kind="stable")[..., :named])
+    margin, entropy, energy = facts(x, temperature)
+    np.testing.assert_allclose(got.margin, margin, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(got.entropy, entropy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.energy, energy, rtol=1e-5, atol=1e-5)
+
+
+def test_exponentials_are_within_0_6_units_in_the_last_place():
+    gaps = np.linspace(-103, -20, 40000).astype(np.float32)  # so small that the sum they are divided by rounds to 1
+    x = np.stack([np.zeros_like(gaps), gaps], axis=1)
+    true = exact(x)[:, 1]
+    ulp = np.spacing(true.astype(np.float32)).astype(np.float64)
+    assert np.all(np.abs(softmax(x)[:, 1] - true) <= 0.6 * ulp)
+
+
+def test_a_summary_of_many_classes_finds_the_largest_wherever_they_are():
+    rng = np.random.default_rng(6)
+    for classes in (31, 32, 33, 64, 1000, 1024):
+        x = rng.normal(size=classes).astype(np.float32)
+        best = rng.choice(classes, 3, replace=False)
+        x[best] = [30, 20, 10]
+        np.testing.assert_array_equal(summarize(x, top=3).indices, best)
+
+
+def test_equal_scores_are_named_in_order():
+    np.testing.assert_array_equal(summarize(np.zeros(40, np.float32), top=4).indices, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.0, True, "3", None])
+def test_a_wrong_number_of_top_classes_is_refused_with_one_line(top):
+    with pytest.raises(InputError, match=r"^top: need an integer of at least 1, not .*$"):
+        summarize(np.zeros(3, np.float32), top=top)
+
+
+def test_a_summary_refuses_what_softmax_refuses_and_shared_memory():
+    x = np.zeros((2, 4), np.float32)
+    assert summarize(x[:, ::2]).probabilities.shape == (2, 2)
+    out = np.empty_like(x)
+    assert summarize(x, out=out).probabilities is out
+    for bad in (x, np.empty((2, 8), np.float32)[:, ::2], np.broadcast_to(np.float32(0), (2, 4)), np.zeros((2, 4))):
+        with pytest.raises(InputError, match=r"^out: need .*$"):
+            summarize(x, out=bad)
+    with pytest.raises(InputError, match="row 1 has no finite"):
+        summarize(np.array([[0, 1], [np.nan, 0]], np.float32))
+    with pytest.raises(InputError, match="x: need float32"):
+        summarize([1.0])
