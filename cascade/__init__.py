@@ -1,12 +1,14 @@
 """When to trust the edge: signals, calibration, certificate, policy. Pure functions on arrays."""
 
 from edge_sdk.cascade.certificate import Tuning, certify, tune
+from edge_sdk.cascade.deferral import Head
 from edge_sdk.cascade.policy import Certificate, Decision, Policy, Stratum
 from edge_sdk.cascade.risk import certify_loss, samples_needed
 
 __all__ = [
     "Certificate",
     "Decision",
+    "Head",
     "Policy",
     "Stratum",
     "Tuning",

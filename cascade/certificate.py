@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.cascade.calibration import check_labels, fit_temperature
-from edge_sdk.cascade.policy import RISKS, Certificate, Policy, Stratum
+from edge_sdk.cascade.deferral import Head, learn_head
+from edge_sdk.cascade.policy import LEARNED, RISKS, SIGNAL_NAMES, Certificate, Policy, Stratum
 from edge_sdk.cascade.risk import BettingTest, BinaryTest, RiskTest, check_share, fixed_sequence, split_by_stratum
-from edge_sdk.cascade.signals import SIGNALS, check_scores
+from edge_sdk.cascade.signals import check_scores
 from edge_sdk.errors import InputError
 
 __all__ = ["Tuning", "certify", "tune"]
@@ -36,11 +37,18 @@ class Tuning:
         Thresholds to test, from the most cautious (highest) down.
     signal
         Name of the signal that the thresholds are of.
+    head
+        The deferral head where the signal is ``learned``.
     """
 
     temperature: float
     grid: tuple[float, ...]
     signal: str = "max_probability"
+    head: Head | None = None
+
+    def rule(self, threshold: float, certificate: Certificate | None = None) -> Policy:
+        """Return the policy of a threshold."""
+        return Policy(threshold, self.temperature, self.signal, certificate, self.head)
 
 
 def tune(
@@ -48,6 +56,7 @@ def tune(
     labels: NDArray[Any] | None,
     *,
     signal: str = "max_probability",
+    cloud_scores: NDArray[Any] | None = None,
     grid_size: int = GRID_SIZE,
 ) -> Tuning:
     """Fit the temperature and lay out the thresholds to test, on validation data.
@@ -59,7 +68,11 @@ def tune(
     labels
         True classes, int [n]; None where there are none: the temperature is then 1.
     signal
-        Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`.
+        Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`, or ``learned``: a deferral
+        head is then fitted, and ``max_probability`` is used unless the head is better on held-out
+        folds. See `edge_sdk.cascade.deferral`.
+    cloud_scores
+        Probabilities of the cloud model on the same inputs, float [n, classes]; for ``learned``.
     grid_size
         How many thresholds: quantiles of the signal, so that each keeps a like share more.
 
@@ -69,14 +82,20 @@ def tune(
         Scores or labels are not what they should be, or there is no such signal.
     """
     scores = check_scores(edge_scores, "edge_scores")
-    if signal not in SIGNALS:
-        raise InputError(f"there is no signal {signal!r}; there are {', '.join(SIGNALS)}")
+    if signal not in SIGNAL_NAMES:
+        raise InputError(f"there is no signal {signal!r}; there are {', '.join(SIGNAL_NAMES)}")
     temperature = 1.0 if labels is None else fit_temperature(scores, labels)
-    values = SIGNALS[signal](scores, temperature)
+    head = None
+    if signal == LEARNED:
+        if cloud_scores is None or labels is None:
+            raise InputError("the signal 'learned' is fitted to labels and to cloud_scores; give both")
+        head = learn_head(scores, cloud_scores, labels)
+        signal = "max_probability" if head is None else LEARNED
+    values = Policy(0.0, temperature, signal, head=head).signal_values(scores)
     quantiles = np.quantile(values, np.linspace(1.0, 0.0, grid_size), method="higher")
     # the last threshold keeps everything: where the edge alone is good enough, that may be certified
-    grid = dict.fromkeys([*quantiles.tolist(), 0.0])
-    return Tuning(temperature, tuple(grid), signal)
+    grid = dict.fromkeys([*quantiles.tolist(), 0.0 if head is None else -1.0])
+    return Tuning(temperature, tuple(grid), signal, head)
 
 
 def certify(
@@ -135,7 +154,7 @@ def certify(
     if edge.shape != cloud.shape:
         raise InputError(f"edge_scores {list(edge.shape)} and cloud_scores {list(cloud.shape)} differ in shape")
     harmed, gained = _outcomes(edge, cloud, labels, risk)
-    values = Policy(0.0, tuning.temperature, tuning.signal).signal_values(edge)
+    values = tuning.rule(0.0).signal_values(edge)
     level = 1.0 - confidence
 
     def test(of: NDArray[np.bool_]) -> RiskTest:
@@ -161,11 +180,9 @@ def certify(
         for name, mask in masks.items()
         if strata is not None
     )
-    return Policy(
-        threshold=passed,
-        temperature=tuning.temperature,
-        signal=tuning.signal,
-        certificate=Certificate(
+    return tuning.rule(
+        passed,
+        Certificate(
             max_accuracy_loss=max_accuracy_loss,
             confidence=confidence,
             n=len(edge),

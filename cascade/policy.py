@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.cascade.deferral import Head
 from edge_sdk.cascade.signals import SIGNALS, check_scores, max_probability
 from edge_sdk.errors import CertificateError, InputError
 
-__all__ = ["RISKS", "Certificate", "Decision", "Policy", "Stratum"]
+__all__ = ["LEARNED", "RISKS", "SIGNAL_NAMES", "Certificate", "Decision", "Policy", "Stratum"]
 
 FORMAT = 1  # readers refuse a signal or a risk they do not know, so new ones need no new format
+
+LEARNED = "learned"
+SIGNAL_NAMES = (*SIGNALS, LEARNED)
 
 RISKS: Mapping[str, str] = MappingProxyType(
     {
@@ -158,19 +162,24 @@ class Policy:
     temperature
         Scales the scores before the signal is taken.
     signal
-        Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`.
+        Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`, or ``learned``.
     certificate
         The promise this threshold was certified for, or None.
+    head
+        The deferral head, whose value is the signal ``learned``; None with any other.
     """
 
     threshold: float
     temperature: float = 1.0
     signal: str = "max_probability"
     certificate: Certificate | None = None
+    head: Head | None = None
 
     def __post_init__(self) -> None:
-        if self.signal not in SIGNALS:
-            raise CertificateError(f"policy: there is no signal {self.signal!r}; there are {', '.join(SIGNALS)}")
+        if self.signal not in SIGNAL_NAMES:
+            raise CertificateError(f"policy: there is no signal {self.signal!r}; there are {', '.join(SIGNAL_NAMES)}")
+        if (self.signal == LEARNED) != (self.head is not None):
+            raise CertificateError("policy: the signal 'learned' needs a head, and no other has one")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise CertificateError(f"policy: temperature is {self.temperature}; it should be positive")
         if math.isnan(self.threshold):
@@ -178,7 +187,7 @@ class Policy:
 
     def signal_values(self, scores: NDArray[Any]) -> NDArray[np.float64]:
         """Return the signal of each row of probabilities [n, classes]; float64 [n]."""
-        return SIGNALS[self.signal](scores, self.temperature)
+        return self.head.values(scores) if self.head else SIGNALS[self.signal](scores, self.temperature)
 
     def decide(self, scores: NDArray[Any], context: Mapping[str, Any] | None = None) -> Decision:
         """Decide about one answer. Pure: the same scores always give the same decision.
@@ -218,6 +227,7 @@ class Policy:
             "temperature": self.temperature,
             "threshold": self.threshold,
             "certificate": None if self.certificate is None else self.certificate.to_json(),
+            **({} if self.head is None else {"head": self.head.to_json()}),
         }
 
     @classmethod
@@ -238,6 +248,7 @@ class Policy:
                 temperature=float(value["temperature"]),
                 signal=str(value["signal"]),
                 certificate=None if certificate is None else _certificate(certificate),
+                head=None if value.get("head") is None else Head.from_json(value["head"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CertificateError(f"policy: a field is missing or has the wrong type: {error}") from error

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_sdk import cascade
 from edge_sdk.bundle import Bundle
+from edge_sdk.cascade.policy import LEARNED
 from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.errors import CertificateError
 from edge_sdk.model import EdgeModel, certified_for
@@ -59,7 +60,7 @@ def certify_bundle(
     max_accuracy_loss, confidence
         The promise; see `edge_sdk.cascade.certify`.
     signal
-        What the threshold is of; see `edge_sdk.cascade.signals`.
+        What the threshold is of; see `edge_sdk.cascade.tune`.
     risk
         What is bounded; see `edge_sdk.cascade.certify`.
     on_progress
@@ -75,12 +76,13 @@ def certify_bundle(
     edge = edge if isinstance(edge, Bundle) else Bundle.open(edge)
     cloud = cloud if isinstance(cloud, Bundle) else Bundle.open(cloud)
     _check(edge, cloud, splits)
-    scores = {}
+    scores, tuning_scores = {}, {}
     for side, bundle in (("edge", edge), ("cloud", cloud)):
         with EdgeModel(bundle) as model:
             scores[side] = score(model, splits.calibration, on_progress=on_progress, stage=f"{side} on calibration")
-            if side == "edge":
-                tuning_scores = score(model, splits.validation, on_progress=on_progress, stage="edge on validation")
+            if side == "edge" or signal == LEARNED:
+                stage = f"{side} on validation"
+                tuning_scores[side] = score(model, splits.validation, on_progress=on_progress, stage=stage)
     policy = cascade.certify(
         scores["edge"],
         scores["cloud"],
@@ -88,7 +90,12 @@ def certify_bundle(
         max_accuracy_loss=max_accuracy_loss,
         confidence=confidence,
         risk=risk,
-        tuning=cascade.tune(tuning_scores, splits.validation.labels, signal=signal),
+        tuning=cascade.tune(
+            tuning_scores["edge"],
+            splits.validation.labels,
+            signal=signal,
+            cloud_scores=tuning_scores.get("cloud"),
+        ),
         validity={
             **certified_for(edge.manifest),
             "cloud_model": cloud.manifest.model_digest,

@@ -15,8 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from edge_sdk.cascade.policy import RISKS, Policy
-from edge_sdk.cascade.signals import SIGNALS
+from edge_sdk.cascade.policy import RISKS, SIGNAL_NAMES, Policy
 from edge_sdk.certification import certify_bundle
 from edge_sdk.datasets import load_splits
 
@@ -32,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confidence", type=float, default=0.95, metavar="C", help="default 0.95")
     parser.add_argument(
         "--signal",
-        choices=tuple(SIGNALS),
+        choices=SIGNAL_NAMES,
         default="max_probability",
         help="what the threshold is of (default %(default)s)",
     )
@@ -67,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         f"certified: {rule.certificate.promise}, "
         f"from {rule.certificate.n} samples ({rule.certificate.harms} {harmed}{gained})"
     )
+    if rule.signal != args.signal:
+        print(f"{rule.signal} is used: the {args.signal} signal was not better on held-out data")
     print(
         f"threshold {rule.threshold:.4f} on {rule.signal}, "
         f"{rule.certificate.local_share:.1%} answered locally; wrote {args.out}"

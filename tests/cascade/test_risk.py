@@ -308,7 +308,7 @@ def test_what_cannot_be_certified_says_how_many_samples_would_do():
         certify_loss(signal, np.full(2000, 0.3), alpha=ALPHA, grid=(0.5,))
     for bound in ("betting", "hoeffding_bentkus"):
         losses = np.tile([0.0, 0.0, 0.0, 0.015], 500)
-        with pytest.raises(CannotCertifyError, match="loses 7.5 of 2000 calibration samples, too many") as caught:
+        with pytest.raises(CannotCertifyError, match=r"loses 7\.5 of 2000 calibration samples, too many") as caught:
             certify_loss(np.full(2000, 0.9), losses, alpha=0.005, grid=(0.5,), bound=bound)
         assert caught.value.needed > 2000
 

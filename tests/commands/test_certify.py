@@ -199,3 +199,12 @@ def test_an_impossible_promise_is_refused(pair, tmp_path):
 def test_an_output_that_cannot_be_written_is_named(pair, unmakeable_path):
     line = refused(pair.certify(unmakeable_path / "c.edge"), unmakeable_path / "c.edge")
     assert f"cannot write {unmakeable_path / 'c.edge'}" in line
+
+
+def test_a_learned_head_is_used_where_it_is_better_and_said_where_it_is_not(pair, tmp_path):
+    done = pair.certify(tmp_path / "c.edge", "--signal", "learned")
+    assert (done.returncode, done.stderr) == (0, "")
+    policy = Policy.from_json(Bundle.open(tmp_path / "c.edge").manifest.cascade)
+    assert policy.signal in {"learned", "max_probability"}
+    assert ("was not better on held-out data" in done.stdout) == (policy.head is None)
+    assert f" on {policy.signal}, " in done.stdout
