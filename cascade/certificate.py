@@ -193,6 +193,7 @@ def certify(
             risk=risk,
             gains=int((kept & gained).sum()),
             strata=of_strata,
+            disagreements=int((kept & (edge.argmax(axis=1) != cloud.argmax(axis=1))).sum()),
         ),
     )
 

@@ -89,6 +89,9 @@ class Certificate:
         For ``net``, how many samples were kept, right on the edge, and wrong in the cloud.
     strata
         For each of which the promise holds by itself.
+    disagreements
+        On how many of those kept the cloud answered otherwise, right or wrong; None where nobody
+        counted. An audit is judged by its rise.
     """
 
     max_accuracy_loss: float
@@ -101,6 +104,7 @@ class Certificate:
     risk: str = "harm"
     gains: int = 0
     strata: tuple[Stratum, ...] = ()
+    disagreements: int | None = None
 
     @property
     def promise(self) -> str:
@@ -111,6 +115,8 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-compatible values; what is empty is left out."""
         more: dict[str, Any] = {"gains": self.gains} if self.gains else {}
+        if self.disagreements is not None:
+            more["disagreements"] = self.disagreements
         if self.strata:
             more["strata"] = [asdict(stratum) for stratum in self.strata]
         return {
@@ -135,11 +141,12 @@ class Decision:
     escalate
         True where the cloud should be asked.
     reason
-        ``confident`` or ``escalated``.
+        ``confident`` or ``escalated``; ``audit`` where `edge_sdk.cascade.audit` escalates a confident one.
     confidence
         The calibrated probability of the edge's answer, whatever the signal.
     propensity
-        Probability with which this rule escalates such an input: 0 or 1, as it draws no lots.
+        Probability with which this rule escalates such an input: 0 or 1, as it draws no lots, and the
+        rate of the audit where there is one.
     value
         The signal's value, which was compared with the threshold; None where none was.
     """
@@ -266,6 +273,7 @@ def _certificate(value: Mapping[str, Any]) -> Certificate:
         risk=str(value["risk"]),
         gains=int(value.get("gains", 0)),
         strata=tuple(_stratum(stratum) for stratum in value.get("strata", ())),
+        disagreements=None if value.get("disagreements") is None else int(value["disagreements"]),
     )
     if certificate.risk not in RISKS:
         raise CertificateError(
@@ -275,6 +283,7 @@ def _certificate(value: Mapping[str, Any]) -> Certificate:
         ("max_accuracy_loss", 0.0 < certificate.max_accuracy_loss < 1.0),
         ("confidence", 0.0 < certificate.confidence < 1.0),
         ("gains", 0 <= certificate.gains <= certificate.n),
+        ("disagreements", 0 <= (certificate.disagreements or 0) <= certificate.n),
     ):
         if not possible:
             raise CertificateError(f"certificate: {name} is {getattr(certificate, name)}, which is impossible")
