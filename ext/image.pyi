@@ -23,5 +23,6 @@ def image_to_tensor(
     inner: tuple[int, int, int, int] | None = None,
     fill: float = 0.0,
     nearest: bool = False,
+    antialias: bool = False,
     yuv: NDArray[np.float32] | None = None,
 ) -> NDArray[_T]: ...

@@ -38,6 +38,7 @@ cdef extern from "image_kernel.h" nogil:
         int inner_top, inner_left, inner_height, inner_width
         float fill
         int nearest
+        int antialias
         const float *yuv
         const float *mean
         const float *gain
@@ -100,11 +101,12 @@ def image_to_tensor(
     inner=None,
     float fill=0.0,
     bint nearest=False,
+    bint antialias=False,
     yuv=None,
 ):
     """Colour, resize, normalise and quantise a frame into a tensor, in one pass.
 
-    Half-pixel centres, no antialias, nothing rounded to grey levels before the end; a level is
+    Half-pixel centres, no antialias unless asked for, nothing rounded to grey levels before the end; a level is
     within 3/256 of the exact one. Grey is the BT.601 luma. Every element is
     ``(level - mean[c]) * gain[c]``; for integer outputs that is rounded half to even,
     ``zero_point`` is added, and the sum saturates. Releases the GIL; the frame is not copied.
@@ -138,6 +140,9 @@ def image_to_tensor(
         Grey level of the rest of `out`, before normalisation.
     nearest
         Take the nearest pixel; bilinear otherwise.
+    antialias
+        Where a side shrinks, average over a triangle that reaches as far as the pixels are apart.
+        Not with `nearest`, and not for ``"nv12"`` and ``"yuyv"``.
     yuv : ndarray of float32, shape (6,)
         Needed for ``"nv12"`` and ``"yuyv"``: level of black, gain of Y, then how much of V goes to
         R, of U to G, of V to G and of U to B. Colours are clipped to 0..255.
@@ -190,6 +195,9 @@ def image_to_tensor(
     job.out_channels = <int>channels
     job.fill = fill
     job.nearest = nearest
+    job.antialias = antialias
+    if antialias and (nearest or job.yuv != NULL):
+        raise InputError("antialias: is for bilinear sampling of rgb and bgr frames")
     job.mean = &means[0]
     job.gain = &gains[0]
     job.planar = planar

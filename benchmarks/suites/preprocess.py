@@ -134,7 +134,7 @@ def _cv2(frame: Frame) -> Call:
     cv2.setNumThreads(1)
 
     def call() -> Tensor:
-        return _normalised(cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
+        return _normalised(np.asarray(cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.uint8))
 
     return call
 

@@ -160,6 +160,7 @@ class DeviceProcessor:
             inner=inner,
             fill=folded.fill,
             nearest=folded.nearest,
+            antialias=folded.antialias,
             yuv=yuv,
         )
 

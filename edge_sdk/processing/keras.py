@@ -70,7 +70,7 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
                     x = ops.take(x, _nearest(ops.shape(x)[1], step.height), axis=1)
                     x = ops.take(x, _nearest(ops.shape(x)[2], step.width), axis=2)
                 case Resize():
-                    x = _bilinear(x, step.height, step.width)
+                    x = _bilinear(x, step.height, step.width, step.antialias)
                 case Letterbox():
                     x = _letterboxed(x, step)
                 case Normalize():
@@ -95,8 +95,10 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "spec": self.spec.to_json()}
 
 
-def _bilinear(x: Any, height: int, width: int) -> Any:
-    return ops.image.resize(x, (height, width), interpolation="bilinear", antialias=False, data_format="channels_last")
+def _bilinear(x: Any, height: int, width: int, antialias: bool = False) -> Any:
+    return ops.image.resize(
+        x, (height, width), interpolation="bilinear", antialias=antialias, data_format="channels_last"
+    )
 
 
 def _letterboxed(x: Any, step: Letterbox) -> Any:

@@ -54,7 +54,9 @@ def reference(
     planes = planes_of(frame, pixels)
     if pixels != "rgb" and not spec.accepts(3):
         raise InputError(f"pixels: {pixels} has colours; without a color step, need {spec.frame_text}")
-    color = spec.find(Color)
+    color, resize = spec.find(Color), spec.find(Resize)
+    if is_video(pixels) and resize is not None and resize.antialias:
+        raise InputError("antialias: is for bilinear sampling of rgb and bgr frames")
     height, width = planes[0].shape[:2]
     placement = spec.place(height, width, roi)
     x = planes[0].astype(np.float64)
@@ -63,16 +65,12 @@ def reference(
             case Color() if not is_video(pixels):
                 x = _colored(x, color)
             case Resize() | Letterbox():
-                nearest = isinstance(step, Resize) and step.method == "nearest"
-                x = _sampled(x, placement, nearest)
+                x = _resized(x, step, placement)
                 if is_video(pixels):
-                    chroma = _sampled(planes[1].astype(np.float64), placement, nearest, planes[0].shape[:2])
+                    chroma = _resized(planes[1].astype(np.float64), step, placement, (height, width))
                     x = _colored(_rgb(x[:, :, 0], chroma[:, :, 0], chroma[:, :, 1], matrix), color)
                 if isinstance(step, Letterbox):
-                    inner = placement.inner
-                    filled = np.full((step.height, step.width, x.shape[2]), step.fill)
-                    filled[inner.top : inner.top + inner.height, inner.left : inner.left + inner.width] = x
-                    x = filled
+                    x = _filled_around(x, step, placement)
             case Normalize():
                 x = (x - np.array(step.mean)) / np.array(step.std)
             case Layout(order="NCHW"):
@@ -98,8 +96,8 @@ def _rgb(y: NDArray[np.float64], u: NDArray[np.float64], v: NDArray[np.float64],
     return np.clip(np.stack([y + v * v_to_r, y + u * u_to_g + v * v_to_g, y + u * u_to_b], axis=-1), 0, 255)
 
 
-def _sampled(
-    x: NDArray[np.float64], placement: Placement, nearest: bool, luma_size: tuple[int, int] | None = None
+def _resized(
+    x: NDArray[np.float64], step: Resize | Letterbox, placement: Placement, luma_size: tuple[int, int] | None = None
 ) -> NDArray[np.float64]:
     """Resize the window of a plane to the inner size; chroma is given the size of its luma."""
     window, inner = placement.window, placement.inner
@@ -107,9 +105,20 @@ def _sampled(
         (0, window.top, window.height, inner.height),
         (1, window.left, window.width, inner.width),
     ):
+        if isinstance(step, Resize) and step.antialias:
+            x = _averaged(x, axis, low, extent, count)
+            continue
+        nearest = isinstance(step, Resize) and step.method == "nearest"
         size = x.shape[axis] if luma_size is None else luma_size[axis]
         x = _sampled_axis(x, axis, low, extent, count, nearest, halved=x.shape[axis] < size)
     return x
+
+
+def _filled_around(x: NDArray[np.float64], step: Letterbox, placement: Placement) -> NDArray[np.float64]:
+    inner = placement.inner
+    filled = np.full((step.height, step.width, x.shape[2]), step.fill)
+    filled[inner.top : inner.top + inner.height, inner.left : inner.left + inner.width] = x
+    return filled
 
 
 def _sampled_axis(
@@ -126,3 +135,15 @@ def _sampled_axis(
     weight = (at - first).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
     resized: NDArray[np.float64] = np.take(x, first, axis) * (1 - weight) + np.take(x, second, axis) * weight
     return resized
+
+
+def _averaged(x: NDArray[np.float64], axis: int, low: int, extent: int, count: int) -> NDArray[np.float64]:
+    """Average over triangles that reach as far as the sampled pixels are apart, at least one pixel."""
+    scale = extent / count
+    centres = (np.arange(count) + 0.5) * scale
+    away = np.abs(np.arange(extent) + 0.5 - centres[:, None])
+    weights = np.maximum(0.0, 1.0 - away / max(scale, 1.0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    part = np.take(x, np.arange(low, low + extent), axis)
+    averaged: NDArray[np.float64] = np.moveaxis(np.tensordot(weights, part, axes=(1, axis)), 0, axis)
+    return averaged

@@ -67,6 +67,7 @@ class FoldedSteps:
     gain: NDArray[np.float32]
     zero_point: int
     nearest: bool
+    antialias: bool
     fill: float
 
 
@@ -304,6 +305,7 @@ class ProcessingSpec:
             gain=np.array(gain, np.float32),
             zero_point=0 if quantize is None else quantize.zero_point,
             nearest=isinstance(target, Resize) and target.method == "nearest",
+            antialias=isinstance(target, Resize) and target.antialias,
             fill=target.fill if isinstance(target, Letterbox) else 0.0,
         )
 

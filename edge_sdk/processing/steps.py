@@ -71,13 +71,17 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Half-pixel centres, edges clamped, no antialias, nothing rounded; bilinear or the nearest pixel."""
+    """Half-pixel centres, edges clamped, nothing rounded; bilinear or the nearest pixel.
+
+    With `antialias`, a side that shrinks is averaged over a triangle that reaches as far as the
+    sampled pixels are apart, cut off and made to sum to one at the edges.
+    """
 
     op: ClassVar[str] = "resize"
     height: int
     width: int
     method: Method = "bilinear"
-    antialias: Literal[False] = False
+    antialias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +215,12 @@ def _checked_color(index: int, step: Color) -> Color:
 
 
 def _checked_resize(index: int, step: Resize) -> Resize:
-    if step.antialias is not False:
-        raise step_error(index, step.op, "antialias must be false")
+    if not isinstance(step.antialias, bool):
+        raise step_error(index, step.op, f"antialias must be true or false, not {shown(step.antialias)}")
     method = _choice(index, step, "method", ("bilinear", "nearest"))
-    return Resize(*_sides(index, step), method)
+    if step.antialias and method == "nearest":
+        raise step_error(index, step.op, "antialias needs the bilinear method")
+    return Resize(*_sides(index, step), method, step.antialias)
 
 
 def _checked_crop(index: int, step: Crop) -> Crop:

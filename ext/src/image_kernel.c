@@ -187,6 +187,13 @@ static void make_columns(edge_columns *columns, const source *from, const axis *
         columns->offsets[x] -= (int)columns->base;
 }
 
+/* For antialias: the source positions that an output position averages, `wide` weights each. */
+typedef struct {
+    int wide;
+    int *first, *count;
+    float *weights;
+} averages;
+
 /* Everything a run needs, in one block of memory. */
 typedef struct {
     const edge_image_job *job;
@@ -200,6 +207,8 @@ typedef struct {
     uint8_t *tails[2]; /* copies of the ends of two rows, with padding */
     float offset[3], gain[3];
     edge_columns columns[2];
+    averages down, across; /* for antialias, with a row of sums */
+    float *sum;
 } run;
 
 static size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
@@ -234,6 +243,70 @@ static void finish(const run *r, float *const rows[3], uint8_t *out, size_t plan
         ops->to_half((uint16_t *)out, row, 3 * count);
     } else {
         ops->weave_byte(out, r->bytes[0], r->bytes[1], r->bytes[2], count);
+    }
+}
+
+static int triangle_width(const axis *along)
+{
+    return 2 * (int)(along->scale > 1.0 ? along->scale : 1.0) + 4;
+}
+
+static size_t averages_bytes(const axis *along)
+{
+    return aligned((size_t)along->count * (2 + (size_t)triangle_width(along)) * sizeof(float));
+}
+
+static averages make_averages(const axis *along, char *memory)
+{
+    averages a = {triangle_width(along), (int *)memory, (int *)memory + along->count, NULL};
+    double reach = along->scale > 1.0 ? along->scale : 1.0;
+    a.weights = (float *)(a.count + along->count);
+    for (int i = 0; i < along->count; i++) {
+        double centre = ((double)i + 0.5) * along->scale, total = 0.0, from = centre - reach - 0.5;
+        int first = from > 0.0 ? (int)from : 0; /* one too early has no weight */
+        float *weights = a.weights + (size_t)i * (size_t)a.wide;
+        a.first[i] = along->low + first;
+        a.count[i] = 0;
+        for (int pass = 0; pass < 2; pass++) /* the sum first, then the weights */
+            for (int j = first; j < along->extent && j - first < a.wide; j++) {
+                double away = (double)j + 0.5 - centre;
+                double weight = 1.0 - (away < 0.0 ? -away : away) / reach;
+                if (weight <= 0.0 && away > 0.0)
+                    break;
+                weight = weight > 0.0 ? weight : 0.0;
+                if (pass == 0) {
+                    total += weight;
+                } else {
+                    weights[j - first] = (float)(weight / total);
+                    a.count[i] = j - first + 1;
+                }
+            }
+    }
+    return a;
+}
+
+/* One output row of averages; `sum` is a row of the window in float. */
+static void average(const run *r, int y, float *restrict sum)
+{
+    const edge_image_job *job = r->job;
+    const source *from = &FORMATS[job->format].sources[0];
+    size_t step = (size_t)from->step, start = (size_t)job->left * step, bytes = (size_t)job->window_width * step;
+    memset(sum, 0, bytes * sizeof *sum);
+    for (int j = 0; j < r->down.count[y]; j++) {
+        const uint8_t *row = job->planes[0] + (ptrdiff_t)(r->down.first[y] + j) * job->strides[0] + start;
+        float weight = r->down.weights[(size_t)y * (size_t)r->down.wide + (size_t)j];
+        for (size_t i = 0; i < bytes; i++)
+            sum[i] += weight * (float)row[i];
+    }
+    for (int x = 0; x < job->inner_width; x++) {
+        const float *pixels = sum + (size_t)(r->across.first[x] - job->left) * step;
+        const float *weights = r->across.weights + (size_t)x * (size_t)r->across.wide;
+        for (int c = 0; c < from->rows; c++) {
+            float level = 0.0f;
+            for (int j = 0; j < r->across.count[x]; j++)
+                level += weights[j] * pixels[(size_t)j * step + from->first[c]];
+            r->rows[c][x] = level * EDGE_UNIT;
+        }
     }
 }
 
@@ -303,6 +376,12 @@ static void run_rows(const run *r, uint8_t *out)
         }
         if (outside)
             continue;
+        if (job->antialias) {
+            average(r, inner, r->sum);
+            change_colour(r);
+            finish(r, rows, out + ((size_t)y * width + left) * pixel, plane, right - left);
+            continue;
+        }
         int again = 1; /* clamped edges repeat a row: it is still there */
         for (int index = 0; index < planes->count; index++) {
             along.halved = planes->sources[index].halved_y;
@@ -332,7 +411,13 @@ int edge_image_run(const edge_image_job *job, void *out, enum edge_image_type ty
 
     size_t row = aligned(r.padded * sizeof(float)), fill = aligned(width * (size_t)job->out_channels * r.item);
     size_t tail = aligned((size_t)job->width * 4 + 16);
-    char *memory = malloc(9 * row + fill + 2 * tail + (size_t)planes->count * 4 * row + 64);
+    axis along = {job->inner_width, job->left, job->window_width, job->width, job->nearest, 0,
+                  (double)job->window_width / (double)job->inner_width};
+    axis down = {job->inner_height, job->top, job->window_height, job->height, job->nearest, 0,
+                 (double)job->window_height / (double)job->inner_height};
+    size_t sum = aligned((size_t)job->window_width * 4 * sizeof(float));
+    size_t more = job->antialias ? sum + averages_bytes(&down) + averages_bytes(&along) : 0;
+    char *memory = malloc(9 * row + fill + 2 * tail + (size_t)planes->count * 4 * row + more + 64);
     if (memory == NULL)
         return -1;
     char *next = (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
@@ -346,8 +431,6 @@ int edge_image_run(const edge_image_job *job, void *out, enum edge_image_type ty
     next += fill;
     for (int i = 0; i < 2; i++, next += tail)
         r.tails[i] = (uint8_t *)next;
-    axis along = {job->inner_width, job->left, job->window_width, job->width, job->nearest, 0,
-                  (double)job->window_width / (double)job->inner_width};
     for (int i = 0; i < planes->count; i++) {
         edge_columns *columns = &r.columns[i];
         columns->offsets = (int *)next;
@@ -358,6 +441,13 @@ int edge_image_run(const edge_image_job *job, void *out, enum edge_image_type ty
         make_columns(columns, &planes->sources[i], &along, inner, r.padded);
         for (int t = 0; t < 2; t++) /* what lies past a row's end has no weight, but is loaded */
             memset(r.tails[t] + columns->tail_bytes, 0, 16);
+    }
+    if (job->antialias) {
+        r.sum = (float *)next;
+        r.down = make_averages(&down, next + sum);
+        r.across = make_averages(&along, next + sum + averages_bytes(&down));
+        for (int c = 0; c < 3; c++) /* the padding is worked on, too */
+            memset(r.rows[c], 0, row);
     }
     for (int c = 0; c < job->out_channels; c++) {
         r.offset[c] = 0.0f - job->mean[c] * -EDGE_UNIT;

@@ -38,6 +38,7 @@ typedef struct {
     int inner_top, inner_left, inner_height, inner_width; /* the part of the tensor it is sampled to */
     float fill;        /* grey level of the rest of the tensor */
     int nearest;       /* 0: bilinear, 1: nearest */
+    int antialias;     /* 1: a triangle as wide as the pixels it makes one of; not for YUV formats, not nearest */
     const float *yuv;  /* [6]: offset and gain of Y, then V to R, U to G, V to G, U to B; read for YUV formats */
     const float *mean; /* [out_channels], in grey levels */
     const float *gain; /* [out_channels]: value = (level - mean) * gain */

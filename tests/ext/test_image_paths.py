@@ -193,6 +193,20 @@ def test_black_white_and_grey_of_video_are_those_of_pictures():
     np.testing.assert_allclose(out - out[:, :, :1], 0, atol=0.01)
 
 
+@pytest.mark.parametrize("planar", [False, True])
+def test_antialias_gives_the_same_bits_on_every_path(planar):
+    rng = np.random.default_rng(2)
+    for height, width, out_height, out_width in ((90, 133, 7, 31), (3, 5, 8, 9), (64, 1, 1, 3), (200, 3, 1, 1)):
+        frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        outs = []
+        for path in image.paths():
+            image.use_path(path)
+            out = np.empty((3, out_height, out_width) if planar else (out_height, out_width, 3), np.float32)
+            constants = {"mean": np.full(3, 9.5, np.float32), "gain": np.full(3, 0.3, np.float32)}
+            outs.append(image.image_to_tensor(frame, out, planar=planar, antialias=True, **constants).tobytes())
+        assert len(set(outs)) == 1
+
+
 def test_an_unknown_path_is_refused_with_the_names_of_those_there_are():
     with pytest.raises(InputError, match=r"path: there are scalar.* here, not 'mmx'"):
         image.use_path("mmx")
@@ -222,6 +236,7 @@ GOOD = {
         ({"pixels": "nv12", "frame": (FRAME, PLANE)}, r"frame\[0\]: need shape \(H, W\)"),
         ({"pixels": "nv12", "frame": (PLANE, None)}, r"frame\[1\]: need a uint8 array, not NoneType"),
         ({"pixels": "nv12", "frame": (PLANE, np.zeros((2, 2, 2), np.uint8)), "yuv": None}, "yuv: need float32"),
+        ({"antialias": True, "nearest": True}, "antialias: is for bilinear sampling"),
         ({"window": (0, 0, 5, 4)}, r"window: \(0, 0, 5, 4\) is not within 4 x 4"),
         ({"window": (-1, 0, 2, 2)}, "window: .* is not within"),
         ({"window": (0, 0, 0, 2)}, "window: .* is not within"),

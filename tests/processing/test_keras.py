@@ -41,6 +41,8 @@ def frames(channels, height=20, width=31):
         (ProcessingSpec((Color("rgb"), Crop(0.875), Resize(9, 7), Normalize((3.0,) * 3, (2.0,) * 3))), 4),
         (ProcessingSpec((Color("grey"), Letterbox(24, 24, 114), Layout("NCHW"), Cast("float16"))), 3),
         (ProcessingSpec((Color("rgb"), Crop(), Letterbox(16, 24))), 1),
+        (ProcessingSpec((Color("rgb"), Resize(5, 7, antialias=True))), 3),
+        (ProcessingSpec((Color("rgb"), Crop(0.7), Resize(30, 9, antialias=True))), 3),
     ],
     ids=lambda value: None,
 )

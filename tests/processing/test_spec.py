@@ -49,6 +49,7 @@ def test_the_digest_is_that_of_the_canonical_json_and_does_not_depend_on_how_num
         {"height": 9},
         {"width": 9},
         {"method": "nearest"},
+        {"antialias": True},
     ],
     ids=str,
 )
@@ -132,8 +133,8 @@ NOT_NUMBERS = [True, None, "1", [1], float("nan"), float("inf"), 10**400]
         ([COLOR, RESIZE | {"width": True}], "width must be an integer"),
         ([COLOR, RESIZE | {"width": 10**5000}], "width must be an integer .* not a huge integer"),
         ([COLOR, RESIZE | {"method": "cubic"}], "method must be bilinear or nearest, not 'cubic'"),
-        ([COLOR, RESIZE | {"antialias": True}], "antialias must be false"),
-        ([COLOR, RESIZE | {"antialias": 0}], "antialias must be false"),
+        ([COLOR, RESIZE | {"antialias": True, "method": "nearest"}], "antialias needs the bilinear method"),
+        ([COLOR, RESIZE | {"antialias": 0}], "antialias must be true or false, not 0"),
         (
             [COLOR, RESIZE, NORMALIZE | {"mean": [1], "std": [1]}],
             r"step 2 \(normalize\): mean and std have 1 values for 3 rgb",
