@@ -54,9 +54,7 @@ def reference(
     planes = planes_of(frame, pixels)
     if pixels != "rgb" and not spec.accepts(3):
         raise InputError(f"pixels: {pixels} has colours; without a color step, need {spec.frame_text}")
-    color, resize = spec.find(Color), spec.find(Resize)
-    if is_video(pixels) and resize is not None and resize.antialias:
-        raise InputError("antialias: is for bilinear sampling of rgb and bgr frames")
+    color = spec.find(Color)
     height, width = planes[0].shape[:2]
     placement = spec.place(height, width, roi)
     x = planes[0].astype(np.float64)
@@ -106,6 +104,8 @@ def _resized(
         (1, window.left, window.width, inner.width),
     ):
         if isinstance(step, Resize) and step.antialias:
+            if luma_size is not None:
+                raise InputError("antialias: is for bilinear sampling of rgb and bgr frames")
             x = _averaged(x, axis, low, extent, count)
             continue
         nearest = isinstance(step, Resize) and step.method == "nearest"
