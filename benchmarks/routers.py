@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,47 +23,17 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # harness is not installed, and -P leaves it out
 
-import numpy as np  # noqa: E402 - after the path is set, as the next lines
-from rich import box  # noqa: E402
+from rich import box  # noqa: E402 - after the path is set, as the next lines
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from edge_sdk.cascade.deferral import held_out  # noqa: E402
-from edge_sdk.cascade.evaluation import (  # noqa: E402
-    Curve,
-    oracle_curve,
-    random_curve,
-    router_curve,
-    selective,
-    share_needed,
-)
-from edge_sdk.cascade.signals import SIGNALS  # noqa: E402
+from edge_sdk.cascade.routers import Point, Router, compare_routers, filter_points  # noqa: E402
 from harness.pairs import Pair, mlperf_tiny, specialist  # noqa: E402
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-SEDNA = {"Sedna Threshold at 0.5": "max_probability", "Sedna CrossEntropy at 0.5": "entropy"}
 
 
-def compare(pair: Pair) -> tuple[list[dict[str, Any]], dict[str, Curve]]:
-    """Return one row a router, and its curve."""
-    edge, cloud = pair.edge_right, pair.cloud_right
-    signals = {name: of(pair.edge, 1.0) for name, of in SIGNALS.items()}
-    signals["learned"] = held_out(pair.edge, pair.cloud, pair.labels)
-    curves = {"random": random_curve(edge, cloud), "oracle": oracle_curve(edge, cloud)}
-    curves |= {name: router_curve(values, edge, cloud) for name, values in signals.items()}
-    rows: list[dict[str, Any]] = []
-    for name, curve in curves.items():
-        at = {f"{share:.0%}": float(np.interp(share, curve.share, curve.accuracy)) for share in SHARES}
-        judged = asdict(selective(signals[name], edge)) if name in signals else {}
-        rows.append({"router": name, "accuracy": at, "needs": share_needed(curve, float(cloud.mean())), **judged})
-    for name, signal in SEDNA.items():
-        sent = signals[signal] < 0.5
-        accuracy = float(np.where(sent, cloud, edge).mean())
-        rows.append({"router": name, "escalated": float(sent.mean()), "reached": accuracy})
-    return rows, curves
-
-
-def show(console: Console, pair: Pair, rows: list[dict[str, Any]]) -> None:
+def show(console: Console, pair: Pair, routers: Sequence[Router], points: Sequence[Point]) -> None:
     """Print the table of one pair."""
     title = (
         f"{pair.name}: {len(pair.labels)} pictures, edge {pair.edge_right.mean():.2%}, "
@@ -72,18 +43,23 @@ def show(console: Console, pair: Pair, rows: list[dict[str, Any]]) -> None:
     table.add_column("router", no_wrap=True)
     for heading in (*(f"at {share:.0%}" for share in SHARES), "needs for cloud's", "AURC", "AUGRC", "E-AURC"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        if "accuracy" in row:
-            needs = "never" if row["needs"] is None else f"{row['needs']:.1%}"
-            judged = [f"{row[key]:.4f}" if key in row else "" for key in ("aurc", "augrc", "e_aurc")]
-            table.add_row(row["router"], *(f"{value:.2%}" for value in row["accuracy"].values()), needs, *judged)
+    for router in routers:
+        needs = "never" if router.needed is None else f"{router.needed:.1%}"
+        judged = [] if router.judged is None else [f"{value:.4f}" for value in asdict(router.judged).values()]
+        table.add_row(router.name, *(f"{router.accuracy(share):.2%}" for share in SHARES), needs, *judged)
     console.print(table)
-    for row in rows:
-        if "reached" in row:
-            console.print(f"  {row['router']}: {row['escalated']:.1%} escalated, {row['reached']:.2%} right")
+    for point in points:
+        console.print(f"  {point.name}: {point.escalated:.1%} escalated, {point.accuracy:.2%} right")
 
 
-def draw(path: Path, results: dict[str, dict[str, Curve]]) -> None:
+def record(router: Router) -> dict[str, Any]:
+    """Return the figures of one router, for programs."""
+    judged = {} if router.judged is None else asdict(router.judged)
+    at = {f"{share:g}": router.accuracy(share) for share in SHARES}
+    return {"router": router.name, "accuracy": at, "needed": router.needed, **judged}
+
+
+def draw(path: Path, results: Mapping[str, Sequence[Router]]) -> None:
     """Write accuracy against share escalated, one picture a pair."""
     import matplotlib as mpl
 
@@ -91,9 +67,10 @@ def draw(path: Path, results: dict[str, dict[str, Curve]]) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(results), figsize=(6.5 * len(results), 4.5), squeeze=False, layout="constrained")
-    for axis, (name, curves) in zip(axes[0], results.items(), strict=True):
-        for router, curve in curves.items():
-            axis.plot(100 * curve.share, 100 * curve.accuracy, label=router.replace("_", " "), linewidth=1.3)
+    for axis, (name, routers) in zip(axes[0], results.items(), strict=True):
+        for router in routers:
+            label = router.name.replace("_", " ")
+            axis.plot(100 * router.curve.share, 100 * router.curve.accuracy, label=label, linewidth=1.3)
         axis.set(title=name, xlabel="escalated (%)", ylabel="accuracy of the pair (%)")
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
@@ -114,9 +91,13 @@ def main() -> int:
     pair = mlperf_tiny(arguments.data)
     figures, pictures = {}, {}
     for each in (pair, specialist(pair)):
-        rows, pictures[each.name] = compare(each)
-        figures[each.name] = rows
-        show(console, each, rows)
+        scores = (each.edge, each.cloud, each.labels)
+        pictures[each.name], points = compare_routers(*scores), filter_points(*scores)
+        show(console, each, pictures[each.name], points)
+        figures[each.name] = {
+            "routers": [record(router) for router in pictures[each.name]],
+            "filters": [asdict(point) for point in points],
+        }
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     if arguments.plot:

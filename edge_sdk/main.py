@@ -46,6 +46,7 @@ COMMANDS = (
     Command("compress", "edge_sdk.compression.command", "compress", "distil, prune and quantize a teacher"),
     Command("pack", "edge_sdk.commands.pack", "device", "wrap a .tflite or .onnx file as a bundle"),
     Command("certify", "edge_sdk.commands.certify", "device", "certify the deferral threshold of a bundle"),
+    Command("cascade", "edge_sdk.commands.cascade", "device", "compare what could decide when to ask the cloud"),
     Command("inspect", "edge_sdk.commands.inspect", None, "show what is in a bundle"),
     Command("verify", "edge_sdk.commands.verify", "device", "check a bundle's digests, golden outputs and processing"),
     Command("predict", "edge_sdk.commands.predict", "device", "classify image files with a bundle"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge_sdk.cascade.deferral import held_out
 from edge_sdk.cascade.evaluation import Curve, router_curve, selective, share_needed
+from edge_sdk.cascade.routers import compare_routers, filter_points
 from edge_sdk.cascade.signals import max_probability
 from edge_sdk.errors import InputError
 from harness.pairs import Pair, mlperf_tiny, specialist
@@ -52,6 +53,29 @@ def test_the_perfect_order_has_no_excess_and_a_useless_one_has_the_error_at_ever
 def test_the_share_needed_is_the_first_that_reaches_the_accuracy():
     curve = Curve(np.array([0.0, 0.5, 1.0]), np.array([0.7, 0.9, 0.8]))
     assert [share_needed(curve, accuracy) for accuracy in (0.6, 0.8, 0.95)] == [0.0, 0.5, None]
+
+
+def test_routers_are_compared_with_chance_the_oracle_and_a_peers_filters():
+    rng = np.random.default_rng(0)
+    edge = rng.dirichlet(np.full(4, 0.4), 2000)
+    labels = (edge.cumsum(axis=1) > rng.random((2000, 1))).argmax(axis=1)
+    cloud = np.eye(4)[np.where(rng.random(2000) < 0.97, labels, (labels + 1) % 4)]
+    routers = {router.name: router for router in compare_routers(edge, cloud, labels)}
+    assert set(routers) == {"random", "oracle", "max_probability", "margin", "entropy", "energy", "learned"}
+    for router in routers.values():
+        assert router.accuracy(0.0) == pytest.approx((edge.argmax(axis=1) == labels).mean())
+        assert router.accuracy(0.3) <= routers["oracle"].accuracy(0.3)
+        assert (router.judged is None) == (router.name in {"random", "oracle"})
+    assert routers["max_probability"].accuracy(0.3) > routers["random"].accuracy(0.3) + 0.05
+    threshold, entropy = filter_points(edge, cloud, labels)
+    assert (threshold.name, entropy.name) == ("Sedna Threshold at 0.5", "Sedna CrossEntropy at 0.5")
+    assert threshold.escalated == pytest.approx((edge.max(axis=1) < 0.5).mean())
+    kept = edge.max(axis=1) >= 0.5
+    wrong_here = (edge.argmax(axis=1) != labels) & (cloud.argmax(axis=1) == labels)
+    assert threshold.harm == pytest.approx((kept & wrong_here).mean())
+    assert "learned" not in {router.name for router in compare_routers(edge[:9], cloud[:9], labels[:9])}
+    with pytest.raises(InputError, match="differ in shape"):
+        compare_routers(edge, cloud[:-1], labels)
 
 
 # ---- somebody else's models

@@ -208,3 +208,45 @@ def test_a_learned_head_is_used_where_it_is_better_and_said_where_it_is_not(pair
     assert policy.signal in {"learned", "max_probability"}
     assert ("was not better on held-out data" in done.stdout) == (policy.head is None)
     assert f" on {policy.signal}, " in done.stdout
+
+
+# ---- edge-sdk cascade evaluate
+
+
+def evaluate(pair, *more: object, edge: Path | None = None):
+    return run("cascade", "evaluate", edge or pair.edge, "--cloud", pair.cloud, "--data", pair.data, *more)
+
+
+def test_routers_are_compared_on_the_test_split_beside_the_bundles_own_rule(pair, certified, tmp_path):
+    done = evaluate(pair, "--json", "--plot", tmp_path / "routers.png", edge=certified[0])
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads(done.stdout)
+    assert record["n"] == len(pair.splits.test)
+    by_name = {row["router"]: row for row in record["routers"]}
+    assert {"random", "oracle", "max_probability", "margin", "entropy", "energy", "learned"} == set(by_name)
+    for share, best in by_name["oracle"]["accuracy"].items():
+        assert all(row["accuracy"][share] <= best + 1e-9 for row in by_name.values())
+    with edge_sdk.load(certified[0]) as edge:
+        kept = np.mean([answer.certified for answer in edge.predict_many(pair.splits.test.images)])
+    rule = record["rules"][-1]
+    assert rule["name"] == "the bundle's rule on max_probability"
+    assert rule["escalated"] == pytest.approx(1 - kept)
+    assert rule["harm"] <= LOSS
+    assert (tmp_path / "routers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_people_get_a_table_of_routers(pair):
+    done = evaluate(pair)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{len(pair.splits.test)} test images; edge ")
+    assert [line.split()[0] for line in lines[2:9]][:2] == ["random", "oracle"]
+    assert "Sedna Threshold at 0.5: " in done.stdout
+    assert "the bundle's rule" not in done.stdout, "this one has none"
+
+
+def test_a_picture_that_cannot_be_written_is_named(pair, unmakeable_path):
+    done = evaluate(pair, "--plot", unmakeable_path / "routers.png")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"cannot write {unmakeable_path / 'routers.png'}" in line
