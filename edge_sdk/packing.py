@@ -21,7 +21,7 @@ from edge_sdk.bundle.manifest import NAME, OUTPUTS, VERSION
 from edge_sdk.errors import InputError, ModelError
 from edge_sdk.files import storage_errors
 from edge_sdk.model import EdgeModel, verify
-from edge_sdk.processing import ProcessingSpec, check_skew
+from edge_sdk.processing import ProcessingSpec, check_skew, samples
 from edge_sdk.processing.skew import FLOAT_TOLERANCE
 from edge_sdk.processing.steps import Quantize
 from edge_sdk.runtime import open_session
@@ -134,16 +134,7 @@ def pack(
 
 def sample_frames(spec: ProcessingSpec, *, count: int = _SAMPLE_FRAMES, seed: int = 0) -> tuple[NDArray[np.uint8], ...]:
     """Return frames to pack a model with when there are no real ones: gradients and noise, seeded."""
-    folded = spec.fold()
-    height, width, channels = folded.height, folded.width, folded.channels
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0 : height + 7, 0 : width + 5]
-    frames = []
-    for _ in range(count):
-        slopes, noise = rng.uniform(-4, 4, (2, channels)), rng.normal(0, 20, (*rows.shape, channels))
-        smooth = 128 + rows[..., None] * slopes[0] + columns[..., None] * slopes[1]
-        frames.append(np.clip(smooth + noise, 0, 255).astype(np.uint8))
-    return tuple(frames)
+    return samples(spec, count, seed)
 
 
 def _golden(manifest: Manifest, members: Mapping[str, bytes], frames: Sequence[NDArray[np.uint8]]) -> GoldenSet:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from edge_sdk.processing.device import DeviceProcessor
 from edge_sdk.processing.geometry import Box, Placement
 from edge_sdk.processing.reference import reference
+from edge_sdk.processing.samples import samples
 from edge_sdk.processing.skew import SkewReport, check_skew
-from edge_sdk.processing.spec import ProcessingSpec
+from edge_sdk.processing.spec import Modality, ProcessingSpec
 from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize, Step
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "DeviceProcessor",
     "Layout",
     "Letterbox",
+    "Modality",
     "Normalize",
     "Placement",
     "ProcessingSpec",
@@ -31,4 +33,5 @@ __all__ = [
     "Step",
     "check_skew",
     "reference",
+    "samples",
 ]

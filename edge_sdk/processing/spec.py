@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,10 @@ from edge_sdk.processing.steps import (
     step_to_json,
 )
 
-__all__ = ["FoldedSteps", "ProcessingSpec"]
+__all__ = ["FoldedSteps", "Modality", "ProcessingSpec"]
+
+Modality = Literal["image", "audio", "table"]
+"""What a specification takes; a table is one row of columns, or a window of rows of a sensor."""
 
 _S = TypeVar("_S", Color, Crop, Resize, Letterbox, Normalize, Layout, Quantize, Cast)
 
@@ -201,6 +204,11 @@ class ProcessingSpec:
         """``sha256:…`` of the canonical JSON."""
         return digest_of(self.to_json())
 
+    @property
+    def modality(self) -> Modality:
+        """What it takes: images, audio or tables."""
+        return "image"
+
     def find(self, kind: type[_S]) -> _S | None:
         """Return the step of a kind, or None."""
         return next((step for step in self.steps if isinstance(step, kind)), None)
@@ -222,8 +230,8 @@ class ProcessingSpec:
         return "NHWC" if layout is None else layout.order
 
     @cached_property
-    def output_shape(self) -> tuple[int, int, int, int]:
-        """Shape of one processed frame, (1, h, w, c) or (1, c, h, w)."""
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one processed input; of images (1, h, w, c) or (1, c, h, w)."""
         height, width = self.target.height, self.target.width
         return (1, self.channels, height, width) if self.order == "NCHW" else (1, height, width, self.channels)
 
