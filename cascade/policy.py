@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.cascade.deferral import Head
+from edge_sdk.cascade.detections import DETECTIONS, detection_value, detection_values
 from edge_sdk.cascade.signals import SIGNALS, check_scores, max_probability
 from edge_sdk.errors import CertificateError, InputError
 
@@ -21,6 +22,7 @@ FORMAT = 1  # readers refuse a signal or a risk they do not know, so new ones ne
 
 LEARNED = "learned"
 SIGNAL_NAMES = (*SIGNALS, LEARNED)
+"""Signals of class scores; a detector has `DETECTIONS` instead."""
 
 RISKS: Mapping[str, str] = MappingProxyType(
     {
@@ -143,7 +145,7 @@ class Decision:
     reason
         ``confident`` or ``escalated``; ``audit`` where `edge_sdk.cascade.audit` escalates a confident one.
     confidence
-        The calibrated probability of the edge's answer, whatever the signal.
+        The calibrated probability of the edge's answer, whatever the signal; of a detector's, the value.
     propensity
         Probability with which this rule escalates such an input: 0 or 1, as it draws no lots, and the
         rate of the audit where there is one.
@@ -169,7 +171,9 @@ class Policy:
     temperature
         Scales the scores before the signal is taken.
     signal
-        Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`, or ``learned``.
+        Name of the signal: one of `edge_sdk.cascade.signals.SIGNALS`, ``learned``, or, for a detector,
+        ``detections``: the mean confidence of the boxes it kept, 0 where it kept none. Its threshold
+        is above 0, so an empty answer always escalates; see `edge_sdk.cascade.detections`.
     certificate
         The promise this threshold was certified for, or None.
     head
@@ -183,17 +187,29 @@ class Policy:
     head: Head | None = None
 
     def __post_init__(self) -> None:
-        if self.signal not in SIGNAL_NAMES:
-            raise CertificateError(f"policy: there is no signal {self.signal!r}; there are {', '.join(SIGNAL_NAMES)}")
+        if self.signal not in (*SIGNAL_NAMES, DETECTIONS):
+            known = ", ".join((*SIGNAL_NAMES, DETECTIONS))
+            raise CertificateError(f"policy: there is no signal {self.signal!r}; there are {known}")
         if (self.signal == LEARNED) != (self.head is not None):
             raise CertificateError("policy: the signal 'learned' needs a head, and no other has one")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise CertificateError(f"policy: temperature is {self.temperature}; it should be positive")
         if math.isnan(self.threshold):
             raise CertificateError("policy: threshold is not a number")
+        if self.signal == DETECTIONS and not (self.threshold > 0.0 and self.temperature == 1.0):
+            raise CertificateError(
+                f"policy: with the signal 'detections' the threshold is {self.threshold:g} and should be above 0, or "
+                f"what finds nothing would never escalate; the temperature is {self.temperature:g} and should be 1"
+            )
 
-    def signal_values(self, scores: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the signal of each row of probabilities [n, classes]; float64 [n]."""
+    def signal_values(self, scores: NDArray[Any] | Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+        """Return the signal of each row of probabilities [n, classes]; float64 [n].
+
+        For ``detections``, of the confidences [k] of each of n answers, which differ in k.
+        """
+        if self.signal == DETECTIONS:
+            return detection_values(scores)
+        scores = np.asarray(scores)
         return self.head.values(scores) if self.head else SIGNALS[self.signal](scores, self.temperature)
 
     def decide(self, scores: NDArray[Any], context: Mapping[str, Any] | None = None) -> Decision:
@@ -202,29 +218,39 @@ class Policy:
         Parameters
         ----------
         scores
-            Probabilities of one input, float [classes].
+            Probabilities of one input, float [classes]; for ``detections``, the confidences of the
+            boxes kept, float [k], where k may be 0.
         context
             Reserved for rules that look beyond the scores; this one does not.
 
         Raises
         ------
         InputError
-            The scores hold a NaN, an infinity or a negative number, or are all zero.
+            The scores hold a NaN, an infinity or a negative number, or are all zero; for
+            ``detections``, a confidence is not in [0, 1].
         """
+        if self.signal == DETECTIONS:
+            return self._decision(value := detection_value(scores), value)
         array = np.asarray(scores)
         if array.ndim != 1 or array.size == 0 or not (array.min() >= 0.0 and 0.0 < array.max() < math.inf):
             raise InputError(f"scores should be finite probabilities of shape [classes], not {list(array.shape)}")
         row = array[None, :]
         value = float(self.signal_values(row)[0])
         confidence = value if self.signal == "max_probability" else float(max_probability(row, self.temperature)[0])
-        escalate = not value >= self.threshold
-        if escalate:
-            return Decision(True, "escalated", confidence, 1.0, value)
-        return Decision(False, "confident", confidence, 0.0, value)
+        return self._decision(value, confidence)
 
-    def local_mask(self, scores: NDArray[Any]) -> NDArray[np.bool_]:
-        """Decide about many: True where the answer is kept on the edge; scores are [n, classes]."""
-        return np.asarray(self.signal_values(check_scores(scores)) >= self.threshold)
+    def _decision(self, value: float, confidence: float) -> Decision:
+        if value >= self.threshold:
+            return Decision(False, "confident", confidence, 0.0, value)
+        return Decision(True, "escalated", confidence, 1.0, value)
+
+    def local_mask(self, scores: NDArray[Any] | Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+        """Decide about many: True where the answer is kept on the edge; bool [n].
+
+        Scores are [n, classes]; for ``detections``, n arrays of confidences [k], which differ in k.
+        """
+        checked = scores if self.signal == DETECTIONS else check_scores(np.asarray(scores))
+        return np.asarray(self.signal_values(checked) >= self.threshold)
 
     def to_json(self) -> dict[str, Any]:
         """Return the policy as JSON-compatible values."""
