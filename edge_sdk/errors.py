@@ -18,6 +18,7 @@
     │   └── ModelClosedError                       used after ``close()``
     ├── CertificateError                           a policy or certificate
     │   └── CannotCertifyError                     too little data, or too much loss
+    ├── JournalError                               a journal of decisions
     ├── CompressionError                           training, conversion, export
     ├── ServiceError                               a server or broker of ours
     │   ├── PortInUseError
@@ -50,6 +51,7 @@ __all__ = [
     "HealthError",
     "InputError",
     "InstallError",
+    "JournalError",
     "MissingExtraError",
     "ModelClosedError",
     "ModelError",
@@ -162,6 +164,10 @@ class CannotCertifyError(CertificateError):
     def __init__(self, message: str, *, needed: int | None = None) -> None:
         self.needed = needed
         super().__init__(message)
+
+
+class JournalError(EdgeSdkError):
+    """A journal of decisions cannot be read, or cannot answer what is asked of it."""
 
 
 class CompressionError(EdgeSdkError):

@@ -1,0 +1,310 @@
+"""Control: what may be asked of the cloud now, by budget, by pace and by the time that is left.
+
+State machines with an explicit clock: each is a frozen record, each step returns the next one. They
+only ever *withhold* an escalation that the rule wants, which costs the answer its certificate, or
+*add* one where there is budget to spare, which a certificate of harm or of agreement allows. No
+step lowers the threshold that was certified.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from edge_sdk.errors import InputError
+from edge_sdk.types import Reason
+
+__all__ = ["Bucket", "Budget", "Control", "Network", "Threshold"]
+
+PROBE_SECONDS = 10.0  # after so long without a call, what is known of the network is put to the test
+_GAIN = 0.1  # weight of the newest call in what is known of the network
+_SURE = 2.0  # mean deviations by which a call must be expected too late
+_VARIES = 0.05  # sizes must vary by this share of their mean before they say anything of the bandwidth
+_STEP = 0.02  # of a threshold, as a share of how far signals lie above the certified one
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What escalations, audits among them, may cost. None is no limit.
+
+    Each limit is a token bucket that holds ``burst`` of its amount and is refilled so slowly that no
+    stretch of one period, wherever it begins, sees more than the amount.
+
+    Attributes
+    ----------
+    calls
+        Requests to the cloud in one period, at least 1.
+    bytes
+        Bytes sent in one period.
+    money
+        Cost of one period, in the unit of the prices.
+    period
+        Seconds.
+    price_per_call, price_per_byte
+        Of which a request costs the sum.
+    floor
+        Least seconds between two requests.
+    burst
+        Share of an amount that may be spent at once, in (0, 1); one call always may. A request
+        larger than that is never sent.
+    spare
+        Up to this share of the answers that the rule would keep is escalated as well, the least sure
+        first, while the buckets are more than half full; in [0, 1]. Not under a certificate of net
+        loss, which more escalations may break.
+
+    Raises
+    ------
+    InputError
+        A field is out of its range.
+    """
+
+    calls: int | None = None
+    bytes: float | None = None
+    money: float | None = None
+    period: float = 3600.0
+    price_per_call: float = 0.0
+    price_per_byte: float = 0.0
+    floor: float = 0.0
+    burst: float = 0.25
+    spare: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, fine, range_ in (
+            ("calls", self.calls is None or 1 <= self.calls < math.inf, "1 or more, or None"),
+            ("bytes", self.bytes is None or 0 < self.bytes < math.inf, "more than 0, or None"),
+            ("money", self.money is None or 0 < self.money < math.inf, "more than 0, or None"),
+            ("period", 0 < self.period < math.inf, "seconds, more than 0"),
+            ("price_per_call", 0 <= self.price_per_call < math.inf, "0 or more"),
+            ("price_per_byte", 0 <= self.price_per_byte < math.inf, "0 or more"),
+            ("floor", 0 <= self.floor < math.inf, "seconds, 0 or more"),
+            ("burst", 0 < self.burst < 1, "between 0 and 1"),
+            ("spare", 0 <= self.spare <= 1, "from 0 to 1"),
+        ):
+            if not fine:
+                raise InputError(f"the budget's {name} is {getattr(self, name)}; it should be {range_}")
+        if self.money is not None and not self.price_per_call and not self.price_per_byte:
+            raise InputError("a budget of money needs price_per_call or price_per_byte")
+
+    def costs(self, size: int) -> tuple[float, float, float]:
+        """Return what a request of ``size`` bytes takes from the buckets of calls, bytes and money."""
+        return 1.0, float(size), self.price_per_call + self.price_per_byte * size
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A token bucket.
+
+    Attributes
+    ----------
+    capacity, rate
+        What it holds, and what it gains a second.
+    level, at
+        What was in it at which time, in seconds.
+    """
+
+    capacity: float
+    rate: float
+    level: float
+    at: float
+
+    @classmethod
+    def of(cls, amount: float, period: float, burst: float, now: float, *, unit: float = 0.0) -> Bucket:
+        """Return a full bucket from which less than ``amount + unit`` can be taken in any period.
+
+        ``unit`` is the least that is ever taken: whole calls below 11 are at most 10.
+        """
+        capacity = max(unit, burst * amount)
+        return cls(capacity, (amount + unit - capacity) / period, capacity, now)
+
+    def after(self, now: float) -> Bucket:
+        """Return the bucket at a later time; a clock that goes back adds nothing."""
+        gained = self.rate * max(0.0, now - self.at)
+        return replace(self, level=min(self.capacity, self.level + gained), at=max(self.at, now))
+
+    def take(self, amount: float) -> Bucket | None:
+        """Return the bucket without ``amount``, or None where it does not hold so much."""
+        return replace(self, level=self.level - amount) if amount <= self.level else None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What calls that were answered tell of the way to the cloud and back.
+
+    Time is a round trip, the server's work in it, and the bytes divided by the bandwidth: a line
+    through the calls seen, by least squares, the latest weighing most.
+
+    Attributes
+    ----------
+    calls
+        How many were learned from.
+    size, seconds
+        Weighted means.
+    variance, covariance
+        Of the size, and of size and seconds.
+    deviation
+        Weighted mean of how far the line was off, in seconds.
+    """
+
+    calls: int = 0
+    size: float = 0.0
+    seconds: float = 0.0
+    variance: float = 0.0
+    covariance: float = 0.0
+    deviation: float = 0.0
+
+    @property
+    def _slope(self) -> float:
+        if self.covariance <= 0.0 or self.variance <= (_VARIES * self.size) ** 2:
+            return 0.0
+        return min(self.covariance / self.variance, self.seconds / self.size)  # no round trip is negative
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds that a request of no bytes would take; 0 where nothing is known."""
+        return self.seconds - self._slope * self.size
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second; infinite where size has made no difference so far."""
+        return 1.0 / self._slope if self._slope > 0.0 else math.inf
+
+    def learn(self, size: int, seconds: float) -> Network:
+        """Return what is known after one more call that was answered."""
+        calls = self.calls + 1
+        gain = max(_GAIN, 1.0 / calls)
+        larger, longer = size - self.size, seconds - self.seconds
+        off = seconds / 2.0 if self.calls == 0 else abs(seconds - self.expect(size))  # as TCP begins
+        return Network(
+            calls,
+            self.size + gain * larger,
+            self.seconds + gain * longer,
+            (1.0 - gain) * (self.variance + gain * larger**2),
+            (1.0 - gain) * (self.covariance + gain * larger * longer),
+            self.deviation + gain * (off - self.deviation),
+        )
+
+    def expect(self, size: int) -> float:
+        """Return the seconds that a request of so many bytes should take; 0 where nothing is known."""
+        return self.round_trip + self._slope * size
+
+    def is_late(self, size: int, remaining: float) -> bool:
+        """Tell whether an answer within the seconds remaining is not to be expected."""
+        return self.calls > 0 and self.expect(size) - _SURE * self.deviation > remaining
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Whether a request may go out now.
+
+    Attributes
+    ----------
+    budget
+        What it may cost.
+    buckets
+        Of calls, bytes and money; None where there is no limit.
+    network
+        What is known of it.
+    asked_at
+        When a request last went out, in seconds.
+    """
+
+    budget: Budget
+    buckets: tuple[Bucket | None, Bucket | None, Bucket | None]
+    network: Network = Network()
+    asked_at: float = -math.inf
+
+    @classmethod
+    def of(cls, budget: Budget, now: float) -> Control:
+        """Return the control of a budget of which nothing is spent."""
+
+        def bucket(amount: float | None, unit: float = 0.0) -> Bucket | None:
+            return None if amount is None else Bucket.of(amount, budget.period, budget.burst, now, unit=unit)
+
+        return cls(budget, (bucket(budget.calls, 1.0), bucket(budget.bytes), bucket(budget.money)))
+
+    def ask(self, now: float, size: int, remaining: float | None = None) -> tuple[Control, Reason | None]:
+        """Ask to send a request, and pay for it if it may be sent.
+
+        Parameters
+        ----------
+        now
+            Seconds, of a clock that does not go back.
+        size
+            Bytes to send.
+        remaining
+            Seconds within which the answer must be there; None waits.
+
+        Returns
+        -------
+        What comes after, and why the request may not be sent: ``deadline``, ``budget``, or None
+        where it may.
+        """
+        probe = now - self.asked_at >= PROBE_SECONDS
+        if remaining is not None and not probe and self.network.is_late(size, remaining):
+            return self, "deadline"
+        if now - self.asked_at < self.budget.floor:
+            return self, "budget"
+        filled = tuple(None if bucket is None else bucket.after(now) for bucket in self.buckets)
+        paid: list[Bucket | None] = []
+        for bucket, cost in zip(filled, self.budget.costs(size), strict=True):
+            left = None if bucket is None else bucket.take(cost)
+            if bucket is not None and left is None:
+                return self, "budget"
+            paid.append(left)
+        calls, sent, money = paid
+        return replace(self, buckets=(calls, sent, money), asked_at=max(now, self.asked_at)), None
+
+    def learn(self, size: int, seconds: float) -> Control:
+        """Return the control after a request of ``size`` bytes was answered within ``seconds``."""
+        return replace(self, network=self.network.learn(size, seconds))
+
+    def spare(self, now: float) -> float:
+        """Return the share of kept answers to escalate as well: none below half a bucket, all of it at a full one."""
+        levels = [bucket.after(now).level / bucket.capacity for bucket in self.buckets if bucket is not None]
+        return self.budget.spare * max(0.0, 2.0 * min(levels, default=1.0) - 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A threshold that rises above the certified one to use what budget there is, and never falls below it.
+
+    It follows the quantile of the signals that the rule would keep: after each of them it moves a
+    little, up by the share wanted and down by the rest, so that it comes to rest where that share
+    lies below it.
+
+    Attributes
+    ----------
+    certified
+        The least it can be.
+    value
+        What it is now.
+    spread
+        How far signals lie above the certified threshold, on average.
+    """
+
+    certified: float
+    value: float
+    spread: float = 0.0
+
+    @classmethod
+    def of(cls, certified: float) -> Threshold:
+        """Return the threshold as certified."""
+        return cls(certified, certified)
+
+    def after(self, signal: float, share: float) -> Threshold:
+        """Return the threshold after one more signal, of which the rule would keep those above the certified one.
+
+        Parameters
+        ----------
+        signal
+            Of one answer.
+        share
+            Of kept answers that should lie below the threshold, in [0, 1].
+        """
+        above = signal - self.certified
+        if not 0.0 <= above < math.inf:
+            return self
+        spread = self.spread + _GAIN * (above - self.spread)
+        move = share if signal >= self.value else share - 1.0
+        value = min(self.value + _STEP * spread * move, max(self.value, signal))
+        return replace(self, value=max(self.certified, value), spread=spread)

@@ -1,0 +1,405 @@
+"""The journal: records from which every decision can be derived again, and other thresholds judged.
+
+One record is one line of canonical JSON. It holds what the decision was made from, to the bit: the
+scores, the digest of the rule, the threshold in force, the audit's rate and the id of its key; what
+was decided; and what came of it. Labels that arrive later are records of their own, joined by the
+decision's id. What is in a journal, and what of it may be estimated: ``docs/journal-and-audits.md``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk import canonical
+from edge_sdk.cascade.audit import Audit
+from edge_sdk.cascade.policy import Decision, Policy
+from edge_sdk.errors import InputError, JournalError
+from edge_sdk.types import Reason, Source, Timing
+
+__all__ = [
+    "CloudAnswer",
+    "Feedback",
+    "Outcome",
+    "Record",
+    "Replay",
+    "derive",
+    "key_id",
+    "parse",
+    "replay",
+    "rule_digest",
+]
+
+FORMAT = 1
+MAX_LINE_BYTES = 1 << 20
+MAX_SCORES = 1 << 16
+_MAX_TEXT = 200
+
+
+def key_id(key: bytes) -> str:
+    """Return a name of an audit's key that tells nothing of the key."""
+    return hashlib.blake2b(b"edge-sdk audit key", digest_size=8, key=key).hexdigest()
+
+
+def rule_digest(policy: Policy) -> str:
+    """Return the digest of a rule, whatever certificate it stands under."""
+    return canonical.digest_of({**policy.to_json(), "certificate": None})
+
+
+def derive(
+    policy: Policy,
+    scores: NDArray[Any],
+    decision_id: str,
+    *,
+    audit: Audit | None = None,
+    threshold: float | None = None,
+) -> Decision:
+    """Decide about one answer as devices do. Pure: this is what a replay runs again.
+
+    Parameters
+    ----------
+    policy
+        The rule.
+    scores
+        Probabilities of one input, float32 [classes].
+    decision_id
+        On which the audit tosses its coin.
+    audit
+        Which confident answers are escalated as well; None is none.
+    threshold
+        One above the policy's, where there is budget to spare; None is the policy's.
+    """
+    try:
+        decision = policy.decide(scores)
+    except InputError:  # scores that the rule cannot read are no reason to trust them
+        return Decision(True, "escalated", 0.0, 1.0)
+    raised = threshold is not None and decision.value is not None and decision.value < threshold
+    if raised and not decision.escalate:
+        return replace(decision, escalate=True, reason="escalated", propensity=1.0)
+    return decision if audit is None else audit.decide(decision, decision_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CloudAnswer:
+    """What the cloud said.
+
+    Attributes
+    ----------
+    index, confidence
+        Its class, and the probability that it gave it.
+    model
+        Digest of the model that answered; empty where the server does not say.
+    encoding
+        What it saw: ``captured``, ``jpeg`` or ``tensor``.
+    """
+
+    index: int
+    confidence: float
+    model: str
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a decision.
+
+    Attributes
+    ----------
+    source, reason, certified
+        As in the answer that was given.
+    index
+        The class that the edge named.
+    cloud
+        What the cloud said; None where it was not asked or no answer was delivered.
+    missing
+        Why there is no answer of the cloud though the decision was to ask; else None.
+    bytes_sent
+        Handed to the network.
+    timing
+        Where the time went.
+    """
+
+    source: Source
+    reason: Reason
+    certified: bool
+    index: int
+    cloud: CloudAnswer | None = None
+    missing: Reason | None = None
+    bytes_sent: int = 0
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One decision.
+
+    Attributes
+    ----------
+    id
+        Of the decision.
+    time
+        Seconds since 1970.
+    input
+        ``sha256:<hex>`` of what was decided about; empty where nobody hashed it.
+    model, rule
+        Digests of the edge model, and of the rule (`rule_digest`).
+    scores
+        Float32, little-endian, as the rule got them.
+    threshold
+        The one in force, at least the rule's.
+    audit_rate, audit_key
+        Of the audit, and the id of its key (`key_id`); None where there was none.
+    decision, outcome
+        What was decided, and what came of it.
+    """
+
+    id: str
+    time: float
+    input: str
+    model: str
+    rule: str
+    scores: bytes
+    threshold: float
+    audit_rate: float | None
+    audit_key: str | None
+    decision: Decision
+    outcome: Outcome
+
+    def to_line(self) -> bytes:
+        """Return the record as one line of canonical JSON, without its end."""
+        outcome = {**asdict(self.outcome), "timing": self.outcome.timing.to_dict()}
+        scores = base64.b64encode(self.scores).decode()
+        plain = {name: getattr(self, name) for name in ("id", "time", "input", "model", "rule", "threshold")}
+        audit = None if self.audit_rate is None else {"rate": self.audit_rate, "key": self.audit_key}
+        decision = asdict(self.decision)
+        record = {"format": FORMAT, "kind": "decision", **plain, "scores": scores, "audit": audit}
+        return canonical.dumps({**record, "decision": decision, "outcome": outcome})
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """A true label, which may arrive days after the decision.
+
+    Attributes
+    ----------
+    id
+        Of the decision.
+    time
+        Seconds since 1970.
+    label
+        The true class, by position.
+    """
+
+    id: str
+    time: float
+    label: int
+
+    def to_line(self) -> bytes:
+        """Return the label as one line of canonical JSON, without its end."""
+        return canonical.dumps({"format": FORMAT, "kind": "feedback", **asdict(self)})
+
+
+def parse(line: bytes) -> Record | Feedback:
+    """Read one line of a journal, from whoever wrote it.
+
+    Raises
+    ------
+    JournalError
+        The line is too long, not JSON, from a newer version, or a field is missing, unknown, or impossible.
+    """
+    try:
+        value = canonical.loads(line, limit=MAX_LINE_BYTES)
+        if not isinstance(value, dict):
+            raise InputError("it is not an object")
+        if value.get("format") != FORMAT:
+            raise InputError(f"its format is {_shown(value.get('format'))}; this SDK reads {FORMAT}")
+        if value.get("kind") == "feedback":
+            _keys(value, "format kind id time label")
+            return Feedback(_text(value["id"]), _number(value["time"]), _count(value["label"]))
+        if value.get("kind") != "decision":
+            raise InputError(f"its kind is {_shown(value.get('kind'))}; this SDK knows decision and feedback")
+        return _record(value)
+    except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise JournalError(f"not a record of a journal: {error}") from error
+
+
+def _record(value: Mapping[str, Any]) -> Record:
+    _keys(value, "format kind id time input model rule threshold scores audit decision outcome")
+    audit, decision = value["audit"], value["decision"]
+    if audit is not None:
+        _keys(audit, "rate key")
+    _keys(decision, "escalate reason confidence propensity value")
+    scores = base64.b64decode(_text(value["scores"], MAX_LINE_BYTES), validate=True)
+    if len(scores) % 4 or len(scores) > 4 * MAX_SCORES:
+        raise InputError(f"its scores are {len(scores)} bytes, which is no float32 array of at most {MAX_SCORES}")
+    return Record(
+        id=_text(value["id"]),
+        time=_number(value["time"]),
+        input=_text(value["input"]),
+        model=_text(value["model"]),
+        rule=_text(value["rule"]),
+        scores=scores,
+        threshold=_number(value["threshold"]),
+        audit_rate=None if audit is None else _share(audit["rate"]),
+        audit_key=None if audit is None else _text(audit["key"]),
+        decision=Decision(
+            _flag(decision["escalate"]),
+            _one_of(decision["reason"], ("confident", "escalated", "audit")),
+            _number(decision["confidence"]),
+            _share(decision["propensity"]),
+            None if decision["value"] is None else _number(decision["value"]),
+        ),
+        outcome=_outcome(value["outcome"]),
+    )
+
+
+def _outcome(value: Mapping[str, Any]) -> Outcome:
+    _keys(value, "source reason certified index cloud missing bytes_sent timing")
+    cloud, reasons = value["cloud"], get_args(Reason)
+    if cloud is not None:
+        _keys(cloud, "index confidence model encoding")
+        cloud = CloudAnswer(
+            _count(cloud["index"]), _number(cloud["confidence"]), _text(cloud["model"]), _text(cloud["encoding"])
+        )
+    _keys(value["timing"], "pre_ms infer_ms post_ms cloud_ms total_ms")
+    return Outcome(
+        source=_one_of(value["source"], get_args(Source)),
+        reason=_one_of(value["reason"], reasons),
+        certified=_flag(value["certified"]),
+        index=_count(value["index"]),
+        cloud=cloud,
+        missing=None if value["missing"] is None else _one_of(value["missing"], reasons),
+        bytes_sent=_count(value["bytes_sent"]),
+        timing=Timing(**{name: _number(part) for name, part in value["timing"].items()}),
+    )
+
+
+def _keys(value: Any, names: str) -> None:
+    if not isinstance(value, dict) or value.keys() != set(names.split()):
+        raise InputError(f"it should be an object with {', '.join(names.split())}, not {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+
+
+def _text(value: Any, most: int = _MAX_TEXT) -> str:
+    if not isinstance(value, str) or len(value) > most or not value.isprintable():
+        raise InputError(f"{_shown(value)} should be a text of at most {most} characters")
+    return value
+
+
+def _one_of(value: Any, names: tuple[str, ...]) -> Any:
+    if value not in names:
+        raise InputError(f"{_shown(value)} is none of {', '.join(names)}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{_shown(value)} should be true or false")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{_shown(value)} should be a number")
+    return float(value)
+
+
+def _share(value: Any) -> float:
+    if not 0.0 <= _number(value) <= 1.0:
+        raise InputError(f"{_shown(value)} should be from 0 to 1")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
+        raise InputError(f"{_shown(value)} should be a count")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of deriving decisions again.
+
+    Attributes
+    ----------
+    decisions
+        How many the journal holds.
+    matched
+        How many came out the same, bit for bit.
+    problem
+        The first that did not, and why; None where all did.
+    """
+
+    decisions: int
+    matched: int
+    problem: str | None
+
+    @property
+    def passed(self) -> bool:
+        """True where every decision came out the same."""
+        return self.matched == self.decisions
+
+
+def replay(records: Iterable[Record | Feedback], policies: Iterable[Policy], keys: Iterable[bytes] = ()) -> Replay:
+    """Derive every decision of a journal again and compare it bit for bit.
+
+    Parameters
+    ----------
+    records
+        As `parse` returns them; labels are passed over.
+    policies
+        Rules that were in force; each record names its own by digest.
+    keys
+        Keys of the audits; each record names its own by id.
+    """
+    rules = {rule_digest(policy): policy for policy in policies}
+    secrets = {key_id(key): key for key in keys}
+    decisions = matched = 0
+    problem = None
+    for record in records:
+        if isinstance(record, Feedback):
+            continue
+        decisions += 1
+        wrong = _compare(record, rules, secrets)
+        matched += wrong is None
+        if wrong is not None and problem is None:
+            problem = f"decision {record.id}, number {decisions}: {wrong}"
+    return Replay(decisions, matched, problem)
+
+
+def _compare(record: Record, rules: Mapping[str, Policy], secrets: Mapping[str, bytes]) -> str | None:
+    """Return why a record does not come out as it was logged, or None where it does."""
+    policy = rules.get(record.rule)
+    if policy is None:
+        return f"made by the rule {record.rule}, which is not given"
+    if not record.threshold >= policy.threshold:
+        return f"the threshold in force, {record.threshold!r}, is below the rule's, {policy.threshold!r}"
+    audit = None
+    if record.audit_rate is not None:
+        key = secrets.get(record.audit_key or "")
+        if key is None:
+            return f"audited with the key {record.audit_key}, which is not given"
+        audit = Audit(key, record.audit_rate)
+    scores = np.frombuffer(record.scores, "<f4").astype(np.float32)
+    again = derive(policy, scores, record.id, audit=audit, threshold=record.threshold)
+    for name, logged in asdict(record.decision).items():
+        value = getattr(again, name)
+        if not _same(logged, value):
+            return f"{name} was logged as {logged!r} and comes out as {value!r}"
+    return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return a.hex() == b.hex()  # tells 0.0 from -0.0
+    return type(a) is type(b) and bool(a == b)
