@@ -1,13 +1,19 @@
-"""Build script: maps the top-level folders into one import namespace and compiles the kernels."""
+"""Build script: maps the top-level folders into one import namespace and compiles the kernels.
+
+With ``EDGE_SDK_PURE=1`` in the environment nothing is compiled; what is installed then runs with the same setting.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 ROOT = Path(__file__).parent
+PURE = os.environ.get("EDGE_SDK_PURE", "0") not in ("", "0")
 
 # folder at the top of the repository -> the package it is imported as
 ROOMS = {
@@ -34,7 +40,11 @@ def packages() -> list[str]:
 
 def extensions() -> list[Extension]:
     """One extension per ``ext/*.pyx``, each with the C sources of the same stem."""
-    return [
+    if PURE:
+        return []
+    from Cython.Build import cythonize
+
+    found = [
         Extension(
             f"edge_sdk.ext.{pyx.stem}",
             [f"ext/{pyx.name}", f"ext/src/{pyx.stem}_kernel.c"],
@@ -44,6 +54,30 @@ def extensions() -> list[Extension]:
         )
         for pyx in sorted((ROOT / "ext").glob("*.pyx"))
     ]
+    directives = {
+        "language_level": "3",
+        "boundscheck": False,
+        "wraparound": False,
+        "initializedcheck": False,
+        "cdivision": True,
+    }
+    compiled: list[Extension] = cythonize(found, build_dir="build/cython", compiler_directives=directives)
+    return compiled
+
+
+class BuildKernels(build_ext):
+    """Compiles the kernels, or says what to do where that cannot be."""
+
+    def run(self) -> None:
+        """Compile."""
+        try:
+            super().run()
+        except (CCompilerError, ExecError, PlatformError, OSError) as error:
+            raise SystemExit(
+                f"edge-sdk: error: the kernels cannot be compiled ({error}). Install a C compiler and the headers of "
+                "Python (on Debian: apt-get install gcc libc6-dev python3-dev), or set EDGE_SDK_PURE=1 for this "
+                "installation and for what runs with it, to compute in NumPy, slower"
+            ) from error
 
 
 setup(
@@ -54,15 +88,6 @@ setup(
         "edge_sdk": ["py.typed", "protocol/*.proto", "protocol/*.desc"],
         "edge_sdk.ext": ["*.pyi"],
     },
-    ext_modules=cythonize(
-        extensions(),
-        build_dir="build/cython",
-        compiler_directives={
-            "language_level": "3",
-            "boundscheck": False,
-            "wraparound": False,
-            "initializedcheck": False,
-            "cdivision": True,
-        },
-    ),
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildKernels},
 )

@@ -113,12 +113,11 @@ def _version(name: str) -> str:
 
 def _kernels() -> Finding:
     try:
-        from edge_sdk.ext import image, quantization, scores
+        from edge_sdk.ext import backend, image
     except ImportError as error:
-        return Finding("kernels", False, f"not loaded ({error}): reinstall edge-sdk with a C compiler at hand")
-    return Finding(
-        "kernels", True, ", ".join(sorted(m.__name__.rpartition(".")[2] for m in (image, quantization, scores)))
-    )
+        return Finding("kernels", False, str(error))
+    seen = "in NumPy, slower, as EDGE_SDK_PURE says" if backend() == "pure" else f"compiled; pictures by {image.path()}"
+    return Finding("kernels", True, seen)
 
 
 def _heat(root: Path) -> Iterator[Finding]:

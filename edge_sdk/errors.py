@@ -6,6 +6,7 @@
     ├── InputError             (also ValueError)   what the caller passed in
     │   └── DataError                              a data set or a file in it
     ├── MissingExtraError      (also ImportError)  a wheel that is not installed
+    ├── KernelError            (also ImportError)  compiled kernels that are missing or do not load
     ├── StorageError           (also OSError)      a folder or disk that cannot be written
     ├── BundleError                                a ``.edge`` bundle
     │   ├── BundleFormatError                      malformed, hostile or too large
@@ -52,6 +53,7 @@ __all__ = [
     "InputError",
     "InstallError",
     "JournalError",
+    "KernelError",
     "MissingExtraError",
     "ModelClosedError",
     "ModelError",
@@ -104,6 +106,22 @@ class MissingExtraError(EdgeSdkError, ImportError):
         self.package = _DISTRIBUTIONS.get(package.partition(".")[0], package)
         self.extra = extra
         super().__init__(f"{self.package} is not installed: pip install 'edge-sdk[{extra}]'")
+
+
+class KernelError(EdgeSdkError, ImportError):
+    """The compiled kernels are not there, or this system cannot load them.
+
+    Parameters
+    ----------
+    cause
+        What the import said.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"the compiled kernels do not load ({cause}): reinstall edge-sdk with a C compiler at hand, "
+            "or set EDGE_SDK_PURE=1 to compute in NumPy, slower"
+        )
 
 
 class StorageError(EdgeSdkError, OSError):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import NoReturn
 
-from edge_sdk.errors import EdgeSdkError, MissingExtraError
+from edge_sdk.errors import EdgeSdkError, KernelError, MissingExtraError
 
 __all__ = ["Command", "main"]
 
@@ -78,6 +78,8 @@ def _named_extra(command: Command | None) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         missing = error.name or "a package"
+        if missing.startswith("edge_sdk.ext."):
+            raise KernelError(str(error)) from error
         if command is None or command.extra is None or missing.split(".")[0] == "edge_sdk":
             raise
         raise MissingExtraError(missing, command.extra) from error

@@ -6,7 +6,7 @@ taken before by more than the IoU threshold. An integer tensor gives exactly wha
 float32 tensor gives; only survivors are dequantised.
 
 A NaN score is never the best. A box that is not finite, or that has no area, is left out.
-`edge_sdk.detection` computes the same in NumPy.
+`edge_sdk.ext.pure.detection` computes the same in NumPy.
 """
 
 from libc.stdint cimport int32_t

@@ -1,16 +1,9 @@
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Summary", "softmax", "summarize"]
+from edge_sdk.ext.records import Summary
 
-class Summary(NamedTuple):
-    probabilities: NDArray[np.float32]
-    indices: NDArray[np.int64]
-    margin: NDArray[np.float32] | float
-    entropy: NDArray[np.float32] | float
-    energy: NDArray[np.float32] | float
+__all__ = ["Summary", "softmax", "summarize"]
 
 def softmax(
     x: NDArray[np.float32],

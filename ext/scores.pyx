@@ -1,7 +1,6 @@
 """Probabilities from the outputs of a classifier."""
 
 import math
-from typing import NamedTuple
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
@@ -9,6 +8,7 @@ from libc.stdint cimport int64_t
 import numpy as np
 
 from edge_sdk.errors import InputError
+from edge_sdk.ext.records import Summary
 
 __all__ = ["Summary", "softmax", "summarize"]
 
@@ -22,29 +22,6 @@ cdef extern from "scores_kernel.h" nogil:
         const float *x, float *out, size_t rows, size_t classes, double temperature, size_t top,
         int64_t *indices, float *facts, size_t *bad_row,
     )
-
-
-class Summary(NamedTuple):
-    """What is to be known of scores; arrays have a first axis of n where the logits had one.
-
-    Attributes
-    ----------
-    probabilities : ndarray of float32, shape ([n,] C)
-    indices : ndarray of int64, shape ([n,] top)
-        The most probable classes, most probable first and of equal ones the lower first.
-    margin : float, or ndarray of float32 of shape (n,)
-        Between the two most probable; 1 where there is one class only.
-    entropy : float, or ndarray of float32 of shape (n,)
-        In nats.
-    energy : float, or ndarray of float32 of shape (n,)
-        ``-temperature * log(sum(exp(x / temperature)))``.
-    """
-
-    probabilities: object
-    indices: object
-    margin: object
-    entropy: object
-    energy: object
 
 
 def softmax(x, out=None, temperature=1.0):

@@ -13,8 +13,8 @@ import keras
 from keras import ops
 
 from edge_sdk.errors import ProcessingError
+from edge_sdk.ext.pure.image import LUMA
 from edge_sdk.processing.geometry import place
-from edge_sdk.processing.reference import LUMA
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize
 

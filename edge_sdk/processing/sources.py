@@ -8,12 +8,13 @@ clipped to 0..255.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
+from edge_sdk.ext.pure.image import planes_in
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
 
 __all__ = ["Frame", "Matrix", "Pixels", "is_video", "matrix_constants", "planes_of"]
@@ -67,34 +68,27 @@ def planes_of(frame: object, pixels: Pixels) -> tuple[NDArray[np.uint8], ...]:
     if pixels not in get_args(Pixels):
         raise InputError(f"pixels: need {', '.join(get_args(Pixels))}, not {pixels!r}")
     if pixels == "nv12":
-        return _nv12(frame)
-    if not is_frame(frame):
-        raise InputError(f"frame: need uint8 of rank 2 or 3, not empty, not {describe(frame)}")
-    channels = channels_of(frame)
-    if pixels == "yuyv":
-        if channels != 2 or frame.shape[1] % 2:
+        _check_nv12(frame)
+    else:
+        if not is_frame(frame):
+            raise InputError(f"frame: need uint8 of rank 2 or 3, not empty, not {describe(frame)}")
+        channels = channels_of(frame)
+        if pixels == "yuyv" and (channels != 2 or frame.shape[1] % 2):
             raise InputError(f"frame: need uint8 of shape (H, W, 2) with an even W, not {describe(frame)}")
-        return frame[:, :, :1], np.stack([frame[:, ::2, 1], frame[:, 1::2, 1]], axis=-1)
-    if pixels == "bgr":
-        if channels not in (3, 4):
+        if pixels == "bgr" and channels not in (3, 4):
             raise InputError(f"frame: need uint8 of shape (H, W, 3|4), not {describe(frame)}")
-        return (frame[:, :, 2::-1],)
-    if channels not in (1, 3, 4):
-        raise InputError(f"frame: need uint8 of shape (H, W) or (H, W, 1|3|4), not {describe(frame)}")
-    return (np.atleast_3d(frame)[:, :, :3],)
+        if pixels == "rgb" and channels not in (1, 3, 4):
+            raise InputError(f"frame: need uint8 of shape (H, W) or (H, W, 1|3|4), not {describe(frame)}")
+    return planes_in(cast("Frame", frame), pixels)
 
 
-def _nv12(frame: object) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _check_nv12(frame: object) -> None:
     if isinstance(frame, tuple) and len(frame) == 2:
         luma, chroma = frame
-    elif is_frame(frame) and frame.ndim == 2 and frame.shape[0] % 3 == 0 and frame.shape[1] % 2 == 0:
-        height, width = frame.shape[0] // 3 * 2, frame.shape[1]
-        luma, chroma = frame[:height], frame[height:].reshape(height // 2, width // 2, 2)
-    else:
+        if not is_frame(luma) or luma.ndim != 2:
+            raise InputError(f"frame[0]: need uint8 of shape (H, W), not {describe(luma)}")
+        shape = ((luma.shape[0] + 1) // 2, (luma.shape[1] + 1) // 2, 2)
+        if not is_frame(chroma) or chroma.shape != shape:
+            raise InputError(f"frame[1]: need uint8 of shape {shape}, not {describe(chroma)}")
+    elif not is_frame(frame) or frame.ndim != 2 or frame.shape[0] % 3 or frame.shape[1] % 2:
         raise InputError(f"frame: need uint8 of shape (H * 3/2, W), or a pair Y, UV, not {describe(frame)}")
-    if not is_frame(luma) or luma.ndim != 2:
-        raise InputError(f"frame[0]: need uint8 of shape (H, W), not {describe(luma)}")
-    shape = ((luma.shape[0] + 1) // 2, (luma.shape[1] + 1) // 2, 2)
-    if not is_frame(chroma) or chroma.shape != shape:
-        raise InputError(f"frame[1]: need uint8 of shape {shape}, not {describe(chroma)}")
-    return luma[:, :, None], chroma

@@ -1,4 +1,4 @@
-"""The detection kernels against their NumPy reference."""
+"""The detection kernels against their twin in NumPy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edge_sdk.detection import reference_ssd, reference_yolo
 from edge_sdk.errors import InputError
 from edge_sdk.ext.detection import decode_ssd, decode_yolo
+from edge_sdk.ext.pure.detection import decode_ssd as reference_ssd
+from edge_sdk.ext.pure.detection import decode_yolo as reference_yolo
 
 INTEGERS = [np.int8, np.uint8]
 LARGEST = float(np.finfo(np.float32).max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -84,6 +85,43 @@ def test_a_wheel_installs_into_an_empty_environment_with_its_base_requirements_a
     refused = subprocess.run([python, "-m", "edge_sdk", "serve", "x.edge"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "pip install 'edge-sdk[cloud]'" in refused.stderr
+
+
+def test_a_wheel_of_python_alone_computes_in_numpy_and_else_says_what_is_missing(tmp_path):
+    pure = {**os.environ, "EDGE_SDK_PURE": "1"}
+    sources = copy_sources(tmp_path / "sources")
+    command = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, sources]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False, env=pure)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (path,) = tmp_path.glob("*.whl")
+    assert path.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(path) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+        archive.extractall(tmp_path / "installed")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in f.__module__]  # what is installed here\n"
+        "import numpy as np\n"
+        "from edge_sdk.ext.scores import softmax\n"
+        "print(softmax(np.zeros(4, np.float32)).tolist())\n"
+    )
+    command = [sys.executable, "-P", "-c", program, tmp_path / "installed"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path, env=pure)
+    assert done.stdout.strip() == "[0.25, 0.25, 0.25, 0.25]"
+    compiled = {**os.environ, "EDGE_SDK_PURE": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=compiled)
+    assert done.stderr.splitlines()[-1].startswith("edge_sdk.errors.KernelError: the compiled kernels do not load")
+
+
+def test_a_build_without_a_compiler_says_what_to_do(tmp_path):
+    sources = copy_sources(tmp_path / "sources")
+    command = [sys.executable, "-P", "setup.py", "-q", "build_ext", "--build-temp", tmp_path, "--build-lib", tmp_path]
+    none = {**os.environ, "EDGE_SDK_PURE": "0", "CC": str(tmp_path / "no-compiler")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False, env=none, cwd=sources)
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("edge-sdk: error: the kernels cannot be compiled")
+    assert "EDGE_SDK_PURE=1" in last
 
 
 def test_one_version_is_told_everywhere():
