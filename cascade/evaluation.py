@@ -1,4 +1,4 @@
-"""Evaluation: what a router achieves at every share of inputs escalated, beside chance and the oracle."""
+"""Evaluation: what a router achieves at every share escalated and for every byte sent, beside chance and the oracle."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ __all__ = ["Curve", "Selective", "harm", "oracle_curve", "random_curve", "router
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Accuracy of the pair against the share of inputs escalated; both float64 [n + 1]."""
+    """Accuracy of the pair against the share of inputs escalated, and against what that sends.
+
+    Attributes
+    ----------
+    share, accuracy
+        Float64 [n + 1]; of the straight line of chance its two ends.
+    sent
+        Bytes sent, on average over all inputs, float64 alike; None where sizes are not known.
+    """
 
     share: NDArray[np.float64]
     accuracy: NDArray[np.float64]
+    sent: NDArray[np.float64] | None = None
 
 
 def harm(local: NDArray[Any], edge_right: NDArray[Any], cloud_right: NDArray[Any]) -> int:
@@ -27,7 +36,9 @@ def harm(local: NDArray[Any], edge_right: NDArray[Any], cloud_right: NDArray[Any
     return int((np.asarray(local) & ~np.asarray(edge_right) & np.asarray(cloud_right)).sum())
 
 
-def router_curve(signal: NDArray[Any], edge_right: NDArray[Any], cloud_right: NDArray[Any]) -> Curve:
+def router_curve(
+    signal: NDArray[Any], edge_right: NDArray[Any], cloud_right: NDArray[Any], *, sizes: NDArray[Any] | None = None
+) -> Curve:
     """Escalate in the order of a signal, least sure first.
 
     Parameters
@@ -35,33 +46,48 @@ def router_curve(signal: NDArray[Any], edge_right: NDArray[Any], cloud_right: ND
     signal
         Float [n]; higher is surer. Ties keep their order of arrival.
     edge_right, cloud_right
-        Which answers are right, bool [n].
+        Which answers are right, bool [n]; or how right they are, float [n] in [0, 1], as 1 less the
+        loss of a detector.
+    sizes
+        Bytes that each input is sent as, [n].
 
     Raises
     ------
     InputError
         The arrays are empty or differ in length.
     """
-    edge, cloud = np.asarray(edge_right, dtype=bool), np.asarray(cloud_right, dtype=bool)
-    if not len(signal) == len(edge) == len(cloud) or len(edge) == 0:
-        raise InputError("signal, edge_right and cloud_right should have the same length, at least 1")
-    gain = cloud.astype(np.float64) - edge
-    order = np.argsort(np.asarray(signal), kind="stable")
-    right = edge.sum() + np.concatenate([[0.0], np.cumsum(gain[order])])
-    n = len(edge)
-    return Curve(np.arange(n + 1) / n, right / n)
+    return _curve(np.argsort(np.asarray(signal), kind="stable"), edge_right, cloud_right, sizes)
 
 
-def oracle_curve(edge_right: NDArray[Any], cloud_right: NDArray[Any]) -> Curve:
-    """Escalate what gains first and what loses last: no router can do better."""
-    edge, cloud = np.asarray(edge_right, dtype=bool), np.asarray(cloud_right, dtype=bool)
-    return router_curve(edge.astype(np.float64) - cloud, edge, cloud)
+def oracle_curve(edge_right: NDArray[Any], cloud_right: NDArray[Any], *, sizes: NDArray[Any] | None = None) -> Curve:
+    """Escalate what gains most first and what loses last: no router can do better at any share.
+
+    Among inputs that gain alike the smallest go first, and among those that lose the largest.
+    Parameters and errors are those of `router_curve`.
+    """
+    gain = np.asarray(cloud_right, dtype=np.float64) - np.asarray(edge_right, dtype=np.float64)
+    small = np.zeros(len(gain)) if sizes is None else np.where(gain > 0.0, 1.0, -1.0) * np.asarray(sizes)
+    return _curve(np.lexsort((small, -gain)), edge_right, cloud_right, sizes)
 
 
-def random_curve(edge_right: NDArray[Any], cloud_right: NDArray[Any]) -> Curve:
+def random_curve(edge_right: NDArray[Any], cloud_right: NDArray[Any], *, sizes: NDArray[Any] | None = None) -> Curve:
     """Escalate by lot: the straight line from the edge's accuracy to the cloud's."""
-    share = np.array([0.0, 1.0])
-    return Curve(share, np.array([np.mean(edge_right), np.mean(cloud_right)], dtype=np.float64))
+    sent = None if sizes is None else np.array([0.0, np.mean(sizes)])
+    return Curve(np.array([0.0, 1.0]), np.array([np.mean(edge_right), np.mean(cloud_right)], dtype=np.float64), sent)
+
+
+def _curve(
+    order: NDArray[np.intp], edge_right: NDArray[Any], cloud_right: NDArray[Any], sizes: NDArray[Any] | None
+) -> Curve:
+    edge, cloud = np.asarray(edge_right, dtype=np.float64), np.asarray(cloud_right, dtype=np.float64)
+    n = len(edge)
+    if not len(order) == len(edge) == len(cloud) or n == 0:
+        raise InputError("signal, edge_right and cloud_right should have the same length, at least 1")
+    if sizes is not None and np.shape(sizes) != (n,):
+        raise InputError(f"sizes should be {n} numbers of bytes, not an array of shape {list(np.shape(sizes))}")
+    right = edge.sum() + np.concatenate([[0.0], np.cumsum((cloud - edge)[order])])
+    sent = None if sizes is None else np.concatenate([[0.0], np.cumsum(np.asarray(sizes, np.float64)[order])]) / n
+    return Curve(np.arange(n + 1) / n, right / n, sent)
 
 
 def share_needed(curve: Curve, accuracy: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.cascade.calibration import check_labels
 from edge_sdk.cascade.deferral import MOST_CLASSES, held_out
+from edge_sdk.cascade.detections import detection_values
 from edge_sdk.cascade.evaluation import (
     Curve,
     Selective,
@@ -22,7 +24,7 @@ from edge_sdk.cascade.evaluation import (
 from edge_sdk.cascade.signals import SIGNALS, check_scores
 from edge_sdk.errors import InputError
 
-__all__ = ["FILTERS", "Point", "Router", "compare_routers", "filter_points", "point_of"]
+__all__ = ["FILTERS", "Point", "Router", "compare_detectors", "compare_routers", "filter_points", "point_of"]
 
 FILTERS = {"Sedna Threshold": "max_probability", "Sedna CrossEntropy": "entropy"}
 """Hard-example filters of KubeEdge Sedna that see scores, and the signals that they are."""
@@ -67,16 +69,24 @@ class Point:
         Of the rule.
     escalated, accuracy, harm
         Share sent to the cloud; accuracy of the pair; share kept, wrong there, and right in the cloud.
+    sent
+        Bytes sent, on average over all inputs; None where sizes are not known.
     """
 
     name: str
     escalated: float
     accuracy: float
     harm: float
+    sent: float | None = None
 
 
 def compare_routers(
-    edge_scores: NDArray[Any], cloud_scores: NDArray[Any], labels: NDArray[Any], *, seed: int = 0
+    edge_scores: NDArray[Any],
+    cloud_scores: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    sizes: NDArray[Any] | None = None,
+    seed: int = 0,
 ) -> tuple[Router, ...]:
     """Compare every signal, chance and the oracle on test data.
 
@@ -89,6 +99,8 @@ def compare_routers(
         Probabilities of the two models on the same inputs, float [n, classes].
     labels
         True classes, int [n].
+    sizes
+        Bytes that each input is sent as, [n], for the curves against bytes.
     seed
         Of the folds.
 
@@ -98,34 +110,97 @@ def compare_routers(
         Scores or labels are not what they should be, or do not belong together.
     """
     edge, right, cloud_right = _right(edge_scores, cloud_scores, labels)
-    goal = float(cloud_right.mean())
     signals = {name: of(edge, 1.0) for name, of in SIGNALS.items()}
     if len(edge) >= 2 * _FOLDS and edge.shape[1] <= MOST_CLASSES:
         signals["learned"] = held_out(edge_scores, cloud_scores, labels, folds=_FOLDS, seed=seed)
-    bounds = {"random": random_curve(right, cloud_right), "oracle": oracle_curve(right, cloud_right)}
+    return _routers(signals, right, cloud_right, sizes, judge=right)
+
+
+def _routers(
+    signals: Mapping[str, NDArray[np.float64]],
+    edge: NDArray[Any],
+    cloud: NDArray[Any],
+    sizes: NDArray[Any] | None,
+    *,
+    judge: NDArray[np.bool_] | None,
+) -> tuple[Router, ...]:
+    """Return chance, the oracle and every signal; ``judge`` is which answers of the edge are right, if known."""
+    goal = float(np.mean(cloud))
+    bounds = {"random": random_curve(edge, cloud, sizes=sizes), "oracle": oracle_curve(edge, cloud, sizes=sizes)}
     made = [Router(name, curve, share_needed(curve, goal)) for name, curve in bounds.items()]
     for name, values in signals.items():
-        curve = router_curve(values, right, cloud_right)
-        made.append(Router(name, curve, share_needed(curve, goal), selective(values, right)))
+        curve = router_curve(values, edge, cloud, sizes=sizes)
+        made.append(Router(name, curve, share_needed(curve, goal), None if judge is None else selective(values, judge)))
     return tuple(made)
 
 
+def compare_detectors(
+    confidences: Sequence[NDArray[Any]],
+    edge_losses: NDArray[Any],
+    cloud_losses: NDArray[Any],
+    *,
+    sizes: NDArray[Any] | None = None,
+) -> tuple[Router, ...]:
+    """Compare what could decide about the answers of a detector; accuracy is 1 less the mean loss.
+
+    Of peers, Sedna's Threshold filter is the mean confidence of the boxes, and its IBT the share of
+    boxes that are surer than 0.5; both call an answer without boxes easy, and are compared as they are.
+
+    Parameters
+    ----------
+    confidences
+        Of the boxes that the edge kept, n arrays of float [k].
+    edge_losses, cloud_losses
+        What each answer loses against the truth, float [n] in [0, 1]; see
+        `edge_sdk.cascade.detections.detection_loss`.
+    sizes
+        Bytes that each input is sent as, [n].
+
+    Raises
+    ------
+    InputError
+        A confidence is not in [0, 1], or the arrays differ in length.
+    """
+    values = detection_values(confidences)
+    empty = np.array([len(one) == 0 for one in confidences], dtype=bool)
+    surer = np.array([np.mean(np.asarray(one) > _DEFAULT) if len(one) else 0.0 for one in confidences])
+    signals = {
+        "detections": values,
+        "Sedna Threshold": np.where(empty, np.inf, values),
+        "Sedna IBT": np.where(empty, np.inf, surer),
+    }
+    quality = [1.0 - np.asarray(losses, dtype=np.float64) for losses in (edge_losses, cloud_losses)]
+    return _routers(signals, quality[0], quality[1], sizes, judge=None)
+
+
 def filter_points(
-    edge_scores: NDArray[Any], cloud_scores: NDArray[Any], labels: NDArray[Any], *, threshold: float = _DEFAULT
+    edge_scores: NDArray[Any],
+    cloud_scores: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    threshold: float = _DEFAULT,
+    sizes: NDArray[Any] | None = None,
 ) -> tuple[Point, ...]:
-    """Return what Sedna's filters do at a threshold, by default theirs; errors are those of `compare_routers`."""
+    """Return what Sedna's filters do at a threshold, by default theirs; see `compare_routers` for the rest."""
     edge, right, cloud_right = _right(edge_scores, cloud_scores, labels)
     return tuple(
-        point_of(f"{name} at {threshold:g}", SIGNALS[signal](edge, 1.0) >= threshold, right, cloud_right)
+        point_of(f"{name} at {threshold:g}", SIGNALS[signal](edge, 1.0) >= threshold, right, cloud_right, sizes)
         for name, signal in FILTERS.items()
     )
 
 
-def point_of(name: str, local: NDArray[Any], edge_right: NDArray[Any], cloud_right: NDArray[Any]) -> Point:
-    """Return what a rule does that keeps these; arguments are bool [n]."""
+def point_of(
+    name: str,
+    local: NDArray[Any],
+    edge_right: NDArray[Any],
+    cloud_right: NDArray[Any],
+    sizes: NDArray[Any] | None = None,
+) -> Point:
+    """Return what a rule does that keeps these; arguments are bool [n], and sizes bytes [n]."""
     accuracy = np.where(local, edge_right, cloud_right).mean()
     harmed = local & ~edge_right & cloud_right
-    return Point(name, float(1.0 - local.mean()), float(accuracy), float(harmed.mean()))
+    sent = None if sizes is None else float(np.where(local, 0.0, sizes).mean())
+    return Point(name, float(1.0 - local.mean()), float(accuracy), float(harmed.mean()), sent)
 
 
 def _right(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,35 @@ from edge_sdk import cascade
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.policy import LEARNED
 from edge_sdk.datasets import Dataset, Splits
-from edge_sdk.errors import CertificateError
+from edge_sdk.encodings import SentAs
+from edge_sdk.errors import CertificateError, InputError
 from edge_sdk.model import EdgeModel, certified_for
 
-__all__ = ["certify_bundle", "score"]
+__all__ = ["CAPTURED", "STRATA", "certify_bundle", "score"]
 
 Progress = Callable[[str, int, int], None]
 
+CAPTURED = SentAs()
+
+STRATA = ("class", "answer")
+"""By what inputs can be told apart: their true class, or what the edge model calls them."""
+
 
 def score(
-    model: EdgeModel, data: Dataset, *, on_progress: Progress | None = None, stage: str = "score"
+    model: EdgeModel,
+    data: Dataset,
+    *,
+    encoding: SentAs = CAPTURED,
+    on_progress: Progress | None = None,
+    stage: str = "score",
 ) -> NDArray[np.float32]:
-    """Return the probabilities of every image of a data set, float32 [n, classes], one at a time as devices do."""
+    """Return the probabilities of every image of a data set, float32 [n, classes], one at a time as devices do.
+
+    With an encoding, of what the cloud sees of each image that is sent as such.
+    """
     rows = []
     for n, image in enumerate(data.images):
-        rows.append(model.infer(image).probabilities)
+        rows.append(model.infer(encoding.send(image)[0]).probabilities)
         if on_progress is not None and (n % 50 == 49 or n + 1 == len(data)):
             on_progress(stage, n + 1, len(data))
     return np.stack(rows)
@@ -42,6 +57,8 @@ def certify_bundle(
     confidence: float = 0.95,
     signal: str = "max_probability",
     risk: str = "harm",
+    strata: str | None = None,
+    encoding: SentAs = CAPTURED,
     on_progress: Progress | None = None,
 ) -> Bundle:
     """Certify a deferral threshold for a pair of bundles and write the edge bundle with it.
@@ -63,11 +80,19 @@ def certify_bundle(
         What the threshold is of; see `edge_sdk.cascade.tune`.
     risk
         What is bounded; see `edge_sdk.cascade.certify`.
+    strata
+        Makes the promise for each of these by itself: ``class``, the inputs of each true class;
+        ``answer``, those that the edge model calls each class. None makes one for all inputs.
+    encoding
+        As what pictures will be sent: the cloud model is measured on what it then sees, and the
+        certificate names it.
     on_progress
         Called with a stage, the number done and the total.
 
     Raises
     ------
+    InputError
+        There are no such strata.
     CertificateError
         The labels of the two differ from the data's, or the calibration data was used before.
     CannotCertifyError
@@ -76,13 +101,16 @@ def certify_bundle(
     edge = edge if isinstance(edge, Bundle) else Bundle.open(edge)
     cloud = cloud if isinstance(cloud, Bundle) else Bundle.open(cloud)
     _check(edge, cloud, splits)
+    if strata not in (None, *STRATA):
+        raise InputError(f"strata is {strata!r}; it should be one of {', '.join(STRATA)}")
+    sent_as = {"edge": CAPTURED, "cloud": encoding}
     scores, tuning_scores = {}, {}
     for side, bundle in (("edge", edge), ("cloud", cloud)):
         with EdgeModel(bundle) as model:
-            scores[side] = score(model, splits.calibration, on_progress=on_progress, stage=f"{side} on calibration")
+            run = partial(score, model, encoding=sent_as[side], on_progress=on_progress)
+            scores[side] = run(splits.calibration, stage=f"{side} on calibration")
             if side == "edge" or signal == LEARNED:
-                stage = f"{side} on validation"
-                tuning_scores[side] = score(model, splits.validation, on_progress=on_progress, stage=stage)
+                tuning_scores[side] = run(splits.validation, stage=f"{side} on validation")
     policy = cascade.certify(
         scores["edge"],
         scores["cloud"],
@@ -90,6 +118,7 @@ def certify_bundle(
         max_accuracy_loss=max_accuracy_loss,
         confidence=confidence,
         risk=risk,
+        strata=None if strata is None else _strata_of(strata, splits.calibration, scores["edge"]),
         tuning=cascade.tune(
             tuning_scores["edge"],
             splits.validation.labels,
@@ -100,11 +129,15 @@ def certify_bundle(
             **certified_for(edge.manifest),
             "cloud_model": cloud.manifest.model_digest,
             "cloud_name": cloud.manifest.name,
-            "encoding": "captured",  # the cloud model saw every pixel
+            "encoding": str(encoding),
             "calibration_data": splits.calibration.digest,
         },
     )
     return edge.rewrite(out, cascade=policy.to_json())
+
+
+def _strata_of(strata: str, data: Dataset, edge_scores: NDArray[np.float32]) -> NDArray[np.str_]:
+    return np.array(data.classes)[data.labels if strata == "class" else edge_scores.argmax(axis=1)]
 
 
 def _check(edge: Bundle, cloud: Bundle, splits: Splits) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import canonical
-from edge_sdk.errors import InputError, MissingExtraError, ProcessingError
+from edge_sdk.encodings import encode_jpeg
+from edge_sdk.errors import InputError, ProcessingError
 from edge_sdk.frames import Frame, as_frame
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.protocol import (
@@ -38,7 +38,6 @@ from edge_sdk.protocol.names import (
 __all__ = ["Capture", "Contract", "EncodingChoice", "new_request"]
 
 EncodingChoice = Literal["auto", "captured", "jpeg", "tensor"]
-JPEG_QUALITY = 95
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _MOST_BYTES = MAX_MESSAGE_BYTES - 4096  # of a tensor: names and parameters go beside it
 
@@ -183,7 +182,7 @@ class Contract:
             return capture.pixels if capture.pixels.ndim == 3 else capture.pixels[..., np.newaxis]
         if encoding == "jpeg":
             item = np.empty(1, object)
-            item[0] = capture.jpeg if capture.jpeg is not None else _encode_jpeg(capture.pixels)
+            item[0] = capture.jpeg if capture.jpeg is not None else encode_jpeg(capture.pixels)
             return item
         spec = self.processing or edge_spec.without_quantize()
         shape, dtype = spec.output_shape, spec.output_dtype
@@ -195,18 +194,6 @@ class Contract:
                 f"bytes, but processing gives {dtype}{list(shape)}"
             )
         return np.asarray(DeviceProcessor(spec)(capture.pixels))
-
-
-def _encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Pillow", "image") from error
-    if pixels.ndim == 3:
-        pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3]
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY)
-    return stream.getvalue()
 
 
 def new_request(contract: Contract, tensor: NDArray[Any], encoding: Encoding) -> Any:

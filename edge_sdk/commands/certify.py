@@ -3,7 +3,8 @@
 The promise written into the bundle: with the given confidence, at most the given share of inputs
 is kept on the edge, wrong there, and right in the cloud. With --risk net, the pair's accuracy is at
 most so much below that of the cloud alone; with --risk agreement, the edge answers otherwise than
-the cloud would on at most this share of all inputs.
+the cloud would on at most this share of all inputs. With --strata, the promise is made for the inputs
+of each class by themselves, and so for any mix of them.
 
 example:
   edge-sdk certify student.edge --cloud teacher.edge --data mnist --max-accuracy-loss 0.01 -o digits-1.0.0.edge
@@ -16,8 +17,9 @@ import json
 from pathlib import Path
 
 from edge_sdk.cascade.policy import RISKS, SIGNAL_NAMES, Policy
-from edge_sdk.certification import certify_bundle
+from edge_sdk.certification import STRATA, certify_bundle
 from edge_sdk.datasets import load_splits
+from edge_sdk.encodings import SentAs
 
 __all__ = ["configure", "run"]
 
@@ -36,6 +38,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what the threshold is of (default %(default)s)",
     )
     parser.add_argument("--risk", choices=tuple(RISKS), default="harm", help="what is bounded (default %(default)s)")
+    parser.add_argument(
+        "--strata",
+        choices=STRATA,
+        help="promise it for each true class, or for whatever the edge answers, by itself (default: for all inputs)",
+    )
+    parser.add_argument(
+        "--encoding",
+        default="captured",
+        metavar="AS",
+        help="as what pictures will be sent to the cloud: captured (default), jpeg or jpeg:QUALITY",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits, as for training (default 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="use at most about N images, as for training")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.edge", help="bundle to write")
@@ -53,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         confidence=args.confidence,
         signal=args.signal,
         risk=args.risk,
+        strata=args.strata,
+        encoding=SentAs.parse(args.encoding),
     )
     policy = dict(bundle.manifest.cascade or {})
     if args.json:
@@ -72,4 +87,9 @@ def run(args: argparse.Namespace) -> int:
         f"threshold {rule.threshold:.4f} on {rule.signal}, "
         f"{rule.certificate.local_share:.1%} answered locally; wrote {args.out}"
     )
+    for stratum in rule.certificate.strata:
+        print(
+            f"  {stratum.name}: {stratum.n} samples ({stratum.needed} would have done), {stratum.harms} {harmed}, "
+            f"{stratum.local_share:.1%} answered locally"
+        )
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,8 +246,81 @@ def test_people_get_a_table_of_routers(pair):
     assert "the bundle's rule" not in done.stdout, "this one has none"
 
 
-def test_a_picture_that_cannot_be_written_is_named(pair, unmakeable_path):
-    done = evaluate(pair, "--plot", unmakeable_path / "routers.png")
+@pytest.mark.parametrize("option", ["--plot", "--html"])
+def test_a_picture_that_cannot_be_written_is_named(pair, unmakeable_path, option):
+    done = evaluate(pair, option, unmakeable_path / "routers")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"cannot write {unmakeable_path / 'routers.png'}" in line
+    assert f"cannot write {unmakeable_path / 'routers'}" in line
+
+
+def test_the_page_shows_every_router_in_a_real_browser_without_a_complaint(pair, certified, tmp_path, browse):
+    done = evaluate(pair, "--html", tmp_path / "routers.html", "--encoding", "jpeg", edge=certified[0])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"wrote {tmp_path / 'routers.html'}" in done.stdout
+    page = browse(tmp_path / "routers.html")
+    assert page.complaints == ()
+    assert "<svg" in page.html
+    assert "bytes sent, mean over all inputs (jpeg:95)" in page.html
+    for name in ("random", "oracle", "max_probability", "learned", "Sedna CrossEntropy at 0.5", "the bundle's rule on"):
+        assert f"<td>{name}" in page.html, name
+    assert not re.search(r"(?:src|href)=[\"']https?:", page.html), "it needs nothing else"
+
+
+def test_bytes_are_what_the_encoding_sends(pair):
+    captured, jpeg = (json.loads(evaluate(pair, "--json", "--encoding", e).stdout) for e in ("captured", "jpeg:50"))
+    assert (captured["encoding"], jpeg["encoding"]) == ("captured", "jpeg:50")
+    for record in (captured, jpeg):
+        for row in record["routers"]:
+            assert row["curve"]["sent"][0] == 0.0
+            assert row["curve"]["sent"][-1] == pytest.approx(record["routers"][0]["curve"]["sent"][-1])
+    size = captured["routers"][0]["curve"]["sent"][-1]
+    assert size == np.mean([image.nbytes for image in pair.splits.test.images])
+    assert jpeg["routers"][0]["curve"]["sent"][-1] < size
+    by_name = {row["router"]: row["curve"] for row in captured["routers"]}
+    np.testing.assert_allclose(by_name["margin"]["sent"], np.array(by_name["margin"]["share"]) * size)
+    rule = captured["rules"][0]
+    assert rule["sent"] == pytest.approx(rule["escalated"] * size), "every picture here is as large as any other"
+
+
+# ---- encodings and strata
+
+
+def test_the_cloud_is_certified_on_what_it_will_be_sent(pair, certified, tmp_path):
+    done = pair.certify(tmp_path / "c.edge", "--encoding", "jpeg:5", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    compressed, captured = Policy.from_json(json.loads(done.stdout)), Policy.from_json(certified[1])
+    assert compressed.certificate.validity == {**captured.certificate.validity, "encoding": "jpeg:5"}
+    assert compressed.temperature == captured.temperature, "the edge sees what it saw before"
+    assert compressed.certificate.disagreements != captured.certificate.disagreements, "the cloud does not"
+
+
+@pytest.mark.parametrize("bad", ["jpeg:0", "jpeg:101", "jpeg:x", "png", "captured:1"])
+def test_an_encoding_that_there_is_not_is_refused(pair, tmp_path, bad):
+    out = tmp_path / "c.edge"
+    line = refused(pair.certify(out, "--encoding", bad), out)
+    assert "it should be captured, jpeg or jpeg:QUALITY" in line or "it should be from 1 to 100" in line
+
+
+@pytest.mark.parametrize("strata", ["class", "answer"])
+def test_the_promise_can_be_made_for_every_class_by_itself(pair, tmp_path, strata):
+    done = pair.certify(tmp_path / "c.edge", "--strata", strata, "--max-accuracy-loss", 0.1)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "in each of 3 strata" in done.stdout
+    certificate = Policy.from_json(Bundle.open(tmp_path / "c.edge").manifest.cascade).certificate
+    assert sorted(stratum.name for stratum in certificate.strata) == sorted(CLASSES)
+    calibration = pair.splits.calibration
+    with edge_sdk.load(pair.edge) as edge:
+        said = np.array([edge.predict(image).index for image in calibration.images])
+    of = calibration.labels if strata == "class" else said
+    counted = {CLASSES[k]: int(count) for k, count in enumerate(np.bincount(of))}
+    assert {stratum.name: stratum.n for stratum in certificate.strata} == counted
+    for stratum in certificate.strata:
+        assert f"{stratum.name}: {stratum.n} samples" in done.stdout
+
+
+def test_a_class_of_too_few_samples_is_named(pair, tmp_path):
+    out = tmp_path / "c.edge"
+    line = refused(pair.certify(out, "--strata", "class", "--max-accuracy-loss", 0.01), out)
+    assert "stratum " in line
+    assert "at least 299 are needed" in line
