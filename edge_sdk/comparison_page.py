@@ -93,7 +93,8 @@ def _section(comparison: Comparison) -> str:
         f"<div class='wide plot'>{svg[svg.index('<svg') :]}</div>"
         f"<div class='wide'><table class='routers'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         "<div class='wide'><table class='rules'><thead><tr><th>rule with a fixed threshold</th><th>escalated</th>"
-        f"<th>accuracy</th><th>harmed</th><th>bytes an input</th></tr></thead><tbody>{rules}</tbody></table></div></section>"
+        f"<th>accuracy</th><th>harmed</th><th>bytes an input</th></tr></thead><tbody>{rules}</tbody></table></div>"
+        "</section>"
     )
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from edge_sdk.cascade import Policy, Tuning, binomial, certify, samples_needed, tune
 from edge_sdk.cascade.evaluation import harm, oracle_curve, random_curve, router_curve
-from edge_sdk.errors import CannotCertifyError, InputError
+from edge_sdk.errors import CannotCertifyError, CertificateError, InputError
 
 CLASSES = 10
 ALPHA, CONFIDENCE = 0.01, 0.95
@@ -224,6 +224,24 @@ def test_what_is_wrong_with_the_arguments_is_named():
             certify(edge, cloud, labels, **{"max_accuracy_loss": ALPHA, name: value}, tuning=TUNING)
     with pytest.raises(InputError, match="grid is empty"):
         certify(edge, cloud, labels, max_accuracy_loss=ALPHA, tuning=Tuning(1.0, ()))
+
+
+def test_scores_of_different_models_are_not_mixed():
+    sample, one, other = draw(1000, 9), "sha256:aa", "sha256:bb"
+    certain = {"max_accuracy_loss": 0.05, "tuning": TUNING}
+    alone = certify(*sample, **certain, edge_models=[one] * 1000, cloud_models=np.array([other] * 1000))
+    assert alone == certify(*sample, **certain)
+    mixed = [one] * 700 + [other] + [one] * 299
+    for side in ("edge", "cloud"):
+        with pytest.raises(CertificateError, match=f"{side}_model: row 700 is of {other}, but row 0 is of {one}"):
+            certify(*sample, **certain, **{f"{side}_models": mixed})
+        validity = {f"{side}_model": other}
+        with pytest.raises(CertificateError, match=f"{side}_model: row 0 is of {one}, but the certificate is to be"):
+            certify(*sample, **certain, validity=validity, **{f"{side}_models": [one] * 1000})
+    with pytest.raises(InputError, match="one edge_model for each of the 1000 rows of scores, not 999"):
+        certify(*sample, **certain, edge_models=[one] * 999)
+    with pytest.raises(CertificateError, match="row 1 is of a model that is not named"):
+        certify(*sample, **certain, edge_models=[one] + [""] * 999)
 
 
 def test_the_thresholds_to_test_run_from_cautious_to_keeping_everything():

@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.cascade.deferral import held_out
-from edge_sdk.cascade.evaluation import Curve, router_curve, selective, share_needed
-from edge_sdk.cascade.routers import compare_routers, filter_points
+from edge_sdk.cascade.evaluation import (
+    Curve,
+    oracle_curve,
+    paired_bounds,
+    random_curve,
+    router_curve,
+    selective,
+    share_needed,
+)
+from edge_sdk.cascade.routers import compare_detectors, compare_routers, filter_points
 from edge_sdk.cascade.signals import max_probability
 from edge_sdk.errors import InputError
 from harness.pairs import Pair, mlperf_tiny, specialist
@@ -78,6 +86,47 @@ def test_routers_are_compared_with_chance_the_oracle_and_a_peers_filters():
         compare_routers(edge, cloud[:-1], labels)
 
 
+def test_bytes_add_up_in_the_order_of_escalation_and_the_oracle_gains_most_for_the_fewest():
+    edge, cloud = np.array([0, 1, 0, 1, 0], bool), np.array([1, 0, 1, 1, 0], bool)
+    sizes = np.array([900, 50, 100, 10, 30])
+    curve = router_curve(np.array([0.1, 0.5, 0.2, 0.9, 0.3]), edge, cloud, sizes=sizes)
+    assert (curve.sent * 5).tolist() == pytest.approx([0, 900, 1000, 1030, 1080, 1090])
+    assert (curve.accuracy * 5).tolist() == pytest.approx([2, 3, 4, 4, 3, 3])
+    best = oracle_curve(edge, cloud, sizes=sizes)
+    assert (best.sent[:3] * 5).tolist() == pytest.approx([0, 100, 1000])
+    assert (best.accuracy[:3] * 5).tolist() == pytest.approx([2, 3, 4])
+    chance = random_curve(edge, cloud, sizes=sizes)
+    assert chance.sent.tolist() == [0.0, sizes.mean()]
+    assert router_curve(np.ones(5), edge, cloud).sent is None
+    with pytest.raises(InputError, match="sizes should be 5 numbers of bytes"):
+        router_curve(np.ones(5), edge, cloud, sizes=sizes[:4])
+
+
+def test_a_paired_bound_tells_a_better_order_from_a_worse_one():
+    rng = np.random.default_rng(0)
+    edge, cloud = rng.random(4000) < 0.7, rng.random(4000) < 0.9
+    gain, noise = edge.astype(float) - cloud, rng.random(4000)
+    assert paired_bounds(gain, noise, edge, cloud, np.array([0.1, 0.2])).min() > 0.03
+    assert paired_bounds(noise, gain, edge, cloud, np.array([0.1, 0.2])).max() < -0.03
+    assert paired_bounds(noise, noise, edge, cloud, np.array([0.0, 0.3, 1.0])).tolist() == [0, 0, 0]
+
+
+def test_detectors_are_compared_and_peers_miss_what_finds_nothing():
+    rng = np.random.default_rng(1)
+    answers, losses = [], []
+    for _ in range(3000):
+        clear = rng.beta(4, 1, rng.integers(1, 4))
+        found = rng.random(len(clear)) < clear
+        answers.append(clear[found])
+        losses.append(1 - found.mean())
+    routers = {router.name: router for router in compare_detectors(answers, np.array(losses), np.zeros(3000))}
+    assert set(routers) == {"random", "oracle", "detections", "Sedna Threshold", "Sedna IBT"}
+    for share in (0.1, 0.3):
+        ours = routers["detections"].accuracy(share)
+        assert routers["oracle"].accuracy(share) >= ours > routers["random"].accuracy(share)
+        assert ours > max(routers[name].accuracy(share) for name in ("Sedna Threshold", "Sedna IBT"))
+
+
 # ---- somebody else's models
 
 
@@ -107,18 +156,6 @@ def test_the_head_reaches_the_cloud_with_little_more_than_half_of_what_confidenc
 @pytest.mark.parametrize(("of", "most"), [(lambda pair: pair, 0.98), (specialist, 0.5)], ids=["plain", "specialist"])
 def test_the_head_is_not_worse_than_confidence_at_any_share(pair, of, most):
     chosen = of(pair)
-    edge, cloud = chosen.edge_right, chosen.cloud_right
-    n = len(edge)
-    orders = [
-        np.argsort(signal, kind="stable")
-        for signal in (held_out(chosen.edge, chosen.cloud, chosen.labels), max_probability(chosen.edge))
-    ]
-    for share in np.arange(0.02, most, 0.02):
-        right = []
-        for order in orders:
-            sent = np.zeros(n, dtype=bool)
-            sent[order[: round(share * n)]] = True
-            right.append(np.where(sent, cloud, edge).astype(float))
-        paired = right[0] - right[1]
-        lower = paired.mean() - 1.645 * paired.std() / math.sqrt(n)
-        assert lower >= -0.005, f"at {share:.0%} escalated"
+    head = held_out(chosen.edge, chosen.cloud, chosen.labels)
+    sides = chosen.edge_right, chosen.cloud_right
+    assert paired_bounds(head, max_probability(chosen.edge), *sides, np.arange(0.02, most, 0.02)).min() >= -0.005
