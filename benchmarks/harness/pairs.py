@@ -100,16 +100,18 @@ def demo_digits(*, quick: bool = False) -> Pair:
     """
     from edge_sdk.bundle import Bundle
     from edge_sdk.certification import score
-    from edge_sdk.cloud.training.loop import train
-    from edge_sdk.compression.pipeline import compress, export_teacher
+    from edge_sdk.cloud.training.terminal import quiet
     from edge_sdk.datasets import load_splits
     from edge_sdk.model import EdgeModel
 
     splits = load_splits("mnist")
     unseen = (splits.calibration, splits.test)
-    teacher = train(splits, seed=0, quick=quick)
     scores = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        from edge_sdk.cloud.training.loop import train
+        from edge_sdk.compression.pipeline import compress, export_teacher
+
+        teacher = train(splits, seed=0, quick=quick)
         cloud, edge = Path(folder) / "teacher.edge", Path(folder) / "student.edge"
         export_teacher(teacher, splits, out=cloud, name="teacher", version="1.0.0")
         compress(teacher, splits, out=edge, name="student", version="1.0.0", prune=0.5, quick=quick, seed=0)
