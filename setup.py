@@ -25,8 +25,8 @@ ROOMS = {
     "examples": "edge_sdk.examples",
 }
 
-# -ffp-contract=off: the same bits on every instruction set
-CFLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fvisibility=hidden"]
+# -ffp-contract=off: the same bits on every instruction set; -fno-math-errno: square roots in vectors
+CFLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 
 
 def packages() -> list[str]:
