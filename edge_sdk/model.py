@@ -30,7 +30,7 @@ from edge_sdk.frames import Frame, as_frame
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.processing.steps import Quantize
 from edge_sdk.runtime import Threads, open_session
-from edge_sdk.sources import Stream
+from edge_sdk.streams import Stream
 from edge_sdk.types import Classification, Reason, TensorSpec, Timing
 
 __all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id", "verify"]
@@ -241,7 +241,7 @@ class EdgeModel:
 
         return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame)
 
-    def stream(self, source: Iterable[Frame], *, live: bool | None = None) -> Stream[Classification]:
+    def stream(self, source: Iterable[Frame], *, live: bool | None = None, depth: int = 1) -> Stream[Classification]:
         """Classify the frames of a source, one after the other.
 
         Parameters
@@ -251,8 +251,10 @@ class EdgeModel:
         live
             Whether frames that come while an answer is made are dropped, but for the newest; by default
             what the source says of itself.
+        depth
+            How many of the newest frames of a live source wait for their answer.
         """
-        return Stream(self.predict, source, live=live)
+        return Stream(self.predict, source, live=live, depth=depth)
 
     def warmup(self, n: int = 10) -> float:
         """Run the model ``n`` times on a grey frame, and return the median time of an inference in milliseconds.

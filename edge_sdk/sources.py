@@ -1,26 +1,22 @@
-"""Where frames come from, and how a stream of them is answered.
+"""Where frames come from.
 
 Any iterable of frames is a source. `Folder` replays files, `Camera` reads a camera or a video through OpenCV.
-A source that says ``live = True`` does not wait: while an answer is made, only its newest frame is kept.
+A source that says ``live = True`` does not wait for answers; see `edge_sdk.streams`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError, MissingExtraError
-from edge_sdk.frames import Frame
 
-__all__ = ["Camera", "Folder", "Stream"]
-
-Answer = TypeVar("Answer")
+__all__ = ["Camera", "Folder"]
 
 _PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -109,89 +105,3 @@ class Camera:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Stream(Generic[Answer]):
-    """Answers to the frames of a source, in their order. Iterate over it; leaving the loop ends it.
-
-    Parameters
-    ----------
-    answer
-        Called with each frame, on the iterating thread.
-    source
-        Any iterable of frames. It is read on a thread of its own if it is live.
-    live
-        Whether to keep only the newest frame while an answer is made; by default what the source says.
-
-    Attributes
-    ----------
-    dropped
-        Frames that were replaced by a newer one before they were answered.
-    """
-
-    def __init__(self, answer: Callable[[Frame], Answer], source: Iterable[Frame], *, live: bool | None = None) -> None:
-        self._answer = answer
-        self._source = source
-        self._live = bool(getattr(source, "live", False)) if live is None else live
-        self.dropped = 0
-
-    def __iter__(self) -> Iterator[Answer]:
-        if not self._live:
-            yield from map(self._answer, self._source)
-            return
-        slot = _Newest()
-        reader = threading.Thread(target=slot.fill, args=(self._source,), name="edge-sdk-source", daemon=True)
-        reader.start()
-        try:
-            while True:
-                there, frame = slot.take()
-                self.dropped = slot.dropped
-                if not there:
-                    return
-                yield self._answer(frame)
-        finally:
-            slot.stop()
-
-
-class _Newest:
-    """A place for one frame, between the thread that reads a source and the one that answers."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._frame: Frame = None
-        self._there = self._ended = self._stopped = False
-        self._error: Exception | None = None
-        self.dropped = 0
-
-    def fill(self, source: Iterable[Frame]) -> None:
-        """Read a source to its end, or until `stop`; what it raises is raised where frames are taken."""
-        try:
-            for frame in source:
-                with self._changed:
-                    if self._stopped:
-                        return
-                    self.dropped += self._there
-                    self._frame, self._there = frame, True
-                    self._changed.notify()
-        except Exception as error:  # noqa: BLE001 - raised again where frames are taken
-            self._error = error
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify()
-
-    def take(self) -> tuple[bool, Frame]:
-        """Wait for a frame; (False, None) says that the source has ended."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._there or self._ended)
-            if self._there:
-                frame, self._frame, self._there = self._frame, None, False
-                return True, frame
-            if self._error is not None:
-                raise self._error
-            return False, None
-
-    def stop(self) -> None:
-        """Let the reader end at its next frame."""
-        with self._changed:
-            self._stopped = True

@@ -21,7 +21,7 @@ from edge_sdk.client.counters import Counters
 from edge_sdk.errors import EscalationError, InputError, MissingExtraError, ModelClosedError
 from edge_sdk.frames import Frame
 from edge_sdk.model import EdgeModel, Scored, load, new_decision_id
-from edge_sdk.sources import Stream
+from edge_sdk.streams import Stream
 from edge_sdk.types import Classification, Reason, Timing
 
 if TYPE_CHECKING:
@@ -184,9 +184,9 @@ class HybridModel:
 
         return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame)
 
-    def stream(self, source: Iterable[Frame], *, live: bool | None = None) -> Stream[Classification]:
+    def stream(self, source: Iterable[Frame], *, live: bool | None = None, depth: int = 1) -> Stream[Classification]:
         """Classify the frames of a source, one after the other; see `edge_sdk.model.EdgeModel.stream`."""
-        return Stream(self.predict, source, live=live)
+        return Stream(self.predict, source, live=live, depth=depth)
 
     def swap(self, path: str | Path) -> None:
         """Replace the edge model by that of another bundle, while calls go on.

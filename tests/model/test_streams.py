@@ -14,7 +14,8 @@ from PIL import Image
 
 import edge_sdk
 from edge_sdk.errors import BundleFormatError, InputError, MissingExtraError
-from edge_sdk.sources import Camera, Folder, Stream
+from edge_sdk.sources import Camera, Folder
+from edge_sdk.streams import Stream
 
 
 @pytest.fixture
@@ -186,3 +187,75 @@ def test_memory_stays_flat_over_a_hundred_thousand_predictions(model, tiny_edge_
     for n in range(100_000):
         model.predict(frames[n % 16])
     assert resident_kib() - before < 2_048
+
+
+def test_a_deeper_stream_keeps_the_newest_frames():
+    source = Live(range(100))
+
+    def answer(frame):
+        source.taken.wait(10)
+        return frame
+
+    stream = Stream(answer, source, depth=5)
+    answers = list(stream)
+    assert answers[-5:] == [95, 96, 97, 98, 99]
+    assert stream.dropped == 100 - len(answers)
+
+
+def test_a_stream_without_room_is_refused():
+    with pytest.raises(InputError, match="depth is 0"):
+        Stream(lambda frame: frame, [], depth=0)
+
+
+def test_answers_can_be_handed_to_a_callback(model, folder):
+    answers = []
+    running = model.stream(Folder(folder)).start(answers.append)
+    assert running.wait(60)
+    assert [answer.index for answer in answers] == [model.predict(file).index for file in Folder(folder).files]
+
+
+def test_a_frame_that_cannot_be_answered_does_not_end_a_started_stream():
+    errors, answers = [], []
+
+    def answer(frame):
+        if frame == 1:
+            raise InputError("no picture")
+        return frame
+
+    def on_answer(frame):
+        answers.append(frame)
+        if frame == 2:
+            raise ValueError("of the app")
+
+    assert Stream(answer, range(4)).start(on_answer, on_error=errors.append).wait(60)
+    assert answers == [0, 2, 3]
+    assert [str(error) for error in errors] == ["no picture", "of the app"]
+
+
+def test_what_a_source_raises_is_reported_and_ends_a_started_stream(caplog):
+    def source():
+        yield 1
+        raise OSError("unplugged")
+
+    for live in (False, True):
+        errors = []
+        assert Stream(lambda frame: frame, source(), live=live).start(lambda _: None, on_error=errors.append).wait(60)
+        assert [str(error) for error in errors] == ["unplugged"]
+    assert Stream(lambda frame: frame, source()).start(lambda _: None).wait(60)
+    assert "unplugged" in caplog.text
+
+
+def test_a_started_stream_stops_when_told_even_by_its_own_callback():
+    answers = []
+    with Stream(lambda frame: frame, iter(int, 1)).start(answers.append) as running:
+        assert running.running
+    assert not running.running
+
+    def once(_):
+        seen.append(running.stop())
+
+    seen, started = [], threading.Event()
+    running = Stream(lambda frame: started.wait(10), iter(int, 1)).start(once)
+    started.set()
+    assert running.wait(60)
+    assert seen == [True]
