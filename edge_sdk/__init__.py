@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from edge_sdk.model import EdgeModel, load
     from edge_sdk.packing import pack
     from edge_sdk.processing import ProcessingSpec
-    from edge_sdk.types import Classification, Prediction, Timing
+    from edge_sdk.types import Classification, Detection, Detections, Prediction, Tensors, Timing
 
 __all__ = [
     "Bundle",
     "Classification",
+    "Detection",
+    "Detections",
     "EdgeModel",
     "EdgeSdkError",
     "HybridModel",
     "Prediction",
     "ProcessingSpec",
+    "Tensors",
     "Timing",
     "__version__",
     "connect",
@@ -46,11 +49,14 @@ __all__ = [
 _HOMES = {
     "Bundle": "edge_sdk.bundle",
     "Classification": "edge_sdk.types",
+    "Detection": "edge_sdk.types",
+    "Detections": "edge_sdk.types",
     "EdgeModel": "edge_sdk.model",
     "EdgeSdkError": "edge_sdk.errors",
     "HybridModel": "edge_sdk.client",
     "Prediction": "edge_sdk.types",
     "ProcessingSpec": "edge_sdk.processing",
+    "Tensors": "edge_sdk.types",
     "Timing": "edge_sdk.types",
     "connect": "edge_sdk.client",
     "load": "edge_sdk.model",

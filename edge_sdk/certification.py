@@ -39,6 +39,7 @@ def score(
 
     With an encoding, of what the cloud sees of each image that is sent as such.
     """
+    model.manifest.require_task("classification", "certification")
     rows = []
     for n, image in enumerate(data.images):
         rows.append(model.infer(encoding.send(image)[0]).probabilities)
@@ -143,6 +144,7 @@ def _strata_of(strata: str, data: Dataset, edge_scores: NDArray[np.float32]) -> 
 def _check(edge: Bundle, cloud: Bundle, splits: Splits) -> None:
     classes = tuple(splits.calibration.classes)
     for side, bundle in (("edge", edge), ("cloud", cloud)):
+        bundle.manifest.require_task("classification", "certification")
         if bundle.manifest.labels != classes:
             raise CertificateError(
                 f"the {side} bundle's {len(bundle.manifest.labels)} labels are not the data's {len(classes)} classes"

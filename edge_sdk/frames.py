@@ -10,6 +10,7 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.files import open_durably
+from edge_sdk.types import Detection
 
-__all__ = ["MAX_PIXELS", "Frame", "as_frame", "decode_image", "draw_label"]
+__all__ = ["MAX_PIXELS", "Frame", "as_frame", "decode_image", "draw_boxes", "draw_label"]
 
 MAX_PIXELS = 64_000_000
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -29,6 +31,7 @@ _ORIENTATION, _UPRIGHT = 0x0112, 1  # a tag of EXIF 2.3, and its value for pictu
 _filters = threading.Lock()
 
 _DRAWN_WIDTH = 160
+_COLORS = ("#ffd400", "#00e5ff", "#ff6ec7", "#7cff6b", "#ff9f40", "#b89cff", "#f4f4f4", "#ff7a7a")
 
 Frame = Any
 """A uint8 array [height, width] or [height, width, 1 | 3 | 4], a path, an encoded picture, or a Pillow image."""
@@ -105,21 +108,52 @@ def draw_label(frame: Frame, text: str, path: Path) -> None:
     MissingExtraError
         Pillow is not installed.
     """
-    pixels = as_frame(frame)
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Pillow", "image") from error
-    picture = Image.fromarray(pixels if pixels.ndim == 2 or pixels.shape[2] > 1 else pixels[..., 0]).convert("RGB")
-    if picture.width < _DRAWN_WIDTH:
-        height = max(1, round(picture.height * _DRAWN_WIDTH / picture.width))
-        picture = picture.resize((_DRAWN_WIDTH, height), Image.Resampling.NEAREST)
+    picture, _ = _canvas(frame)
+    from PIL import Image, ImageDraw, ImageFont
+
     size = max(12, picture.width // 20)
     canvas = Image.new("RGB", (picture.width, picture.height + 2 * size), "black")
     canvas.paste(picture, (0, 2 * size))
     ImageDraw.Draw(canvas).text((size // 2, size // 3), text, "white", ImageFont.load_default(size))
     with open_durably(path) as stream:
         canvas.save(stream, "PNG")
+
+
+def draw_boxes(frame: Frame, found: Iterable[Detection], path: Path) -> None:
+    """Write a copy of a picture, upright and at least 160 pixels wide, with a labelled box around what was found.
+
+    Errors are those of `draw_label`.
+    """
+    picture, scale = _canvas(frame)
+    from PIL import ImageDraw, ImageFont
+
+    size = max(10, picture.width // 40)
+    draw, font, line = ImageDraw.Draw(picture), ImageFont.load_default(size), max(2, size // 6)
+    for one in sorted(found, key=lambda one: one.score):  # the surest on top
+        color = _COLORS[one.index % len(_COLORS)]
+        left, top, right, bottom = (round(side * scale) for side in one.box)
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=line)
+        text = f"{one.label} {one.score:.0%}"
+        above = top - size - line if top > size + line else top + line
+        draw.rectangle(draw.textbbox((left + line, above), text, font), fill=color)
+        draw.text((left + line, above), text, "black", font)
+    with open_durably(path) as stream:
+        picture.save(stream, "PNG")
+
+
+def _canvas(frame: Frame) -> tuple[Any, float]:
+    """Return a copy of a picture to draw on, and how much larger it is."""
+    pixels = as_frame(frame)
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Pillow", "image") from error
+    picture = Image.fromarray(pixels if pixels.ndim == 2 or pixels.shape[2] > 1 else pixels[..., 0]).convert("RGB")
+    if picture.width >= _DRAWN_WIDTH:
+        return picture, 1.0
+    scale = _DRAWN_WIDTH / picture.width
+    size = (_DRAWN_WIDTH, max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.NEAREST), scale
 
 
 def _read(path: Path) -> bytes:

@@ -49,7 +49,7 @@ COMMANDS = (
     Command("cascade", "edge_sdk.commands.cascade", "device", "compare what could decide when to ask the cloud"),
     Command("inspect", "edge_sdk.commands.inspect", None, "show what is in a bundle"),
     Command("verify", "edge_sdk.commands.verify", "device", "check a bundle's digests, golden outputs and processing"),
-    Command("predict", "edge_sdk.commands.predict", "device", "classify image files with a bundle"),
+    Command("predict", "edge_sdk.commands.predict", "device", "answer images and other inputs with a bundle"),
     Command("bench", "edge_sdk.commands.bench", "device", "time a bundle on this device"),
     Command("doctor", "edge_sdk.commands.doctor", None, "say what this device has and what it lacks"),
     Command("serve", "edge_sdk.cloud.commands.serve", "cloud", "serve models over the Open Inference Protocol"),

@@ -1,4 +1,4 @@
-"""EdgeModel: a bundle loaded on this device, from a frame to a class.
+"""EdgeModel: a bundle loaded on this device, from an input to an answer.
 
 One instance may be used from several threads; they take turns. Processing writes into one buffer
 that is reused, and nothing is allocated per call beyond the answer.
@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -20,40 +20,21 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.bundle import Bundle, GoldenSet, Manifest
+from edge_sdk.answers import Classes, Reader, Scored, reader_for
+from edge_sdk.bundle import Bundle, Manifest, read_array, thinned
 from edge_sdk.bundle.archive import MAX_BUNDLE_BYTES
 from edge_sdk.cascade.policy import Decision, Policy
-from edge_sdk.errors import GoldenError, InputError, ModelClosedError, ModelError, SkewError
-from edge_sdk.ext.quantization import dequantize
-from edge_sdk.ext.scores import softmax
-from edge_sdk.frames import Frame, as_frame
-from edge_sdk.processing import DeviceProcessor, ProcessingSpec
+from edge_sdk.errors import CertificateError, EdgeSdkError, InputError, ModelClosedError, ModelError
+from edge_sdk.inputs import Input, as_input
+from edge_sdk.processing import DeviceProcessor, ProcessingSpec, samples
 from edge_sdk.processing.steps import Quantize
 from edge_sdk.runtime import Threads, open_session
 from edge_sdk.streams import Stream
-from edge_sdk.types import Classification, Reason, TensorSpec, Timing
+from edge_sdk.types import Reason, TensorSpec, Timing
 
-__all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id", "verify"]
+__all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id"]
 
 logger = logging.getLogger("edge_sdk.model")
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What the model said of one frame.
-
-    Attributes
-    ----------
-    probabilities
-        Float32 [classes].
-    pre_ms, infer_ms, post_ms
-        Milliseconds spent on processing, in the runtime, and on the scores.
-    """
-
-    probabilities: NDArray[np.float32]
-    pre_ms: float
-    infer_ms: float
-    post_ms: float
 
 
 class EdgeModel:
@@ -89,10 +70,16 @@ class EdgeModel:
         self._closed = False
         try:
             self._check_signature(artifact.inputs, artifact.outputs)
-        except ModelError:
+            anchors = None if self.manifest.detection is None else self.manifest.detection.anchors
+            self._reader: Reader = reader_for(
+                self.manifest,
+                self._session.outputs,
+                self.processor.spec,
+                None if anchors is None else read_array(bundle, anchors),
+            )
+        except EdgeSdkError:
             self._session.close()
             raise
-        self._output: TensorSpec = self._session.outputs[0]
         self._buffer = np.empty(self.processor.spec.output_shape, dtype=self.processor.spec.output_dtype)
 
     @property
@@ -106,39 +93,99 @@ class EdgeModel:
         return self.manifest.version
 
     @property
+    def task(self) -> str:
+        """What it does: ``classification``, ``detection``, ``regression`` or ``embedding``."""
+        return self.manifest.task
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """Class names by index."""
+        """Class names by index; empty where the task has none."""
         return self.manifest.labels
 
-    def infer(self, frame: Frame) -> Scored:
-        """Process one frame and run the model on it.
+    def predict(self, value: Input) -> Any:
+        """Answer one input on this device, whatever the policy says of it.
+
+        ``certified`` tells whether the policy would have kept the answer under its certificate;
+        ``reason`` is then ``confident``, and ``forced`` where it would have escalated.
 
         Parameters
         ----------
-        frame
-            A uint8 array [height, width(, channels)], a path, JPEG or PNG bytes, or a Pillow image.
+        value
+            For images a uint8 array [height, width(, channels)], a path, JPEG or PNG bytes, or a Pillow
+            image; see `edge_sdk.inputs.as_input`.
+
+        Returns
+        -------
+        Classification, Detections or Tensors
+            As the bundle's task says.
 
         Raises
         ------
         InputError
-            The frame is not a picture that the model can take.
+            The input is not one that the model can take.
         ModelClosedError
             The model has been closed.
         """
         start = time.perf_counter()
-        pixels = as_frame(frame)
+        return self._conclude(self.infer(value), start)
+
+    def predict_tensor(self, x: NDArray[Any]) -> Any:
+        """Answer one tensor that is processed already, as `predict` does; boxes are in pixels of the tensor.
+
+        Parameters
+        ----------
+        x
+            [1, …] in the shape and dtype of the processing's output.
+
+        Raises
+        ------
+        ModelError
+            The shape or dtype is another one, or the runtime fails.
+        ModelClosedError
+            The model has been closed.
+        """
+        start = time.perf_counter()
+        raw = self.run(x)
+        done = time.perf_counter()
+        return self._conclude(self._reader.read(raw, None, (start, start, done)), start)
+
+    def run(self, x: NDArray[Any]) -> list[NDArray[Any]]:
+        """Run the model alone: from a processed tensor to its output tensors as they are. The fastest way in.
+
+        Parameters and errors are those of `predict_tensor`.
+        """
+        with self._lock:
+            if self._closed:
+                self._check_open()
+            return self._session.run(x)
+
+    def infer(self, value: Input) -> Scored:
+        """Process one input and run the model on it, without applying the policy.
+
+        Returns
+        -------
+        Scored
+            `edge_sdk.answers.Located` for a detector, `edge_sdk.answers.Valued` for regression and embedding.
+
+        Raises
+        ------
+        InputError
+            The input is not one that the model can take.
+        ModelClosedError
+            The model has been closed.
+        """
+        start = time.perf_counter()
+        array = as_input(self.processor.spec, value)
         with self._lock:
             self._check_open()
-            self.processor(pixels, out=self._buffer)
+            self.processor(array, out=self._buffer)
             ready = time.perf_counter()
-            raw = self._session.run(self._buffer)[0]
+            raw = self._session.run(self._buffer)
             done = time.perf_counter()
-        probabilities = self._probabilities(raw)[0]
-        end = time.perf_counter()
-        return Scored(probabilities, (ready - start) * 1e3, (done - ready) * 1e3, (end - done) * 1e3)
+        return self._reader.read(raw, array.shape, (start, ready, done))
 
     def infer_tensor(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Run the model on tensors that are processed already.
+        """Run a classifier on tensors that are processed already.
 
         Parameters
         ----------
@@ -152,12 +199,13 @@ class EdgeModel:
         Raises
         ------
         InputError
-            The shape is another one, or there are none.
+            The shape is another one, there are none, or the bundle has another task.
         ModelError
             The dtype is another one, or the runtime fails.
         ModelClosedError
             The model has been closed.
         """
+        self.manifest.require_task("classification", "infer_tensor")
         shape = self.processor.spec.output_shape[1:]
         if x.shape[1:] != shape or len(x) == 0:
             raise InputError(f"processed tensors should be [n, {', '.join(map(str, shape))}], not {list(x.shape)}")
@@ -165,37 +213,19 @@ class EdgeModel:
         parts = [x[n : n + 1] for n in range(len(x))] if fixed else [x]
         with self._lock:
             self._check_open()
-            raw = [self._session.run(part)[0] for part in parts]
-        return np.concatenate([self._probabilities(part) for part in raw])
+            raw = [self._session.run(part) for part in parts]
+        assert isinstance(self._reader, Classes)
+        return np.concatenate([self._reader.probabilities(part[0]) for part in raw])
+
+    def golden(self, value: Input) -> tuple[NDArray[Any], tuple[NDArray[np.float32], ...]]:
+        """Return what a golden example holds of an input: the processed tensor, and the outputs; one row each."""
+        processed = self.processor(as_input(self.processor.spec, value))
+        outputs = self._reader.golden(self.run(processed))
+        return processed[0] if self.task == "classification" else thinned(processed), outputs
 
     def decide(self, scored: Scored) -> Decision | None:
         """Apply the bundle's policy to an answer; None where it carries none."""
         return None if self.policy is None else self.policy.decide(scored.probabilities)
-
-    def predict(self, frame: Frame) -> Classification:
-        """Classify one frame on this device, whatever the policy says of it.
-
-        ``certified`` tells whether the policy would have kept the answer under its certificate;
-        ``reason`` is then ``confident``, and ``forced`` where it would have escalated.
-
-        Raises
-        ------
-        InputError
-            The frame is not a picture that the model can take.
-        ModelClosedError
-            The model has been closed.
-        """
-        start = time.perf_counter()
-        scored = self.infer(frame)
-        decision = self.decide(scored)
-        kept = decision is not None and not decision.escalate
-        return self.answer(
-            scored,
-            decision,
-            reason="confident" if kept else "forced",
-            certified=kept and self.policy is not None and self.policy.certificate is not None,
-            started=start,
-        )
 
     def answer(
         self,
@@ -206,7 +236,7 @@ class EdgeModel:
         certified: bool,
         started: float,
         cloud_ms: float = 0.0,
-    ) -> Classification:
+    ) -> Any:
         """Put an answer of this model into the record that apps get.
 
         Parameters
@@ -220,13 +250,10 @@ class EdgeModel:
         cloud_ms
             Milliseconds spent asking the cloud in vain.
         """
-        index = int(scored.probabilities.argmax())
         total = (time.perf_counter() - started) * 1e3
-        return Classification(
-            index=index,
-            label=self.labels[index],
-            confidence=float(scored.probabilities[index]) if decision is None else decision.confidence,
-            scores=tuple(scored.probabilities.tolist()),
+        return self._reader.answer(
+            scored,
+            decision,
             source="edge",
             reason=reason,
             certified=certified,
@@ -235,21 +262,21 @@ class EdgeModel:
             model_digest=self.digest,
         )
 
-    async def apredict(self, frame: Frame) -> Classification:
+    async def apredict(self, value: Input) -> Any:
         """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
         import asyncio
 
-        return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame)
+        return await asyncio.get_running_loop().run_in_executor(None, self.predict, value)
 
-    def stream(self, source: Iterable[Frame], *, live: bool | None = None, depth: int = 1) -> Stream[Classification]:
-        """Classify the frames of a source, one after the other.
+    def stream(self, source: Iterable[Input], *, live: bool | None = None, depth: int = 1) -> Stream[Any]:
+        """Answer the inputs of a source, one after the other.
 
         Parameters
         ----------
         source
-            Any iterable of frames, such as `edge_sdk.sources.Folder` or `edge_sdk.sources.Camera`.
+            Any iterable of inputs, such as `edge_sdk.sources.Folder` or `edge_sdk.sources.Camera`.
         live
-            Whether frames that come while an answer is made are dropped, but for the newest; by default
+            Whether inputs that come while an answer is made are dropped, but for the newest; by default
             what the source says of itself.
         depth
             How many of the newest frames of a live source wait for their answer.
@@ -257,7 +284,7 @@ class EdgeModel:
         return Stream(self.predict, source, live=live, depth=depth)
 
     def warmup(self, n: int = 10) -> float:
-        """Run the model ``n`` times on a grey frame, and return the median time of an inference in milliseconds.
+        """Run the model ``n`` times on a made-up input, and return the median time of an inference in milliseconds.
 
         Raises
         ------
@@ -266,14 +293,13 @@ class EdgeModel:
         """
         if n < 1:
             raise InputError(f"n is {n}; it should be at least 1")
-        folded = self.processor.spec.fold()
-        frame = np.full((folded.height, folded.width, folded.channels), 128, np.uint8)
-        scored = [self.infer(frame) for _ in range(n)]
+        (value,) = samples(self.processor.spec, 1)
+        scored = [self.infer(value) for _ in range(n)]
         return float(np.median([one.pre_ms + one.infer_ms + one.post_ms for one in scored]))
 
-    def predict_many(self, frames: Iterable[Frame]) -> list[Classification]:
-        """Classify several frames, one after the other."""
-        return [self.predict(frame) for frame in frames]
+    def predict_many(self, values: Iterable[Input]) -> list[Any]:
+        """Answer several inputs, one after the other."""
+        return [self.predict(value) for value in values]
 
     def close(self) -> None:
         """Release the model, after the call under way. Closing twice is no error."""
@@ -291,22 +317,23 @@ class EdgeModel:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<EdgeModel {self.name} {self.version}, {len(self.labels)} classes>"
+        return f"<EdgeModel {self.name} {self.version}, {self.task}>"
 
     def _check_open(self) -> None:
         if self._closed:
             raise ModelClosedError(f"{self.name} {self.version} has been closed")
 
-    def _probabilities(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        scores = raw.reshape(len(raw), -1)
-        if self._output.scale is not None and self._output.zero_point is not None:
-            scores = dequantize(scores, self._output.scale, self._output.zero_point)
-        scores = np.ascontiguousarray(scores, dtype=np.float32)
-        if not np.isfinite(scores).all():
-            raise ModelError(f"{self.name} {self.version}: the model answered with a NaN or an infinity")
-        if self.manifest.outputs == "logits":
-            return softmax(scores)
-        return scores if self._output.scale is None else _normalized(scores)
+    def _conclude(self, scored: Scored, started: float) -> Any:
+        """Let the policy judge an answer, and give it all the same."""
+        decision = self.decide(scored)
+        kept = decision is not None and not decision.escalate
+        return self.answer(
+            scored,
+            decision,
+            reason="confident" if kept else "forced",
+            certified=kept and self.policy is not None and self.policy.certificate is not None,
+            started=started,
+        )
 
     def _check_signature(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         session, spec = self._session, self.processor.spec
@@ -331,12 +358,6 @@ class EdgeModel:
                 raise ModelError(
                     f"{self.name}: processing quantizes with scale and zero point {stated}, the model takes {wanted}"
                 )
-        gives = session.outputs[0].shape
-        if not gives or gives[0] not in (1, -1) or math.prod(gives[1:]) != len(self.labels):
-            raise ModelError(
-                f"{self.name}: the model's output is {list(gives)}; for {len(self.labels)} labels it should be "
-                f"[1, {len(self.labels)}]"
-            )
 
 
 def _policy(manifest: Manifest, delegate: str | None) -> Policy | None:
@@ -344,6 +365,13 @@ def _policy(manifest: Manifest, delegate: str | None) -> Policy | None:
     if manifest.cascade is None:
         return None
     policy = Policy.from_json(manifest.cascade)
+    if manifest.task not in ("classification", "detection") or (manifest.task == "detection") != (
+        policy.signal == "detections"
+    ):
+        raise CertificateError(
+            f"{manifest.name} {manifest.version}: a policy on {policy.signal} cannot judge the answers of a task "
+            f"{manifest.task}"
+        )
     if policy.certificate is None:
         return policy
     here = certified_for(manifest, delegate)
@@ -365,15 +393,6 @@ def certified_for(manifest: Manifest, delegate: str | None = None) -> dict[str, 
         "runtime": manifest.artifacts[0].runtime,
         "delegate": delegate or "default",
     }
-
-
-def _normalized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Take the rounding of a quantized softmax out of its sum; where all classes were rounded to 0, none leads."""
-    totals = scores.sum(axis=1, keepdims=True)
-    if not totals.all():
-        empty = totals[:, 0] == 0
-        scores[empty], totals[empty] = 1.0, scores.shape[1]
-    return np.asarray(scores / totals)
 
 
 def load(bundle: str | Path | bytes | IO[bytes], *, threads: Threads = 1, delegate: str | None = None) -> EdgeModel:
@@ -408,43 +427,3 @@ def load(bundle: str | Path | bytes | IO[bytes], *, threads: Threads = 1, delega
 def new_decision_id() -> str:
     """Return a fresh random name for a decision."""
     return secrets.token_hex(8)
-
-
-def verify(bundle: Bundle) -> dict[str, float]:
-    """Prove that this device computes what the packing machine computed.
-
-    Returns
-    -------
-    ``examples``, and the largest absolute differences ``processed_error`` (in the processed tensor's
-    units) and ``output_error`` (in probability).
-
-    Raises
-    ------
-    SkewError
-        A processed tensor differs from the stored one beyond its tolerance.
-    GoldenError
-        A probability does, or an answer has another shape.
-    """
-    golden, tolerance = GoldenSet.from_bundle(bundle), bundle.manifest.golden
-    name = f"{bundle.manifest.name} {bundle.manifest.version}"
-    processed_error = output_error = 0.0
-    with EdgeModel(bundle) as model:
-        for n, frame in enumerate(golden.inputs):
-            have, want = model.processor(frame)[0].astype(np.float64), golden.processed[n].astype(np.float64)
-            difference = float(np.abs(have - want).max()) if have.shape == want.shape else float("inf")
-            if not difference <= tolerance.processed_atol:
-                raise SkewError(
-                    f"{name}: processing of golden example {n} differs by {difference:.4g} "
-                    f"from what was packed (at most {tolerance.processed_atol:.4g} is allowed)"
-                )
-            processed_error = max(processed_error, difference)
-            answer = model.infer(frame).probabilities.astype(np.float64)
-            expected = golden.outputs[n].astype(np.float64)
-            difference = float(np.abs(answer - expected).max()) if answer.shape == expected.shape else float("inf")
-            if not difference <= tolerance.output_atol:
-                raise GoldenError(
-                    f"{name}: the answer to golden example {n} differs by {difference:.4g} "
-                    f"from what was packed (at most {tolerance.output_atol:.4g} is allowed)"
-                )
-            output_error = max(output_error, difference)
-    return {"examples": len(golden.inputs), "processed_error": processed_error, "output_error": output_error}

@@ -11,6 +11,7 @@ import numpy as np
 from edge_sdk.errors import InputError
 from edge_sdk.frames import MAX_PIXELS
 from edge_sdk.model import EdgeModel
+from edge_sdk.processing import samples
 
 __all__ = ["Figures", "Measured", "time_model"]
 
@@ -51,18 +52,18 @@ class Measured:
 
 
 def time_model(model: EdgeModel, width: int, height: int, *, repeats: int = 300, seed: int = 0) -> Measured:
-    """Predict a random frame many times.
+    """Predict a random input many times.
 
     Parameters
     ----------
     model
         What to time; it is warmed up first.
     width, height
-        Of the frame, in pixels.
+        Of the frame, in pixels; of no matter where inputs are no images.
     repeats
         Predictions to measure.
     seed
-        Of the frame.
+        Of the input.
 
     Raises
     ------
@@ -71,8 +72,11 @@ def time_model(model: EdgeModel, width: int, height: int, *, repeats: int = 300,
     """
     if repeats < 1 or width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise InputError(f"cannot time {repeats} predictions of {width} x {height} pixels; the most is {MAX_PIXELS}")
-    channels = model.processor.spec.channels
-    frame = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    spec = model.processor.spec
+    if spec.modality == "image":
+        frame = np.random.default_rng(seed).integers(0, 256, (height, width, spec.channels), dtype=np.uint8)
+    else:
+        (frame,) = samples(spec, 1, seed)
     for _ in range(_WARM_UP):
         model.predict(frame)
     rows = []

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ["Classification", "Prediction", "Reason", "Source", "TensorSpec", "Timing"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Box",
+    "Classification",
+    "Detection",
+    "Detections",
+    "Prediction",
+    "Reason",
+    "Source",
+    "TensorSpec",
+    "Tensors",
+    "Timing",
+]
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels of the frame; edges of pixels lie on whole numbers."""
 
 Source = Literal["edge", "cloud", "cache"]
 Reason = Literal[
@@ -136,5 +155,84 @@ class Classification(Prediction):
             "label": self.label,
             "confidence": self.confidence,
             "scores": list(self.scores),
+            **Prediction.to_dict(self),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object that was found.
+
+    Attributes
+    ----------
+    box
+        Where, in pixels of the frame, and not beyond it.
+    score
+        How sure the model is, in [0, 1].
+    index, label
+        Its class, by position and by name.
+    """
+
+    box: Box
+    score: float
+    index: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detections(Prediction):
+    """The objects found in one frame, the surest first; iterate over it for one `Detection` each.
+
+    Attributes
+    ----------
+    boxes, scores, indices, labels
+        The same by column: one `Box`, score, class and name an object.
+    """
+
+    boxes: tuple[Box, ...]
+    scores: tuple[float, ...]
+    indices: tuple[int, ...]
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, n: int) -> Detection:
+        return Detection(self.boxes[n], self.scores[n], self.indices[n], self.labels[n])
+
+    def __iter__(self) -> Iterator[Detection]:
+        return map(Detection, self.boxes, self.scores, self.indices, self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-compatible values: a list of ``detections``, one object each."""
+        return {
+            "detections": [
+                {"box": list(one.box), "score": one.score, "index": one.index, "label": one.label} for one in self
+            ],
+            **Prediction.to_dict(self),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tensors(Prediction):
+    """The outputs of a model that estimates numbers, or that embeds, as they are.
+
+    ``answer[0]`` is the first output, ``answer["name"]`` the one of that name.
+
+    Attributes
+    ----------
+    outputs
+        Float32 arrays by name, dequantized, without the batch axis; they cannot be written to.
+    """
+
+    outputs: Mapping[str, NDArray[np.float32]]
+
+    def __getitem__(self, key: str | int) -> NDArray[np.float32]:
+        return self.outputs[key] if isinstance(key, str) else list(self.outputs.values())[key]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-compatible values; arrays become lists."""
+        return {
+            "outputs": {name: values.tolist() for name, values in self.outputs.items()},
             **Prediction.to_dict(self),
         }

@@ -14,7 +14,6 @@ from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError
 from edge_sdk.frames import as_frame, decode_image
-from edge_sdk.model import verify
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.protocol import datatype_of
 from edge_sdk.protocol.names import (
@@ -29,6 +28,7 @@ from edge_sdk.protocol.names import (
 )
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
+from edge_sdk.verification import verify
 
 __all__ = ["ServedModel", "TensorMetadata", "load_model"]
 
@@ -211,8 +211,9 @@ def _load_plain(path: Path, threads: int) -> ServedModel:
 
 def _load_bundle(path: Path, threads: int) -> ServedModel:
     bundle = Bundle.open(path)
-    verify(bundle)
     manifest = bundle.manifest
+    manifest.require_task("classification", "the server")
+    verify(bundle)
     artifact = manifest.artifacts[0]
     session = open_session(bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads)
     output = session.outputs[0]

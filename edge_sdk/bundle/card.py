@@ -15,20 +15,27 @@ __all__ = ["CARD", "render"]
 
 CARD = "MODEL_CARD.md"
 
+_TAGS = {
+    "classification": "image-classification",
+    "detection": "object-detection",
+    "regression": "tabular-regression",
+    "embedding": "feature-extraction",
+}
+
 
 def render(manifest: Manifest) -> str:
     """Return the card of a bundle as Markdown."""
     artifact = manifest.artifacts[0]
     lines = [
         "---",
-        f"pipeline_tag: {'image-classification' if manifest.task == 'classification' else manifest.task}",
+        f"pipeline_tag: {_TAGS[manifest.task]}",
         f"library_name: {artifact.runtime}",
         "---",
         "",
         f"# {manifest.name} {manifest.version}",
         "",
         f"A model for {manifest.task}: {artifact.precision}, {artifact.size:,} bytes, run by {artifact.runtime}.",
-        f"It tells apart {len(manifest.labels)} classes: {_some(manifest.labels)}.",
+        *([f"It tells apart {len(manifest.labels)} classes: {_some(manifest.labels)}."] if manifest.labels else []),
         "",
         "## Intended use",
         "",

@@ -1,12 +1,11 @@
 """Golden examples: raw inputs, what processing makes of them, and what the model answers.
 
-They are stored as ``.npy`` members (NumPy format 1.0, never pickled), so that a device can prove
-that it computes what the packing machine computed.
+They are stored as ``.npy`` members, so that a device can prove that it computes what the packing
+machine computed. Of a large tensor some elements are enough: see `thinned`.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.bundle.arrays import read_array, save_array
 from edge_sdk.bundle.bundle import Bundle
 from edge_sdk.errors import BundleFormatError
 
-__all__ = ["MAX_GOLDEN", "GoldenSet"]
+__all__ = ["MAX_GOLDEN", "GoldenSet", "thinned"]
 
 MAX_GOLDEN = 64
+_RAW = tuple(map(np.dtype, (np.uint8, np.int16, np.float32)))
+_MAX_VALUES = 16384  # of one tensor; a detector's output has 700,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +31,23 @@ class GoldenSet:
     Attributes
     ----------
     inputs
-        Frames, uint8 [height, width, channels] each.
+        Raw inputs: frames, uint8 [height, width, channels], or float32 or int16 arrays.
     processed
-        Processed tensors, [count, …] in the model's input type.
+        Processed tensors in the model's input type: [count, …]; `thinned` for tasks other than classification.
     outputs
-        Probabilities, float32 [count, classes].
+        What the model answers. Classification: probabilities, float32 [count, classes]. Other tasks: of
+        each output of the model, dequantized and `thinned`, float32 [count, values].
     """
 
-    inputs: tuple[NDArray[np.uint8], ...]
+    inputs: tuple[NDArray[Any], ...]
     processed: NDArray[Any]
-    outputs: NDArray[np.float32]
+    outputs: tuple[NDArray[np.float32], ...]
 
     def to_members(self) -> dict[str, bytes]:
         """Return the bundle members that hold this set."""
-        members = {f"golden/input-{n:03d}.npy": _save(frame) for n, frame in enumerate(self.inputs)}
-        return members | {"golden/processed.npy": _save(self.processed), "golden/outputs.npy": _save(self.outputs)}
+        members = {f"golden/input-{n:03d}.npy": save_array(one) for n, one in enumerate(self.inputs)}
+        members |= {_output(n): save_array(values) for n, values in enumerate(self.outputs)}
+        return members | {"golden/processed.npy": save_array(self.processed)}
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> GoldenSet:
@@ -57,37 +61,37 @@ class GoldenSet:
         count = bundle.manifest.golden.count
         if not 0 < count <= MAX_GOLDEN:
             raise BundleFormatError(f"the bundle has {count} golden examples; it should have 1 to {MAX_GOLDEN}")
-        inputs = tuple(_load(bundle, f"golden/input-{n:03d}.npy") for n in range(count))
-        processed, outputs = _load(bundle, "golden/processed.npy"), _load(bundle, "golden/outputs.npy")
-        if any(frame.dtype != np.uint8 or frame.size == 0 for frame in inputs):
-            raise BundleFormatError("the golden inputs should be uint8 frames")
-        for name, array, kinds in (("processed", processed, "fiu"), ("outputs", outputs, "f")):
+        inputs = tuple(read_array(bundle, f"golden/input-{n:03d}.npy") for n in range(count))
+        if any(one.dtype not in _RAW or one.size == 0 for one in inputs):
+            raise BundleFormatError(
+                f"the golden inputs should be {', '.join(map(str, _RAW))} arrays that are not empty"
+            )
+        names = ["golden/processed.npy"]
+        names += [_output(n) for n in range(bundle.manifest.golden_outputs)]
+        arrays: list[NDArray[Any]] = []
+        for name in names:
+            array = read_array(bundle, name)
+            kinds = "f" if arrays else "fiu"
             if array.dtype.kind not in kinds or array.ndim < 2 or len(array) != count or array.size == 0:
                 raise BundleFormatError(
-                    f"golden/{name}.npy is {array.dtype}{list(array.shape)}; it should hold {count} rows of numbers"
+                    f"{name} is {array.dtype}{list(array.shape)}; it should hold {count} rows of numbers"
                 )
-        return cls(inputs, processed, outputs)
+            arrays.append(array)
+        return cls(inputs, arrays[0], tuple(arrays[1:]))
 
 
-def _save(array: NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-    return stream.getvalue()
+def thinned(values: NDArray[Any]) -> NDArray[Any]:
+    """Return at most 16,384 elements of a tensor as one row, evenly spread over all of its axes.
+
+    Every ``step``-th element is taken; a step that has no divisor in common with the size leaves no
+    row and no column out.
+    """
+    flat = values.reshape(-1)
+    step = max(1, -(-flat.size // _MAX_VALUES))
+    while math.gcd(step, flat.size) > 1:
+        step += 1
+    return flat[::step]
 
 
-def _load(bundle: Bundle, member: str) -> NDArray[Any]:
-    """Read an array whose header tells exactly the bytes that are there: nothing is allocated on its word."""
-    if member not in bundle.manifest.files:
-        raise BundleFormatError(f"member {member} is missing")
-    data = bundle.read(member)
-    stream = io.BytesIO(data)
-    try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("its format is not 1.0")
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-            raise ValueError("its length is not what its header says")
-        array: NDArray[Any] = np.ndarray(shape, dtype, data, stream.tell(), order="F" if by_column else "C")
-    except Exception as error:  # the header is a Python literal: parsing hostile ones raises many types
-        raise BundleFormatError(f"member {member} is not an array: {error}") from error
-    return array
+def _output(n: int) -> str:
+    return "golden/outputs.npy" if n == 0 else f"golden/outputs-{n:03d}.npy"

@@ -8,19 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge_sdk.bundle.detector import Detector
 from edge_sdk.canonical import digest_of, dumps, loads
 from edge_sdk.errors import BundleFormatError, BundleVersionError, InputError
 from edge_sdk.types import TensorSpec
 
 __all__ = ["FORMAT", "NAME", "OUTPUTS", "RUNTIMES", "TASKS", "VERSION", "Artifact", "Golden", "Manifest"]
 
-FORMAT = (1, 0)
+FORMAT = (1, 1)
 """Major and minor version of the format. Readers accept every minor of their major that is not newer in meaning:
-a newer minor only adds fields that an older reader may ignore."""
+a newer minor only adds fields that an older reader may ignore, and tasks that it refuses by name. 1.1 brought
+the tasks beside classification."""
 
 TASKS = ("classification", "detection", "regression", "embedding")
+LABELLED = ("classification", "detection")
 RUNTIMES = ("litert", "onnx")
 OUTPUTS = ("probabilities", "logits")
+"""What the first output of a classifier may hold; of other tasks, outputs are ``tensors``."""
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?")
 VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9A-Za-z.-]{1,64})?")
 MEMBER = re.compile(r"(?:golden/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -70,12 +74,15 @@ class Golden:
     processed_atol
         Largest absolute difference of a processed tensor, in its own units.
     output_atol
-        Largest absolute difference of a probability.
+        Largest absolute difference of a probability; for tasks other than classification, of any output.
+    output_atols
+        For those tasks, the largest absolute difference of each output, dequantized.
     """
 
     count: int
     processed_atol: float
     output_atol: float
+    output_atols: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +96,13 @@ class Manifest:
     task
         One of `TASKS`.
     labels
-        Class names by index; empty where the task has none.
+        Class names by index; empty for regression and embedding.
     processing
         The processing specification as JSON; see `edge_sdk.processing.ProcessingSpec`.
     artifacts
         Model files, the preferred one first.
     outputs
-        What the model's first output holds: ``probabilities`` or ``logits``.
+        What the model's first output holds: ``probabilities`` or ``logits``; ``tensors`` for other tasks.
     cascade
         The deferral policy and its certificate as JSON, or None.
     golden
@@ -104,6 +111,8 @@ class Manifest:
         Digest of every member but the manifest.
     lineage, metrics, requirements
         Where the model comes from (by digest), what was measured of it, and what it needs.
+    detection
+        How a detector's outputs are read; None for other tasks.
     format
         Major and minor version of the format.
     """
@@ -121,15 +130,35 @@ class Manifest:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     requirements: Mapping[str, Any] = field(default_factory=dict)
+    detection: Detector | None = None
     format: tuple[int, int] = FORMAT
 
     @property
     def model_digest(self) -> str:
-        """Digest of what computes: the artifacts and the processing, not the file around them."""
-        return digest_of({"artifacts": [a.sha256 for a in self.artifacts], "processing": self.processing})
+        """Digest of what computes: the artifacts, the processing and the decoder, not the file around them."""
+        computes: dict[str, Any] = {"artifacts": [a.sha256 for a in self.artifacts], "processing": self.processing}
+        if self.detection is not None:
+            computes["detection"] = self.detection.to_json()
+            computes["anchors"] = self.files.get(self.detection.anchors or "")
+        return digest_of(computes)
+
+    @property
+    def golden_outputs(self) -> int:
+        """How many outputs the golden examples hold."""
+        return 1 if self.task == "classification" else len(self.artifacts[0].outputs)
+
+    def require_task(self, task: str, what: str) -> None:
+        """Raise `InputError` unless the bundle is for a task; ``what`` names who asks for it."""
+        if self.task != task:
+            raise InputError(f"{self.name} {self.version} is a bundle for {self.task}; {what} takes {task} only")
 
     def to_bytes(self) -> bytes:
         """Return the manifest as canonical JSON."""
+        golden = {
+            "count": self.golden.count,
+            "processed_atol": self.golden.processed_atol,
+            "output_atol": self.golden.output_atol,
+        }
         return dumps(
             {
                 "format": {"major": self.format[0], "minor": self.format[1]},
@@ -141,16 +170,14 @@ class Manifest:
                 "artifacts": [_artifact_json(a) for a in self.artifacts],
                 "outputs": self.outputs,
                 "cascade": self.cascade,
-                "golden": {
-                    "count": self.golden.count,
-                    "processed_atol": self.golden.processed_atol,
-                    "output_atol": self.golden.output_atol,
-                },
+                "golden": golden
+                | ({"output_atols": list(self.golden.output_atols)} if self.golden.output_atols else {}),
                 "files": dict(self.files),
                 "lineage": self.lineage,
                 "metrics": self.metrics,
                 "requirements": self.requirements,
                 "model_digest": self.model_digest,
+                **({} if self.detection is None else {"detection": self.detection.to_json()}),
             }
         )
 
@@ -175,25 +202,28 @@ class Manifest:
         if major != FORMAT[0]:
             raise BundleVersionError(f"bundle format {major}.{minor} cannot be read; this SDK reads {FORMAT[0]}.x")
         golden = _Fields(top.get("golden", dict), "golden")
+        task = top.text("task", among=TASKS)
         manifest = cls(
             format=(major, minor),
             name=top.text("name", pattern=NAME),
             version=top.text("version", pattern=VERSION),
-            task=top.text("task", among=TASKS),
+            task=task,
             labels=top.texts("labels", limit=MAX_LABELS),
             processing=top.get("processing", dict),
             artifacts=tuple(_artifact(item, n) for n, item in enumerate(top.get("artifacts", list))),
-            outputs=top.text("outputs", among=OUTPUTS),
+            outputs=top.text("outputs", among=OUTPUTS if task == "classification" else ("tensors",)),
             cascade=top.optional("cascade", dict),
             golden=Golden(
                 count=golden.integer("count"),
                 processed_atol=golden.number("processed_atol"),
                 output_atol=golden.number("output_atol"),
+                output_atols=() if golden.optional("output_atols", list) is None else golden.numbers("output_atols"),
             ),
             files=_files(top.get("files", dict)),
             lineage=top.get("lineage", dict),
             metrics=top.get("metrics", dict),
             requirements=top.get("requirements", dict),
+            detection=_detection(top.optional("detection", dict)),
         )
         manifest._check(top.text("model_digest", pattern=DIGEST))
         return manifest
@@ -203,11 +233,23 @@ class Manifest:
             raise BundleFormatError("manifest.artifacts is empty")
         if len(set(self.labels)) != len(self.labels):
             raise BundleFormatError("manifest.labels holds a name twice")
+        if bool(self.labels) != (self.task in LABELLED):
+            raise BundleFormatError(f"manifest.labels holds {len(self.labels)} names, which a task {self.task} has not")
+        if (self.detection is None) == (self.task == "detection"):
+            raise BundleFormatError("manifest.detection should be there for the task detection, and for no other")
+        anchors = None if self.detection is None else self.detection.anchors
+        if anchors is not None and anchors not in self.files:
+            raise BundleFormatError(f"manifest.detection.anchors is {anchors[:80]!r}, which is not a member")
         for artifact in self.artifacts:
             if not artifact.inputs or not artifact.outputs:
                 raise BundleFormatError(f"manifest.artifacts: {artifact.file} has no inputs or no outputs")
             if self.files.get(artifact.file) != artifact.sha256:
                 raise BundleFormatError(f"manifest.files and artifacts disagree about {artifact.file}")
+        if len(self.golden.output_atols) != (0 if self.task == "classification" else self.golden_outputs):
+            raise BundleFormatError(
+                f"golden.output_atols holds {len(self.golden.output_atols)} numbers for "
+                f"{self.golden_outputs} outputs of a task {self.task}"
+            )
         try:
             digest = self.model_digest
         except InputError as error:
@@ -263,6 +305,17 @@ class _Fields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise BundleFormatError(f"{self._where}.{key} should be a finite number of at least 0")
         return float(value)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        values = self.get(key, list)
+        return tuple(_Fields({key: value}, self._where).number(key) for value in values)
+
+
+def _detection(value: dict[str, Any] | None) -> Detector | None:
+    try:
+        return None if value is None else Detector.from_json(value)
+    except InputError as error:
+        raise BundleFormatError(f"manifest.{error}") from error
 
 
 def _tensor_json(spec: TensorSpec) -> dict[str, Any]:

@@ -228,6 +228,7 @@ class HybridModel:
         self.close()
 
     def _check_edge(self, edge: EdgeModel) -> None:
+        edge.manifest.require_task("classification", "a model with a cloud behind it")
         if self._mode == "hybrid" and edge.policy is None:
             raise InputError(
                 f"bundle {edge.name} {edge.version} has no policy to say when to ask the cloud: "
@@ -307,9 +308,10 @@ class HybridModel:
             reason, cloud_ms = outcome.reason, outcome.elapsed_ms
             self._count_upload(outcome, edge.model)
             _log.debug("answered by the edge (%s): %s", outcome.reason, outcome.detail)
-        return edge.model.answer(
+        answer: Classification = edge.model.answer(
             edge.scored, edge.decision, reason=reason, certified=edge.certified, started=started, cloud_ms=cloud_ms
         )
+        return answer
 
     def _cloud_answer(
         self, outcome: Outcome, model: EdgeModel, scored: Scored | None, reason: Reason, started: float

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from edge_sdk.bundle import Bundle, Manifest
+from edge_sdk.bundle import Bundle, Detector, Manifest
 from edge_sdk.cascade.policy import Policy
 
 __all__ = ["configure", "run"]
@@ -35,18 +35,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
-    some = ", ".join(manifest.labels[:10]) + (", …" if len(manifest.labels) > 10 else "")
     rows = [
         ("name", f"{manifest.name} {manifest.version}"),
         ("format", "{}.{}".format(*manifest.format)),
-        ("task", f"{manifest.task}, {len(manifest.labels)} classes: {some}"),
+        ("task", manifest.task + _classes(manifest)),
         ("processing", " → ".join(str(step.get("op")) for step in manifest.processing.get("steps", []))),
     ]
     for artifact in manifest.artifacts:
         signature = f"{artifact.inputs[0].dtype}{list(artifact.inputs[0].shape)}"
         rows.append(("model", f"{artifact.file}, {artifact.runtime}, {artifact.precision}, {artifact.size:,} bytes"))
         rows.append(("input", signature))
-    rows.append(("output", manifest.outputs))
+        if manifest.task == "classification":
+            rows.append(("output", manifest.outputs))
+        else:
+            rows += [("output", f"{one.name} {one.dtype}{list(one.shape)}") for one in artifact.outputs]
+    if manifest.detection is not None:
+        rows.append(("decoder", _decoder(manifest.detection)))
     rows.append(("golden", f"{manifest.golden.count} examples"))
     if manifest.cascade is not None:
         policy = Policy.from_json(manifest.cascade)
@@ -61,3 +65,18 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
             )
     rows.append(("model digest", manifest.model_digest))
     return rows
+
+
+def _classes(manifest: Manifest) -> str:
+    if not manifest.labels:
+        return ""
+    some = ", ".join(manifest.labels[:10]) + (", …" if len(manifest.labels) > 10 else "")
+    return f", {len(manifest.labels)} classes: {some}"
+
+
+def _decoder(detector: Detector) -> str:
+    units = "fractions" if detector.normalized else "pixels"
+    return (
+        f"{detector.decoder}, boxes in {units}, score ≥ {detector.score_threshold:g}, "
+        f"overlap ≤ {detector.iou_threshold:g}, at most {detector.max_detections}"
+    )

@@ -1,4 +1,4 @@
-"""Classify image files with a bundle, on this device or with the cloud's help.
+"""Answer files with a bundle, on this device or with the cloud's help.
 
 With --json, one JSON object a file; a file that cannot be read ends the run with exit code 2.
 
@@ -13,12 +13,13 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from edge_sdk.errors import InputError
 from edge_sdk.files import make_folder
-from edge_sdk.frames import draw_label
+from edge_sdk.frames import draw_boxes, draw_label
 from edge_sdk.model import load
-from edge_sdk.types import Classification
+from edge_sdk.types import Classification, Detections, Prediction, Tensors
 
 __all__ = ["configure", "run"]
 
@@ -26,12 +27,12 @@ __all__ = ["configure", "run"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``edge-sdk predict``."""
     parser.add_argument("bundle", type=Path, help="a .edge file or an unpacked folder")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG or other pictures")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG or other inputs")
     parser.add_argument("--cloud", metavar="HOST:PORT[/MODEL]", help="fallback server to escalate unsure answers to")
     parser.add_argument("--tls-ca", type=Path, metavar="PEM", help="authority that signed the server's certificate")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token for the server")
     parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one answer (default 1)")
-    parser.add_argument("--render", type=Path, metavar="DIR", help="write a copy of each picture with its label here")
+    parser.add_argument("--render", type=Path, metavar="DIR", help="write a copy of each picture with its answer here")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file")
 
 
@@ -56,23 +57,52 @@ def _token(path: Path) -> str:
         raise InputError(f"cannot read the token in {path}: {error}") from error
 
 
-def _predict(args: argparse.Namespace, predict: Callable[[Path], Classification]) -> None:
+def _predict(args: argparse.Namespace, predict: Callable[[Path], Prediction]) -> None:
     for number, file in enumerate(args.files):
         answer = predict(file)
         if args.render is not None:
             make_folder(args.render)
             # numbered: files of several folders may have one name
-            draw_label(file, f"{answer.label} {answer.confidence:.0%}", args.render / f"{number:04d}-{file.stem}.png")
+            _render(answer, file, args.render / f"{number:04d}-{file.stem}.png")
         if args.json:
             row = {
                 "file": str(file),
-                "label": answer.label,
-                "index": answer.index,
-                "confidence": answer.confidence,
+                **_record(answer),
                 "source": answer.source,
                 "reason": answer.reason,
                 "latency_ms": round(answer.timing.total_ms, 3),
             }
             print(json.dumps(row), flush=True)
         else:
-            print(f"{file}: {answer.label} ({answer.confidence:.1%}, {answer.source}, {answer.reason})", flush=True)
+            print(f"{file}: {_text(answer)}", flush=True)
+
+
+def _render(answer: Prediction, file: Path, path: Path) -> None:
+    if isinstance(answer, Classification):
+        draw_label(file, f"{answer.label} {answer.confidence:.0%}", path)
+    elif isinstance(answer, Detections):
+        draw_boxes(file, answer, path)
+    else:
+        raise InputError("--render draws classes and boxes; this model answers with numbers")
+
+
+def _record(answer: Prediction) -> dict[str, Any]:
+    """Return what an answer says, without how it came about."""
+    if isinstance(answer, Classification):
+        return {"label": answer.label, "index": answer.index, "confidence": answer.confidence}
+    record = answer.to_dict()
+    return {key: record[key] for key in ("detections", "outputs") if key in record}
+
+
+def _text(answer: Prediction) -> str:
+    if isinstance(answer, Classification):
+        return f"{answer.label} ({answer.confidence:.1%}, {answer.source}, {answer.reason})"
+    if isinstance(answer, Detections):
+        found = (f"{one.label} {one.score:.1%} at {', '.join(f'{side:.0f}' for side in one.box)}" for one in answer)
+        return "; ".join(found) or "nothing found"
+    assert isinstance(answer, Tensors)
+    return "; ".join(f"{name} {_some(values.ravel().tolist())}" for name, values in answer.outputs.items())
+
+
+def _some(values: list[float], limit: int = 6) -> str:
+    return " ".join(f"{value:.4g}" for value in values[:limit]) + (f" … ({len(values)})" if len(values) > limit else "")

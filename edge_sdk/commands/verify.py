@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 
 from edge_sdk.bundle import Bundle, GoldenSet
-from edge_sdk.model import verify
 from edge_sdk.processing import ProcessingSpec, check_skew
 from edge_sdk.processing.steps import Quantize
+from edge_sdk.verification import verify
 
 __all__ = ["configure", "run"]
 

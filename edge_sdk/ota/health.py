@@ -6,7 +6,7 @@ from typing import Any
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import HealthError
-from edge_sdk.model import verify
+from edge_sdk.verification import verify
 
 __all__ = ["probe"]
 
@@ -17,7 +17,7 @@ def probe(bundle: Bundle) -> dict[str, Any]:
     Returns
     -------
     dict
-        What was measured, as `edge_sdk.model.verify` reports it.
+        What was measured, as `edge_sdk.verification.verify` reports it.
 
     Raises
     ------

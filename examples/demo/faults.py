@@ -92,7 +92,7 @@ def break_things(fleet: Fleet, good: Path, bad: Path, tampered: Path, *, seconds
 def make_bad_version(source: Bundle, path: Path, version: str) -> Bundle:
     """Write a version whose answers are one class off from its golden outputs, as a wrong label order would make it."""
     golden = GoldenSet.from_bundle(source)
-    wrong = GoldenSet(golden.inputs, golden.processed, np.roll(golden.outputs, 1, axis=1))
+    wrong = GoldenSet(golden.inputs, golden.processed, (np.roll(golden.outputs[0], 1, axis=1),))
     return source.rewrite(path, members=wrong.to_members(), version=version)
 
 

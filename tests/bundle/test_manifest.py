@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_sdk import canonical
-from edge_sdk.bundle import Bundle
+from edge_sdk.bundle import FORMAT, Bundle
 from edge_sdk.bundle.archive import decode, encode
 from edge_sdk.errors import BundleError, BundleFormatError, BundleVersionError, InputError
 
@@ -45,7 +45,7 @@ def test_a_newer_minor_format_with_unknown_fields_is_read(tmp_path, with_manifes
     folder = bundle.unpack(tmp_path / "slot")
     assert folder.digest == bundle.digest, "unpacking keeps what it does not understand"
     copied = bundle.rewrite(tmp_path / "copy.edge", version="1.2.4")
-    assert copied.manifest.format == (1, 0), "a copy without the new fields does not claim the new format"
+    assert copied.manifest.format == FORMAT, "a copy without the new fields does not claim the new format"
 
 
 @pytest.mark.parametrize(

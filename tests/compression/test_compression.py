@@ -21,8 +21,8 @@ from edge_sdk.compression.prune import MagnitudePruning, polynomial, prunable, s
 from edge_sdk.datasets import split
 from edge_sdk.errors import CompressionError, InputError
 from edge_sdk.main import main
-from edge_sdk.model import verify
 from edge_sdk.runtime import open_session
+from edge_sdk.verification import verify
 
 # Keras turns TensorFlow's tensors into arrays in a way that NumPy 2 finds old
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -212,7 +212,7 @@ def test_a_policy_from_the_future_is_refused(made, tmp_path):
 
 def test_probabilities_that_were_all_rounded_to_zero_are_nobodys(made, tmp_path):
     with EdgeModel(made.pack(tmp_path / "m.edge")) as model:
-        row = model._probabilities(np.full((1, 3), -128, np.int8))
+        row = model._reader.probabilities(np.full((1, 3), -128, np.int8))
     np.testing.assert_allclose(row, 1 / 3)
     assert Policy(0.5).decide(row[0]).escalate
 
