@@ -31,7 +31,7 @@ from rich import box  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from edge_sdk.cascade.deferral import held_out  # noqa: E402
+from edge_sdk.cascade.deferral import held_out, learn_head  # noqa: E402
 from edge_sdk.cascade.evaluation import paired_bounds, router_curve, share_needed  # noqa: E402
 from edge_sdk.cascade.signals import max_probability  # noqa: E402
 from edge_sdk.comparison import HEADINGS, Comparison, compare  # noqa: E402
@@ -62,8 +62,8 @@ def learned_beside_confidence(pair: Pair) -> dict[str, Any]:
     Returns
     -------
     ``needed`` by fold seed (None where the pair never reaches the cloud's accuracy), and ``worst``: the
-    smallest lower bound of what it gains over the largest probability, and at which share; in each case
-    up to the share beyond which escalating loses, whoever chooses.
+    smallest lower bound of what it gains over the largest probability, and at which share, up to the one
+    beyond which escalating loses, whoever chooses; and ``used``: whether `edge-sdk certify` would take it.
     """
     edge, cloud = pair.edge_right, pair.cloud_right
     confidence = max_probability(pair.edge)
@@ -77,7 +77,8 @@ def learned_beside_confidence(pair: Pair) -> dict[str, Any]:
         needed.append(share_needed(router_curve(head, edge, cloud), float(cloud.mean())))
         bounds = paired_bounds(head, confidence, edge, cloud, shares)
         worst = min(worst, (float(bounds.min()), float(shares[bounds.argmin()])))
-    return {"needed": needed, "worst": {"bound": worst[0], "share": worst[1]}}
+    used = learn_head(pair.edge, pair.cloud, pair.labels) is not None
+    return {"needed": needed, "worst": {"bound": worst[0], "share": worst[1]}, "used": used}
 
 
 def main() -> int:
@@ -116,14 +117,15 @@ def main() -> int:
         beside = learned_beside_confidence(pair)
         figures.append({**compared[-1].to_json(), "learned": beside})
         needs = [share for share in beside["needed"] if share is not None]
-        if needs:
+        if needs and compared[-1].cloud > compared[-1].edge:
             console.print(
                 f"  learned, {len(FOLDS)} deals into 5 folds: needs {np.mean(needs):.1%} on average "
                 f"({min(needs):.1%} to {max(needs):.1%}) to be as accurate as the cloud"
             )
         console.print(
             f"  learned less max_probability, paired, 95 % lower bound: at worst {100 * beside['worst']['bound']:+.2f} "
-            f"points (at {beside['worst']['share']:.0%} escalated)\n"
+            f"points (at {beside['worst']['share']:.0%} escalated); "
+            f"{'used' if beside['used'] else 'not used, as it is not surely better: max_probability is'}\n"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
