@@ -104,7 +104,7 @@ def _figure(comparisons: Sequence[Comparison], *, titled: bool = True) -> Figure
 
     with mpl.rc_context(_LOOK):
         columns = 2 if any(comparison.encoding for comparison in comparisons) else 1
-        figure = Figure(figsize=(6.2 * columns, 4.4 * len(comparisons)), layout="constrained")
+        figure = Figure(figsize=(5.8 * columns + 1.8, 4.4 * len(comparisons)), layout="constrained")
         grid = figure.subplots(len(comparisons), columns, squeeze=False)
         for axes, comparison in zip(grid, comparisons, strict=True):
             _draw(axes[0], comparison, against="share")
@@ -116,7 +116,8 @@ def _figure(comparisons: Sequence[Comparison], *, titled: bool = True) -> Figure
                 axes[1].set(xlabel=f"bytes sent, mean over all inputs ({comparison.encoding})")
             elif columns == 2:
                 axes[1].set_axis_off()
-            axes[0].legend(fontsize=8, loc="best")
+            handles, labels = axes[0].get_legend_handles_labels()
+            axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

@@ -129,6 +129,4 @@ def specialist(pair: Pair) -> Pair:
     cloud[:, VEHICLES] = 0.0
     cloud[cloud.sum(axis=1) == 0] = 1.0  # sure of a vehicle: it has nothing to say
     cloud[:, VEHICLES] = 0.0
-    return replace(
-        pair, name="the same, with a cloud that knows only animals", cloud=cloud / cloud.sum(axis=1, keepdims=True)
-    )
+    return replace(pair, name=f"{pair.name} that knows only animals", cloud=cloud / cloud.sum(axis=1, keepdims=True))
