@@ -9,17 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from edge_sdk.errors import InputError
+from edge_sdk.ext.pure import quantization as twin
 from edge_sdk.ext.quantization import dequantize, quantize
 
 TYPES = [np.int8, np.uint8]
 SCALES = st.floats(1e-30, 1e30).map(np.float32)
-
-
-def expected(x, scale, zero_point, dtype):
-    info = np.iinfo(dtype)
-    with np.errstate(over="ignore"):
-        q = np.rint(x / np.float32(scale)).astype(np.float64) + zero_point
-    return np.clip(q, info.min, info.max).astype(dtype)
 
 
 @settings(derandomize=True, deadline=None)
@@ -33,7 +27,7 @@ def test_quantize_rounds_half_to_even_and_saturates(x, scale, dtype, shift):
     zero_point = np.iinfo(dtype).min + shift
     q = quantize(x, scale, zero_point, dtype=dtype)
     assert q.dtype == dtype
-    np.testing.assert_array_equal(q, expected(x, scale, zero_point, dtype))
+    np.testing.assert_array_equal(q, twin.quantize(x, scale, zero_point, dtype=dtype))
 
 
 def test_ties_go_to_the_even_step_before_the_zero_point_is_added():
@@ -56,6 +50,49 @@ def test_every_step_survives_the_way_there_and_back(scale, dtype, shift):
     assert real.dtype == np.float32
     np.testing.assert_array_equal(real, (steps.astype(np.float32) - zero_point) * scale)
     np.testing.assert_array_equal(quantize(real, scale, zero_point, dtype=dtype), steps)
+
+
+@st.composite
+def tensors_with_channels(draw):
+    """An array of float32, an axis of it, and a scale and a zero point for each index of that axis."""
+    shape = draw(array_shapes(max_dims=4, max_side=9))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    seed, dtype = draw(st.integers(0, 2**32)), draw(st.sampled_from(TYPES))
+    random = np.random.default_rng(seed)
+    scales = random.uniform(0.01, 2, shape[axis]).astype(np.float32)
+    info = np.iinfo(dtype)
+    zero_points = random.integers(info.min, info.max + 1, shape[axis])
+    return random.normal(0, 50, shape).astype(np.float32), axis, scales, zero_points, dtype
+
+
+@settings(derandomize=True, deadline=None)
+@given(tensors_with_channels())
+def test_each_channel_has_the_scale_and_zero_point_of_its_own(case):
+    x, axis, scales, zero_points, dtype = case
+    q = quantize(x, scales, zero_points, dtype=dtype, axis=axis)
+    real = dequantize(q, scales, zero_points, axis=axis)
+    for c, (scale, zero_point) in enumerate(zip(scales, zero_points, strict=True)):
+        part, steps, back = (np.take(a, [c], axis) for a in (x, q, real))
+        np.testing.assert_array_equal(steps, quantize(part, scale, int(zero_point), dtype=dtype))
+        np.testing.assert_array_equal(back, dequantize(steps, scale, int(zero_point)))
+    np.testing.assert_array_equal(q, twin.quantize(x, scales, zero_points, dtype=dtype, axis=axis))
+    assert real.tobytes() == twin.dequantize(q, scales, zero_points, axis=axis).tobytes()
+
+
+def test_one_zero_point_serves_all_channels():
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(quantize(x, [0.1] * 4, 0, axis=1), quantize(x, 0.1, 0))
+
+
+@settings(derandomize=True, deadline=None)
+@given(arrays(np.int32, array_shapes(max_dims=2)), SCALES, st.integers(-(2**31), 2**31 - 1), st.booleans())
+def test_biases_of_int32_are_rounded_to_float32_once(q, scale, zero_point, per_channel):
+    options = {"axis": -1} if per_channel else {}
+    scale = [scale] * q.shape[-1] if per_channel else scale
+    real = dequantize(q, scale, zero_point, **options)
+    with np.errstate(over="ignore"):
+        exact = ((q.astype(np.float64) - zero_point) * np.float64(np.max(scale))).astype(np.float32)
+    assert real.tobytes() == exact.tobytes() == twin.dequantize(q, scale, zero_point, **options).tobytes()
 
 
 def test_out_is_filled_and_returned_and_fixes_the_type():
@@ -101,7 +138,17 @@ F32, I8 = np.zeros(3, np.float32), np.zeros(3, np.int8)
         (lambda: quantize(F32, 1.0, 0, np.zeros(4, np.int8)), r"out: need shape \(3,\), not \(4,\)"),
         (lambda: quantize(F32, 1.0, 0, np.zeros(6, np.int8)[::2]), "C-contiguous"),
         (lambda: quantize(F32, 1.0, 0, F32.view(np.int8)[:3]), "shares memory"),
-        (lambda: dequantize(F32, 1.0, 0), "x: need an array of int8 or uint8"),
+        (lambda: quantize(F32, [1.0] * 2, 0, axis=0), r"scale: need 3 along axis, not shape \(2,\)"),
+        (lambda: quantize(F32, 1.0, 0, axis=0), r"scale: need 3 along axis, not shape \(\)"),
+        (lambda: quantize(F32, [1.0, 0.0, 1.0], 0, axis=0), "scale: need finite float32 above 0 for every channel"),
+        (lambda: quantize(F32, [1.0, np.nan, 1.0], 0, axis=0), "scale: need finite float32 above 0"),
+        (lambda: quantize(F32, [1.0, "b", 1.0], 0, axis=0), "scale: need numbers"),
+        (lambda: quantize(F32, [1.0] * 3, [0] * 2, axis=0), "zero_point: need 3 integers along axis"),
+        (lambda: quantize(F32, [1.0] * 3, [0.5] * 3, axis=0), "zero_point: need 3 integers along axis"),
+        (lambda: quantize(F32, [1.0] * 3, [0, 128, 0], axis=0), "zero_point: 0..128 is not within -128..127 of int8"),
+        (lambda: quantize(F32, [1.0] * 3, 0, axis=1), "axis: 1 is not one of the 1 axes of x"),
+        (lambda: quantize(F32, [1.0] * 3, 0, axis=0.5), "axis: need an integer, not float"),
+        (lambda: dequantize(F32, 1.0, 0), "x: need an array of int8 or uint8 or int32"),
         (lambda: dequantize(I8, 1.0, 0, I8.copy()), "out: need an array of float32"),
         (lambda: dequantize(I8, 1.0, 300), "zero_point: 300 is not within -128..127"),
     ],
