@@ -17,6 +17,7 @@ Scores = NDArray[np.float32]
 Call = Callable[[], tuple[Any, ...]]
 
 TOP = 5
+QUANTIZATION = (0.125, -20)
 
 
 def _facts(probabilities: Any, energy: Any) -> tuple[Any, ...]:
@@ -56,6 +57,38 @@ def _scipy(x: Scores) -> Call:
     return call
 
 
+def _ours_of_int8(q: NDArray[np.int8]) -> Call:
+    from edge_sdk.ext.scores import summarize
+
+    out = np.empty(q.shape, np.float32)
+
+    def call() -> tuple[Any, ...]:
+        return summarize(q, top=TOP, out=out, quantization=QUANTIZATION)
+
+    return call
+
+
+def _ours_in_two(q: NDArray[np.int8]) -> Call:
+    from edge_sdk.ext.quantization import dequantize
+    from edge_sdk.ext.scores import summarize
+
+    real, out = np.empty(q.shape, np.float32), np.empty(q.shape, np.float32)
+
+    def call() -> tuple[Any, ...]:
+        return summarize(dequantize(q, *QUANTIZATION, real), top=TOP, out=out)
+
+    return call
+
+
+def _numpy_of_int8(q: NDArray[np.int8]) -> Call:
+    scale, zero_point = np.float32(QUANTIZATION[0]), np.float32(QUANTIZATION[1])
+
+    def call() -> tuple[Any, ...]:
+        return _numpy((q.astype(np.float32) - zero_point) * scale)()
+
+    return call
+
+
 def _distance(answer: tuple[Any, ...], expected: tuple[Any, ...]) -> float:
     return max(largest_difference(a, b) for a, b in zip(answer, expected, strict=True))
 
@@ -73,6 +106,27 @@ def tasks() -> tuple[Task, ...]:
                     Case("edge-sdk", partial(_ours, x), pip="edge-sdk", ours=True),
                     Case("numpy", partial(_numpy, x), module="numpy", pip="numpy"),
                     Case("scipy", partial(_scipy, x), module="scipy", pip="scipy"),
+                ),
+                tolerance=1e-5,
+                distance=_distance,
+            )
+        )
+        # no two of the best are equal: peers order equal ones as they like
+        q = np.random.default_rng(0).integers(-128, 100, classes).astype(np.int8)
+        q[np.random.default_rng(1).choice(classes, TOP, replace=False)] = np.arange(TOP) * 5 + 100
+        made.append(
+            Task(
+                f"summary-{classes}-int8",
+                f"the same of {classes} int8 scores",
+                (
+                    Case("edge-sdk", partial(_ours_of_int8, q), pip="edge-sdk", ours=True),
+                    Case(
+                        "edge-sdk, two calls",
+                        partial(_ours_in_two, q),
+                        pip="edge-sdk",
+                        note="dequantize, then summarize",
+                    ),
+                    Case("numpy", partial(_numpy_of_int8, q), module="numpy", pip="numpy"),
                 ),
                 tolerance=1e-5,
                 distance=_distance,

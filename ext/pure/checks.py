@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
 
-__all__ = ["check_writeable", "fraction", "kind", "pair", "quantization_of"]
+__all__ = ["check_writeable", "dequantized", "fraction", "kind", "pair"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -48,12 +48,17 @@ def pair(name: str, value: Any) -> tuple[float, float]:
     return first, second
 
 
-def quantization_of(name: str, array: NDArray[Any], quantization: Any) -> tuple[np.float32, int]:
-    """Return scale and zero point of an array's elements; 1 and 0 of float32."""
-    if array.dtype == np.float32:
+def dequantized(name: str, x: NDArray[Any], quantization: Any) -> NDArray[np.float32]:
+    """Return the real values of float32, which has no quantization, or of int8 or uint8, which needs one."""
+    if x.dtype == np.float32:
         if quantization is not None:
             raise InputError(f"{name}: float32 has none")
-        return np.float32(1), 0
+        return x.astype(np.float32)
+    scale, zero_point = _quantization(name, x, quantization)
+    return (x.astype(np.float32) - np.float32(zero_point)) * scale
+
+
+def _quantization(name: str, array: NDArray[Any], quantization: Any) -> tuple[np.float32, int]:
     try:
         scale, zero_point = quantization
         number, zero = float(scale), int(zero_point.__index__())

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
-from edge_sdk.ext.pure.checks import check_writeable, fraction, kind, pair, quantization_of
+from edge_sdk.ext.pure.checks import check_writeable, dequantized, fraction, kind, pair
 
 __all__ = ["decode_ssd", "decode_yolo"]
 
@@ -46,7 +46,7 @@ def decode_yolo(
         x = x[0]
     if x.ndim != 2 or x.shape[0] < 5 or max(x.shape) > _MAX_COUNT:
         raise InputError(f"x: need shape (4 + classes, anchors) or (1, 4 + classes, anchors), not {x.shape}")
-    real = _real("quantization", x, quantization)
+    real = dequantized("quantization", x, quantization)
     limits = _limits(score_threshold, iou_threshold, max_detections, size)
     return _stored(_select(_from_centres(real[:4].T.astype(np.float64)), real[4:].T, limits), limits, out)
 
@@ -79,22 +79,15 @@ def decode_ssd(
         raise InputError(f"scores: need shape ({boxes.shape[0]}, C) and {wanted}, not {scores.shape}")
     if order not in ("xy", "yx"):
         raise InputError(f"order: need 'xy' or 'yx', not {order!r}")
-    corners = _real("boxes_quantization", boxes, boxes_quantization).astype(np.float64)
+    corners = dequantized("boxes_quantization", boxes, boxes_quantization).astype(np.float64)
     if anchors is not None:
         corners = _from_offsets(corners, anchors, variances)
     if order == "yx":
         corners = corners[:, [1, 0, 3, 2]]
-    real = _real("scores_quantization", scores, scores_quantization)
+    real = dequantized("scores_quantization", scores, scores_quantization)
     limits = _limits(score_threshold, iou_threshold, max_detections, size)
     found = _select(corners, real[:, first:], limits)
     return _stored((found[0], found[1], found[2] + np.int32(first), found[3]), limits, out)
-
-
-def _real(name: str, x: _Tensor, quantization: tuple[float, int] | None) -> NDArray[np.float32]:
-    scale, zero_point = quantization_of(name, x, quantization)
-    if x.dtype == np.float32:
-        return x.astype(np.float32)
-    return (x.astype(np.float32) - np.float32(zero_point)) * scale
 
 
 def _from_centres(boxes: _Doubles) -> _Doubles:

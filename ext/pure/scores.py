@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
-from edge_sdk.ext.pure.checks import check_writeable, kind
+from edge_sdk.ext.pure.checks import check_writeable, dequantized, kind
 from edge_sdk.ext.records import Summary
 
 __all__ = ["Summary", "softmax", "summarize"]
 
+_Logits: TypeAlias = NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8]
+
+_TYPES = ("float32", "int8", "uint8")
 _NO_TOP = "has no finite largest value (NaN, +inf, or nothing but -inf)"
 
 
 def softmax(
-    x: NDArray[np.float32], out: NDArray[np.float32] | None = None, temperature: float = 1.0
+    x: _Logits,
+    out: NDArray[np.float32] | None = None,
+    temperature: float = 1.0,
+    *,
+    quantization: tuple[float, int] | None = None,
 ) -> NDArray[np.float32]:
     """Return probabilities ``exp(x / temperature)``, normalised over the last axis."""
-    _check_logits(x)
+    real = _real(x, quantization)
     divisor = _temperature(temperature)
     out = _filled(out, x)
     check_writeable("out: need", out)
-    powers = _powers(x, divisor)
+    powers = _powers(real, divisor)
     out[...] = powers.e / powers.total
     return out
 
 
 def summarize(
-    x: NDArray[np.float32], *, top: int = 5, temperature: float = 1.0, out: NDArray[np.float32] | None = None
+    x: _Logits,
+    *,
+    top: int = 5,
+    temperature: float = 1.0,
+    out: NDArray[np.float32] | None = None,
+    quantization: tuple[float, int] | None = None,
 ) -> Summary:
     """Return probabilities and their top classes, margin, entropy and energy."""
-    _check_logits(x)
+    real = _real(x, quantization)
     divisor = _temperature(temperature)
     if isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
         raise InputError(f"top: need an integer of at least 1, not {top!r}")
@@ -42,15 +54,15 @@ def summarize(
     shares = x.flags.c_contiguous and np.may_share_memory(out, x)
     if shares or not out.flags.c_contiguous or not out.flags.writeable:
         raise InputError("out: need a writeable C-contiguous array that does not share memory with x")
-    powers = _powers(x, divisor)
+    powers = _powers(real, divisor)
     total = powers.total[..., 0]
-    indices = np.argsort(-x, axis=-1, kind="stable")[..., :top].astype(np.int64)
+    indices = np.argsort(-real, axis=-1, kind="stable")[..., :top].astype(np.int64)
     margin = np.ones_like(total)
     if x.shape[-1] > 1:
         margin = (1.0 - np.sort(powers.e, axis=-1)[..., -2]) / total
     gaps = np.where(powers.e > 0.0, powers.gaps, 0.0)  # where the power is 0, its share is too
     entropy = np.maximum(np.log(total) - (powers.e * gaps).sum(axis=-1) / total, 0.0)
-    energy = -(x.max(axis=-1).astype(np.float64) + divisor * np.log(total))
+    energy = -(real.max(axis=-1).astype(np.float64) + divisor * np.log(total))
     out[...] = powers.e / powers.total
     with np.errstate(over="ignore"):
         facts = [np.asarray(fact).astype(np.float32) for fact in (margin, entropy, energy)]
@@ -76,12 +88,13 @@ def _powers(x: NDArray[np.float32], temperature: float) -> _Powers:
     return _Powers(gaps, e, e.sum(axis=-1, keepdims=True))
 
 
-def _check_logits(x: object) -> None:
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim not in (1, 2) or x.size == 0:
-        raise InputError(f"x: need float32 of shape (C,) or (n, C), not empty, not {kind(x)}")
+def _real(x: _Logits, quantization: tuple[float, int] | None) -> NDArray[np.float32]:
+    if not isinstance(x, np.ndarray) or str(x.dtype) not in _TYPES or x.ndim not in (1, 2) or x.size == 0:
+        raise InputError(f"x: need float32, int8 or uint8 of shape (C,) or (n, C), not empty, not {kind(x)}")
+    return dequantized("quantization", x, quantization)
 
 
-def _filled(out: NDArray[np.float32] | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def _filled(out: NDArray[np.float32] | None, x: _Logits) -> NDArray[np.float32]:
     if out is None:
         return np.empty(x.shape, np.float32)
     if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != x.shape:

@@ -135,27 +135,95 @@ CLONES static void find_top(const float *x, size_t count, size_t top, int64_t *b
     }
 }
 
-int edge_softmax(const float *x, float *out, size_t rows, size_t classes, double temperature, size_t *bad_row)
+/* Of 8-bit rows as long as this (measured), the exponential of each of the 256 values there are is taken once. */
+#define TABLED 1024
+
+static inline float real(const edge_scores *x, uint8_t byte)
+{
+    int q = x->type == EDGE_SCORES_INT8 ? (int8_t)byte : byte;
+    return (float)(q - x->zero_point) * x->scale;
+}
+
+/* What `exponentials` does, in the same order, so that the bits are the same. */
+static sums tabled(const edge_scores *x, const uint8_t *row, float *out, double top, double inverse)
+{
+    double rate = inverse * LOG2_E;
+    double total[LANES] = {0}, weighed[LANES] = {0}, gaps[256], e[256];
+    float rounded[256];
+    sums all = {0.0, 0.0};
+    for (int byte = 0; byte < 256; byte++) {
+        double gap = ((double)real(x, (uint8_t)byte) - top) * rate;
+        gap = gap > LEAST ? gap : LEAST;
+        gaps[byte] = gap < 0.0 ? gap : 0.0; /* what is above the largest is not there */
+    }
+    for (int byte = 0; byte < 256; byte++)
+        e[byte] = power_of_2(gaps[byte]);
+    for (int byte = 0; byte < 256; byte++) {
+        rounded[byte] = (float)e[byte];
+        gaps[byte] *= e[byte];
+    }
+    for (size_t i = 0; i < x->classes; i++) {
+        total[i % LANES] += e[row[i]];
+        weighed[i % LANES] += gaps[row[i]];
+        out[i] = rounded[row[i]];
+    }
+    for (int j = 0; j < LANES; j++) {
+        all.total += total[j];
+        all.weighed += weighed[j] * LN_2;
+    }
+    return all;
+}
+
+CLONES static void dequantized(const edge_scores *x, const uint8_t *row, float *out)
+{
+    if (x->type == EDGE_SCORES_INT8)
+        for (size_t i = 0; i < x->classes; i++)
+            out[i] = (float)((int)(int8_t)row[i] - x->zero_point) * x->scale;
+    else
+        for (size_t i = 0; i < x->classes; i++)
+            out[i] = (float)((int)row[i] - x->zero_point) * x->scale;
+}
+
+/* A row as float32: itself, or made in `out`. */
+static const float *reals(const edge_scores *x, size_t r, float *out)
+{
+    if (x->type == EDGE_SCORES_FLOAT32)
+        return (const float *)x->data + r * x->classes;
+    dequantized(x, (const uint8_t *)x->data + r * x->classes, out);
+    return out;
+}
+
+static sums powers(const edge_scores *x, size_t r, const float *row, float *out, double top, double inverse)
+{
+    if (x->type == EDGE_SCORES_FLOAT32 || x->classes < TABLED)
+        return exponentials(row, out, x->classes, top, inverse);
+    return tabled(x, (const uint8_t *)x->data + r * x->classes, out, top, inverse);
+}
+
+int edge_softmax(const edge_scores *x, float *out, double temperature, size_t *bad_row)
 {
     double inverse = 1.0 / temperature;
-    for (size_t r = 0; r < rows; r++, x += classes, out += classes) {
-        float top = largest(x, classes);
+    for (size_t r = 0; r < x->rows; r++, out += x->classes) {
+        const float *row = reals(x, r, out);
+        float top = largest(row, x->classes);
         if (!isfinite(top)) {
             *bad_row = r;
             return -1;
         }
-        sums all = exponentials(x, out, classes, (double)top, inverse);
-        scaled(out, classes, (float)(1.0 / all.total)); /* total >= 1: the largest contributes exp(0) */
+        sums all = powers(x, r, row, out, (double)top, inverse);
+        scaled(out, x->classes, (float)(1.0 / all.total)); /* total >= 1: the largest contributes exp(0) */
     }
     return 0;
 }
 
-int edge_summarize(const float *x, float *out, size_t rows, size_t classes, double temperature, size_t top,
-                   int64_t *indices, float *facts, size_t *bad_row)
+int edge_summarize(const edge_scores *x, float *out, double temperature, size_t top, int64_t *indices, float *facts,
+                   size_t *bad_row)
 {
     double inverse = 1.0 / temperature;
-    for (size_t r = 0; r < rows; r++, x += classes, out += classes, indices += top, facts += 3) {
-        float most = largest(x, classes);
+    size_t classes = x->classes;
+    for (size_t r = 0; r < x->rows; r++, out += classes, indices += top, facts += 3) {
+        const float *row = reals(x, r, out);
+        float most = largest(row, classes);
         if (!isfinite(most)) {
             *bad_row = r;
             return -1;
@@ -163,19 +231,16 @@ int edge_summarize(const float *x, float *out, size_t rows, size_t classes, doub
         int64_t two[2] = {0, 0};
         size_t needed = classes < 2 ? classes : 2;
         if (top >= needed) {
-            find_top(x, classes, top, indices);
+            find_top(row, classes, top, indices);
             memcpy(two, indices, needed * sizeof *two);
         } else {
-            find_top(x, classes, needed, two);
+            find_top(row, classes, needed, two);
             indices[0] = two[0];
         }
-        sums all = exponentials(x, out, classes, (double)most, inverse);
+        double gap = ((double)row[two[1]] - (double)most) * inverse * LOG2_E; /* before `out`, maybe the row, is filled */
+        sums all = powers(x, r, row, out, (double)most, inverse);
         double log_total = log(all.total);
-        facts[0] = 1.0f;
-        if (needed == 2) {
-            double gap = ((double)x[two[1]] - (double)most) * inverse * LOG2_E;
-            facts[0] = (float)((1.0 - power_of_2(gap > LEAST ? gap : LEAST)) / all.total);
-        }
+        facts[0] = needed < 2 ? 1.0f : (float)((1.0 - power_of_2(gap > LEAST ? gap : LEAST)) / all.total);
         double entropy = log_total - all.weighed / all.total;
         facts[1] = (float)(entropy > 0.0 ? entropy : 0.0);
         facts[2] = (float)-((double)most + temperature * log_total);

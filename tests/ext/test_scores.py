@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from edge_sdk.errors import InputError
+from edge_sdk.ext.pure import scores as twin
+from edge_sdk.ext.quantization import dequantize
 from edge_sdk.ext.scores import softmax, summarize
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -97,7 +99,7 @@ def test_threads_give_equal_results():
     ids=["list", "float64", "rank 3", "rank 0", "no classes", "no rows"],
 )
 def test_wrong_logits_are_refused_with_one_line(x):
-    with pytest.raises(InputError, match=r"^x: need float32 .*$"):
+    with pytest.raises(InputError, match=r"^x: need float32, int8 or uint8 .*$"):
         softmax(x)
 
 
@@ -194,3 +196,51 @@ def test_a_summary_refuses_what_softmax_refuses_and_shared_memory():
         summarize(np.array([[0, 1], [np.nan, 0]], np.float32))
     with pytest.raises(InputError, match="x: need float32"):
         summarize([1.0])
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.sampled_from([np.int8, np.uint8]),
+    st.tuples(st.integers(1, 3), st.sampled_from([1, 2, 7, 100, 1023, 1024, 1500])),
+    st.integers(0, 2**32),
+    st.floats(1e-3, 1) | st.floats(1e-44, 1e35),
+    st.integers(0, 255),
+    st.floats(0.01, 100),
+)
+def test_integers_give_the_bits_that_their_float32_values_give(dtype, shape, seed, scale, shift, temperature):
+    info = np.iinfo(dtype)
+    random = np.random.default_rng(seed)
+    x = random.integers(info.min, info.max + 1, shape).astype(dtype)
+    given_scale = (scale, info.min + shift)
+    real = dequantize(x, *given_scale)
+    for ours, expected in zip(
+        summarize(x, top=7, temperature=temperature, quantization=given_scale),
+        summarize(real, top=7, temperature=temperature),
+        strict=True,
+    ):
+        assert np.asarray(ours).tobytes() == np.asarray(expected).tobytes()
+    probabilities = softmax(x[0], temperature=temperature, quantization=given_scale)
+    assert probabilities.tobytes() == softmax(real[0], temperature=temperature).tobytes()
+    reference = twin.softmax(x[0], temperature=temperature, quantization=given_scale)
+    np.testing.assert_allclose(probabilities, reference, rtol=3e-6, atol=1e-37)
+
+
+Q = np.zeros(3, np.int8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: softmax(Q), "quantization: int8 needs a pair"),
+        (lambda: summarize(Q, quantization=0.5), "quantization: int8 needs a pair"),
+        (lambda: softmax(Q, quantization=(0.0, 0)), "quantization: need a scale above 0"),
+        (lambda: softmax(Q, quantization=(1e38, 0)), "quantization: need a scale above 0"),
+        (lambda: softmax(Q, quantization=(0.1, 128)), "quantization: zero point 128 is not within -128..127 of int8"),
+        (lambda: softmax(Q.view(np.uint8), quantization=(0.1, -1)), "zero point -1 is not within 0..255 of uint8"),
+        (lambda: softmax(np.zeros(3, np.float32), quantization=(0.1, 0)), "quantization: float32 has none"),
+        (lambda: softmax(Q.astype(np.int16), quantization=(0.1, 0)), "x: need float32, int8 or uint8"),
+    ],
+)
+def test_a_wrong_quantization_is_refused_with_one_line(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
