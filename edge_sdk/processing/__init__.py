@@ -1,4 +1,4 @@
-"""What is done to a frame before a model sees it: one specification, three executors.
+"""What is done to an input before a model sees it: one specification, three executors.
 
 `DeviceProcessor` runs the Cython kernels, `reference` is the float64 oracle, and
 ``edge_sdk.processing.keras`` (imported only by those who train) is a Keras layer. `check_skew`
@@ -7,22 +7,31 @@ holds them together.
 
 from __future__ import annotations
 
+from edge_sdk.processing.audio_steps import LogMel, Mfcc
 from edge_sdk.processing.device import DeviceProcessor
 from edge_sdk.processing.geometry import Box, Placement
+from edge_sdk.processing.grammar import Modality, Step
 from edge_sdk.processing.reference import reference
 from edge_sdk.processing.samples import samples
 from edge_sdk.processing.skew import SkewReport, check_skew
-from edge_sdk.processing.spec import Modality, ProcessingSpec
-from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize, Step
+from edge_sdk.processing.spec import ProcessingSpec
+from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize, Standardize
+from edge_sdk.processing.table_steps import Categories, Clip, Columns, Impute, Window
 
 __all__ = [
     "Box",
     "Cast",
+    "Categories",
+    "Clip",
     "Color",
+    "Columns",
     "Crop",
     "DeviceProcessor",
+    "Impute",
     "Layout",
     "Letterbox",
+    "LogMel",
+    "Mfcc",
     "Modality",
     "Normalize",
     "Placement",
@@ -30,7 +39,9 @@ __all__ = [
     "Quantize",
     "Resize",
     "SkewReport",
+    "Standardize",
     "Step",
+    "Window",
     "check_skew",
     "reference",
     "samples",

@@ -1,8 +1,8 @@
-"""The device executor of a processing specification: the fused Cython kernel."""
+"""The device executor of a processing specification: for images, the fused Cython kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from edge_sdk.errors import InputError
 from edge_sdk.ext.image import image_to_tensor
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
+from edge_sdk.processing.audio import AudioProcessor
 from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_constants
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Crop, Letterbox
+from edge_sdk.processing.tables import TableProcessor
 
 __all__ = ["DeviceProcessor"]
 
 
 class DeviceProcessor:
-    """Turn frames into a model's input tensors.
+    """Turn inputs into a model's input tensors.
 
     Holds no state but the specification's constants: one processor may be used from several
     threads at once, and the kernel releases the GIL.
@@ -32,23 +34,30 @@ class DeviceProcessor:
 
     def __init__(self, spec: ProcessingSpec) -> None:
         self.spec = spec
+        other = _OTHERS.get(spec.modality)
+        self._other = None if other is None else other(spec)
+        if other is not None:
+            return
         self._folded = spec.fold()
         self._whole = spec.find(Crop) is None and spec.find(Letterbox) is None
 
     def __call__(
         self,
-        frame: Frame,
+        frame: Frame | NDArray[Any],
         out: NDArray[Any] | None = None,
         *,
         pixels: Pixels = "rgb",
         matrix: Matrix = "bt601",
         roi: tuple[int, int, int, int] | None = None,
     ) -> NDArray[Any]:
-        """Process one frame.
+        """Process one input.
 
         Parameters
         ----------
         frame : ndarray of uint8, shape (H, W) or (H, W, C), or what `pixels` says
+            Audio is float32 or int16 (samples,), where an integer stands for 1/32768. A table is
+            float32 or float64, (columns,) or (length, columns), with NaN where a value is missing;
+            `pixels`, `matrix` and `roi` are for images.
             C is 1, 3 (RGB) or 4 (RGBA) where the specification has a color step, and the
             specification's channels otherwise. Any strides; a frame whose pixels are not
             contiguous within a row is copied first.
@@ -85,13 +94,13 @@ class DeviceProcessor:
 
     def batch(
         self,
-        frames: Sequence[Frame],
+        frames: Sequence[Frame | NDArray[Any]],
         out: NDArray[Any] | None = None,
         *,
         pixels: Pixels = "rgb",
         matrix: Matrix = "bt601",
     ) -> NDArray[Any]:
-        """Process several frames, of equal or different sizes, into one batch.
+        """Process several inputs, frames of equal or different sizes, into one batch.
 
         Parameters
         ----------
@@ -134,6 +143,9 @@ class DeviceProcessor:
         matrix: Matrix,
         roi: tuple[int, int, int, int] | None,
     ) -> None:
+        if self._other is not None:
+            self._other(frame, tensor)
+            return
         folded = self._folded
         window = inner = yuv = None
         if pixels == "rgb":
@@ -163,6 +175,12 @@ class DeviceProcessor:
             antialias=folded.antialias,
             yuv=yuv,
         )
+
+
+_OTHERS: dict[str, Callable[[ProcessingSpec], Callable[[object, NDArray[Any]], None]]] = {
+    "audio": AudioProcessor,
+    "table": TableProcessor,
+}
 
 
 def _size(frame: object, pixels: Pixels) -> tuple[int, int]:

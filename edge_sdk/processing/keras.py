@@ -10,20 +10,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from edge_sdk.errors import ProcessingError
 from edge_sdk.ext.pure.image import LUMA
+from edge_sdk.processing.audio import PCM, cosines, hann, mel_weights
+from edge_sdk.processing.audio_steps import Mfcc
 from edge_sdk.processing.geometry import place
+from edge_sdk.processing.shapes import spectral_of
 from edge_sdk.processing.spec import ProcessingSpec
-from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize
+from edge_sdk.processing.steps import Color, Crop, Layout, Letterbox, Normalize, Resize, Standardize
+from edge_sdk.processing.tables import fold_table
 
 __all__ = ["ProcessingLayer"]
 
 
 @keras.saving.register_keras_serializable(package="edge_sdk")
 class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
-    """Run a specification on batches of frames, without its quantize or cast step.
+    """Run a specification on batches of inputs, without its quantize or cast step.
 
     Computes in float32 whatever the global precision policy is: bfloat16 does not hold the 256
     levels of a frame. Deterministic, without weights, and the same in training and inference.
@@ -46,6 +51,9 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
 
     Input: uint8 or float grey levels 0 to 255, shape (N, H, W, C), with C as `DeviceProcessor`
     takes it. Output: float32 of shape (N, h, w, c) or (N, c, h, w).
+
+    Audio is float or int16 of shape (N, samples), padded already. Tables are float of shape
+    (N, columns) or (N, length, columns); a missing value for which nothing is put stays NaN.
     """
 
     def __init__(self, spec: ProcessingSpec | Mapping[str, Any], **kwargs: Any) -> None:
@@ -54,9 +62,13 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.spec = spec if isinstance(spec, ProcessingSpec) else ProcessingSpec.from_json(spec)
 
-    def call(self, frames: Any) -> Any:
+    def call(self, inputs: Any) -> Any:
         """Return the processed batch."""
-        x = ops.cast(frames, "float32")
+        if self.spec.modality == "audio":
+            return _audio(inputs, self.spec)
+        if self.spec.modality == "table":
+            return _table(inputs, self.spec)
+        x = ops.cast(inputs, "float32")
         for step in self.spec.steps:
             match step:
                 case Color(mode="rgb"):
@@ -79,8 +91,8 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
                     x = (x - mean) / std
                 case Layout(order="NCHW"):
                     x = ops.transpose(x, (0, 3, 1, 2))
-                case Layout() | Quantize() | Cast():
-                    pass
+                case _:
+                    pass  # the other layout; a layer does not round
         return x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -93,6 +105,57 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return what rebuilds the layer."""
         return {**super().get_config(), "spec": self.spec.to_json()}
+
+
+def _audio(clips: Any, spec: ProcessingSpec) -> Any:
+    step = spectral_of(spec)
+    x = ops.cast(clips, "float32")
+    if keras.backend.standardize_dtype(clips.dtype) == "int16":
+        x = x * PCM
+    places = np.arange(step.frames)[:, None] * step.frame_step + np.arange(step.frame_length)
+    frames = ops.take(x, places, axis=1) * ops.cast(hann(step.frame_length), "float32")
+    real, imaginary = ops.rfft(frames, fft_length=step.fft_length)
+    spectrum = ops.square(real) + ops.square(imaginary)
+    if step.power == 1.0:
+        spectrum = ops.sqrt(spectrum)
+    x = ops.log(ops.matmul(spectrum, ops.cast(mel_weights(step), "float32")) + step.floor)
+    if isinstance(step, Mfcc):
+        x = ops.matmul(x, ops.cast(cosines(step), "float32"))
+    x = _standardized(x, spec.find(Standardize))
+    layout = spec.find(Layout)
+    return x if layout is None else ops.expand_dims(x, 1 if layout.order == "NCHW" else -1)
+
+
+def _table(rows: Any, spec: ProcessingSpec) -> Any:
+    folded = fold_table(spec)
+    x = ops.cast(rows, "float32")
+    numbers = ops.take(x, folded.numbers, axis=-1) if folded.lookups else x
+    if folded.impute is not None:
+        numbers = ops.where(ops.isnan(numbers), ops.cast(folded.impute, "float32"), numbers)
+    if folded.low is not None and folded.high is not None:
+        low, high = ops.cast(folded.low, "float32"), ops.cast(folded.high, "float32")
+        numbers = ops.minimum(ops.maximum(numbers, low), high)
+    numbers = _standardized(numbers, spec.find(Standardize))
+    if not folded.lookups:
+        return numbers
+    parts, features = [numbers], [folded.features]
+    for lookup in folded.lookups:
+        known = ops.cast(ops.equal(x[..., lookup.column, None], ops.convert_to_tensor(lookup.codes)), "float32")
+        unknown = 1.0 - ops.max(known, axis=-1, keepdims=True)
+        if lookup.one_hot:
+            parts += [unknown, known]
+        else:
+            place = ops.cast(ops.argmax(known, axis=-1), "float32")[..., None]
+            parts.append((1.0 + place) * (1.0 - unknown))
+        features.append(np.arange(lookup.feature, lookup.feature + lookup.width))
+    return ops.take(ops.concatenate(parts, axis=-1), np.argsort(np.concatenate(features)), axis=-1)
+
+
+def _standardized(x: Any, step: Standardize | None) -> Any:
+    if step is None:
+        return x
+    mean, std = (ops.convert_to_tensor(values, dtype="float32") for values in (step.mean, step.std))
+    return (x - mean) / std
 
 
 def _bilinear(x: Any, height: int, width: int, antialias: bool = False) -> Any:

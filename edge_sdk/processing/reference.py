@@ -5,36 +5,40 @@ Slow and plain on purpose. It is the oracle that the other executors are held ag
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
 from edge_sdk.ext.pure.image import colored, rgb_of, sampled
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
+from edge_sdk.processing.audio import audio_reference
 from edge_sdk.processing.geometry import Placement
 from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_constants, planes_of
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize
+from edge_sdk.processing.tables import table_reference
 
 __all__ = ["reference"]
 
 
 def reference(
     spec: ProcessingSpec,
-    frame: Frame,
+    frame: Frame | NDArray[Any],
     *,
     pixels: Pixels = "rgb",
     matrix: Matrix = "bt601",
     roi: tuple[int, int, int, int] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the exact result of a specification on one frame, before any rounding.
+    """Return the exact result of a specification on one input, before any rounding.
 
     Parameters
     ----------
     spec
         What to do.
     frame, pixels, matrix, roi
-        As for `DeviceProcessor`.
+        As for `DeviceProcessor`; the last three are for images.
 
     Returns
     -------
@@ -45,8 +49,18 @@ def reference(
     Raises
     ------
     InputError
-        A frame of the wrong type, dtype, shape or size.
+        An input of the wrong type, dtype, shape or size.
     """
+    if spec.modality == "audio":
+        return audio_reference(spec, frame)
+    if spec.modality == "table":
+        return table_reference(spec, frame)
+    return _image(spec, frame, pixels, matrix, roi)
+
+
+def _image(
+    spec: ProcessingSpec, frame: Any, pixels: Pixels, matrix: Matrix, roi: tuple[int, int, int, int] | None
+) -> NDArray[np.float64]:
     if pixels == "rgb" and (not is_frame(frame) or not spec.accepts(channels_of(frame))):
         raise InputError(f"frame: need {spec.frame_text}, not {describe(frame)}")
     planes = planes_of(frame, pixels)

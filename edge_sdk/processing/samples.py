@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.processing.audio import audio_sample
+from edge_sdk.processing.grammar import Modality
 from edge_sdk.processing.spec import ProcessingSpec
+from edge_sdk.processing.tables import table_sample
 
 __all__ = ["samples"]
 
@@ -27,9 +31,11 @@ def samples(spec: ProcessingSpec, count: int = 4, seed: int = 0) -> tuple[NDArra
     Returns
     -------
     For images, uint8 [height, width, channels], a little larger than the model's input: gradients and noise.
+    For audio, float32 [samples]: tones over noise. For tables, float32 [columns] or [length, columns]: rows as
+    the constants of the specification expect them, with gaps where it fills them.
     """
     rng = np.random.default_rng(seed)
-    return tuple(_frame(spec, rng) for _ in range(count))
+    return tuple(_MAKERS[spec.modality](spec, rng) for _ in range(count))
 
 
 def _frame(spec: ProcessingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -39,3 +45,10 @@ def _frame(spec: ProcessingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:
     smooth = 128 + rows[..., None] * slopes[0] + columns[..., None] * slopes[1]
     frame: NDArray[np.uint8] = np.clip(smooth + noise, 0, 255).astype(np.uint8)
     return frame
+
+
+_MAKERS: dict[Modality, Callable[[ProcessingSpec, np.random.Generator], NDArray[Any]]] = {
+    "image": _frame,
+    "audio": audio_sample,
+    "table": table_sample,
+}

@@ -1,8 +1,10 @@
-"""The processing specification: what is done to a frame before a model sees it, as data.
+"""The processing specification: what is done to an input before a model sees it, as data.
 
-A specification is a short tuple of frozen steps in one fixed order, each at most once::
+A specification is a short tuple of frozen steps in the order of what it takes, each at most once::
 
-    color?  crop?  resize|letterbox  normalize?  layout?  quantize?|cast?
+    image:  color?  crop?  resize|letterbox  normalize?  layout?  quantize?|cast?
+    audio:  log_mel|mfcc  standardize?  layout?  quantize?|cast?
+    table:  columns  categories*  impute?  clip?  standardize?  window?  quantize?|cast?
 
 It is stored in a bundle as JSON, named by its digest, and executed by the device kernels, by a
 Keras layer and by a float64 reference. ``docs/processing.md`` defines what each step computes.
@@ -10,20 +12,30 @@ Keras layer and by a float64 reference. ``docs/processing.md`` defines what each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_sdk.canonical import digest_of
 from edge_sdk.errors import ProcessingError
+from edge_sdk.processing.audio_steps import LogMel, Mfcc
+from edge_sdk.processing.fields import shown
+from edge_sdk.processing.folding import FoldedSteps, fold
 from edge_sdk.processing.geometry import Placement, place
-from edge_sdk.processing.steps import (
+from edge_sdk.processing.grammar import (
     MAX_STEPS,
+    Modality,
+    Step,
+    checked_step,
+    grammar_of,
+    step_from_json,
+    step_to_json,
+)
+from edge_sdk.processing.shapes import audio_shape, image_shape, table_shape
+from edge_sdk.processing.steps import (
     Cast,
     Color,
     ColorMode,
@@ -35,43 +47,13 @@ from edge_sdk.processing.steps import (
     Quantize,
     QuantizedType,
     Resize,
-    Step,
-    checked_step,
-    order_text,
-    rank_of,
-    shown,
-    step_error,
-    step_from_json,
-    step_to_json,
+    Standardize,
 )
+from edge_sdk.processing.table_steps import Categories, Clip, Columns, Encoding, Impute, Window
 
-__all__ = ["FoldedSteps", "Modality", "ProcessingSpec"]
+__all__ = ["FoldedSteps", "ProcessingSpec"]
 
-Modality = Literal["image", "audio", "table"]
-"""What a specification takes; a table is one row of columns, or a window of rows of a sensor."""
-
-_S = TypeVar("_S", Color, Crop, Resize, Letterbox, Normalize, Layout, Quantize, Cast)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FoldedSteps:
-    """A specification folded into the constants of one fused pass.
-
-    A value of channel ``c`` is ``(level - mean[c]) * gain[c]``; with an integer `dtype` that is
-    rounded half to even, `zero_point` is added, and the sum saturates.
-    """
-
-    height: int
-    width: int
-    channels: int
-    planar: bool
-    dtype: np.dtype[Any]
-    mean: NDArray[np.float32]
-    gain: NDArray[np.float32]
-    zero_point: int
-    nearest: bool
-    antialias: bool
-    fill: float
+_S = TypeVar("_S", bound=Step)
 
 
 @dataclass(frozen=True)
@@ -81,7 +63,7 @@ class ProcessingSpec:
     Parameters
     ----------
     steps
-        In the order of the module's docstring, each kind at most once, with a resize or letterbox.
+        In the order of the module's docstring, each kind at most once, but for `categories`: once a column.
 
     Raises
     ------
@@ -96,51 +78,8 @@ class ProcessingSpec:
         object.__setattr__(self, "steps", tuple(self.steps))
         steps = tuple(checked_step(index, step) for index, step in enumerate(self.steps))
         object.__setattr__(self, "steps", steps)
-        for index, (before, step) in enumerate(pairwise(steps), start=1):
-            if type(step) is type(before):
-                raise step_error(index, step.op, "this step is there twice")
-            if rank_of(type(step)) == rank_of(type(before)):
-                raise step_error(index, step.op, f"stands in place of {before.op}, there is only one of them")
-            if rank_of(type(step)) < rank_of(type(before)):
-                raise step_error(index, step.op, f"must come before {before.op}: the order is {order_text()}")
-        if self.find(Resize) is None and self.find(Letterbox) is None:
-            raise ProcessingError(
-                "processing: a resize or letterbox step is required, it fixes the shape of the model's input"
-            )
-        self._check_channels()
-        self._check_gain()
-
-    def _check_channels(self) -> None:
-        color, normalize = self.find(Color), self.find(Normalize)
-        if normalize is None:
-            if color is None:
-                raise ProcessingError("processing: a color step is required where no normalize step fixes the channels")
-            return
-        if color is not None and len(normalize.mean) != color.channels:
-            raise step_error(
-                self.steps.index(normalize),
-                normalize.op,
-                f"mean and std have {len(normalize.mean)} values for {color.channels} {color.mode} channels",
-            )
-
-    def _check_gain(self) -> None:
-        # float32 kernels: constants that overflow or vanish there would make NaN or zeros.
-        normalize, quantize = self.find(Normalize), self.find(Quantize)
-        for step in (normalize, quantize):
-            if step is None:
-                continue
-            for mean, gain in zip(*self._constants(step is quantize), strict=True):
-                largest = max(abs(0.0 - mean), abs(255.0 - mean)) * gain
-                if not (largest < 1e37 and gain > 1e-30 and abs(mean) < 1e30):
-                    raise step_error(self.steps.index(step), step.op, "its constants leave the range of float32")
-
-    def _constants(self, quantized: bool = True) -> tuple[list[float], list[float]]:
-        normalize, quantize = self.find(Normalize), self.find(Quantize)
-        scale = quantize.scale if quantize is not None and quantized else 1.0
-        if normalize is None:
-            return [0.0] * self.channels, [1.0 / scale] * self.channels
-        gains = [float(np.float64(1.0) / np.float64(std) / np.float64(scale)) for std in normalize.std]
-        return list(normalize.mean), gains
+        grammar_of(steps).check(steps)
+        _SHAPES[self.modality](self)  # whether the steps fit each other
 
     @classmethod
     def image(
@@ -178,6 +117,126 @@ class ProcessingSpec:
         return cls((Color(mode), Resize(height, width), normalize, Layout(order)))
 
     @classmethod
+    def audio(
+        cls,
+        samples: int,
+        *,
+        sample_rate: int = 16_000,
+        frame_length: int = 400,
+        frame_step: int = 160,
+        fft_length: int = 512,
+        mels: int = 40,
+        low_hz: float = 20.0,
+        high_hz: float | None = None,
+        coefficients: int = 0,
+        floor: float = 1e-6,
+        power: float = 2.0,
+        pad: bool = False,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        order: Order | None = "NHWC",
+    ) -> ProcessingSpec:
+        """Return the usual specification of an audio model: log-mel spectrum or MFCC, standardised.
+
+        Parameters
+        ----------
+        samples
+            Of a clip.
+        sample_rate, frame_length, frame_step, fft_length, mels, low_hz, high_hz, floor, power, pad
+            Of the spectrum, in hertz and samples; see `LogMel`. `high_hz` is half the rate by default.
+        coefficients
+            How many cepstral coefficients to take; 0 is the spectrum itself.
+        mean, std
+            One number, or one a band.
+        order
+            Where the tensor's one channel is: last, first, or nowhere (None).
+
+        Raises
+        ------
+        ProcessingError
+            An argument is out of range.
+        """
+        fields: dict[str, Any] = {
+            "sample_rate": sample_rate,
+            "samples": samples,
+            "frame_length": frame_length,
+            "frame_step": frame_step,
+            "fft_length": fft_length,
+            "mels": mels,
+            "low_hz": low_hz,
+            "high_hz": sample_rate / 2 if high_hz is None else high_hz,
+            "floor": floor,
+            "power": power,
+            "pad": pad,
+        }
+        spectral = Mfcc(**fields, coefficients=coefficients) if coefficients else LogMel(**fields)
+        standardize = Standardize(_per_channel(mean, 1), _per_channel(std, 1))
+        return cls((spectral, *_evened(standardize), *(() if order is None else (Layout(order),))))
+
+    @classmethod
+    def table(
+        cls,
+        columns: Sequence[str],
+        *,
+        categories: Mapping[str, Sequence[str] | Sequence[float]] | None = None,
+        encoding: Encoding = "one_hot",
+        impute: float | Sequence[float] | None = None,
+        clip: tuple[float, float] | None = None,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+    ) -> ProcessingSpec:
+        """Return the usual specification of a model of rows.
+
+        Parameters
+        ----------
+        columns
+            Names, in order.
+        categories, encoding
+            Known values of columns that are looked up, and what a place becomes; see `Categories`.
+        impute
+            Put where a number is missing; one for all, or one a column that is not looked up, as are the others.
+        clip
+            Bounds of all numbers.
+        mean, std
+            Of the numbers.
+
+        Raises
+        ------
+        ProcessingError
+            An argument is out of range.
+        """
+        return cls(_tabular(columns, categories or {}, encoding, impute, clip, mean, std))
+
+    @classmethod
+    def sensor(
+        cls,
+        channels: Sequence[str],
+        length: int,
+        *,
+        impute: float | Sequence[float] | None = None,
+        clip: tuple[float, float] | None = None,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+    ) -> ProcessingSpec:
+        """Return the usual specification of a model of windows of a sensor, [length, channels].
+
+        Parameters
+        ----------
+        channels
+            Names, in order.
+        length
+            Rows of a window.
+        impute, clip, mean, std
+            As for `table`.
+
+        Raises
+        ------
+        ProcessingError
+            An argument is out of range.
+        """
+        return cls((*_tabular(channels, {}, "index", impute, clip, mean, std), Window(length)))
+
+    @classmethod
     def from_json(cls, value: object) -> ProcessingSpec:
         """Return the specification that a JSON object describes, checked strictly.
 
@@ -192,7 +251,7 @@ class ProcessingSpec:
         if not isinstance(steps, (list, tuple)):
             raise ProcessingError('processing: "steps" must be a list')
         if len(steps) > MAX_STEPS:
-            raise ProcessingError(f"processing: {len(steps)} steps are too many, the order is {order_text()}")
+            raise ProcessingError(f"processing: {len(steps)} steps are too many, at most {MAX_STEPS} can be read")
         return cls(tuple(step_from_json(index, step) for index, step in enumerate(steps)))
 
     def to_json(self) -> dict[str, Any]:
@@ -204,10 +263,10 @@ class ProcessingSpec:
         """``sha256:…`` of the canonical JSON."""
         return digest_of(self.to_json())
 
-    @property
+    @cached_property
     def modality(self) -> Modality:
         """What it takes: images, audio or tables."""
-        return "image"
+        return grammar_of(self.steps).modality
 
     def find(self, kind: type[_S]) -> _S | None:
         """Return the step of a kind, or None."""
@@ -220,7 +279,8 @@ class ProcessingSpec:
         if color is not None:
             return color.channels
         normalize = self.find(Normalize)
-        assert normalize is not None  # _check_channels
+        if normalize is None:
+            raise ProcessingError(f"processing: has no channels, it is of {self.modality} inputs")
         return len(normalize.mean)
 
     @cached_property
@@ -232,14 +292,14 @@ class ProcessingSpec:
     @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one processed input; of images (1, h, w, c) or (1, c, h, w)."""
-        height, width = self.target.height, self.target.width
-        return (1, self.channels, height, width) if self.order == "NCHW" else (1, height, width, self.channels)
+        return _SHAPES[self.modality](self)
 
     @cached_property
     def target(self) -> Resize | Letterbox:
         """The step that fixes height and width of the output."""
         target = self.find(Resize) or self.find(Letterbox)
-        assert target is not None  # __post_init__
+        if target is None:
+            raise ProcessingError(f"processing: has no height and width, it is of {self.modality} inputs")
         return target
 
     def place(self, height: int, width: int, roi: tuple[int, int, int, int] | None = None) -> Placement:
@@ -301,21 +361,41 @@ class ProcessingSpec:
 
     def fold(self) -> FoldedSteps:
         """Return the constants of the fused pass."""
-        quantize, target = self.find(Quantize), self.target
-        mean, gain = self._constants()
-        return FoldedSteps(
-            height=target.height,
-            width=target.width,
-            channels=self.channels,
-            planar=self.order == "NCHW",
-            dtype=self.output_dtype,
-            mean=np.array(mean, np.float32),
-            gain=np.array(gain, np.float32),
-            zero_point=0 if quantize is None else quantize.zero_point,
-            nearest=isinstance(target, Resize) and target.method == "nearest",
-            antialias=isinstance(target, Resize) and target.antialias,
-            fill=target.fill if isinstance(target, Letterbox) else 0.0,
-        )
+        return fold(self)
+
+
+_SHAPES: dict[Modality, Callable[[ProcessingSpec], tuple[int, ...]]] = {
+    "image": image_shape,
+    "audio": audio_shape,
+    "table": table_shape,
+}
+
+
+def _tabular(
+    columns: Sequence[str],
+    categories: Mapping[str, Sequence[str] | Sequence[float]],
+    encoding: Encoding,
+    impute: float | Sequence[float] | None,
+    clip: tuple[float, float] | None,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+) -> tuple[Step, ...]:
+    steps: list[Step] = [Columns(tuple(columns))]
+    steps += [Categories(name, cast("Any", tuple(values)), encoding) for name, values in categories.items()]
+    if impute is not None:
+        steps.append(Impute(_per_channel(impute, 1)))
+    if clip is not None:
+        steps.append(Clip((clip[0],), (clip[1],)))
+    steps += _evened(Standardize(_per_channel(mean, 1), _per_channel(std, 1)))
+    return tuple(steps)
+
+
+def _evened(step: Standardize) -> tuple[Standardize, ...]:
+    """Give mean and std as many values as the longer has; none where nothing is standardised."""
+    if set(step.mean) == {0.0} and set(step.std) == {1.0}:
+        return ()
+    count = max(len(step.mean), len(step.std))
+    return (Standardize(_per_channel(step.mean, count), _per_channel(step.std, count)),)
 
 
 def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
