@@ -47,10 +47,10 @@ class AudioProcessor:
     """
 
     def __init__(self, spec: ProcessingSpec) -> None:
-        from edge_sdk.ext import audio
+        from edge_sdk.ext.audio import LogMel as Kernel
 
         self._step = step = spectral_of(spec)
-        self._kernel = audio.LogMel(
+        self._kernel = Kernel(
             sample_rate=step.sample_rate,
             frame_length=step.frame_length,
             frame_step=step.frame_step,

@@ -52,7 +52,7 @@ class ProcessingLayer(keras.layers.Layer):  # type: ignore[misc]
     Input: uint8 or float grey levels 0 to 255, shape (N, H, W, C), with C as `DeviceProcessor`
     takes it. Output: float32 of shape (N, h, w, c) or (N, c, h, w).
 
-    Audio is float or int16 of shape (N, samples), padded already. Tables are float of shape
+    Audio is float or int16 of shape (N, samples). Tables are float of shape
     (N, columns) or (N, length, columns); a missing value for which nothing is put stays NaN.
     """
 
@@ -112,6 +112,8 @@ def _audio(clips: Any, spec: ProcessingSpec) -> Any:
     x = ops.cast(clips, "float32")
     if keras.backend.standardize_dtype(clips.dtype) == "int16":
         x = x * PCM
+    if step.pad:
+        x = ops.pad(x, ((0, 0), (0, step.samples)))[:, : step.samples]
     places = np.arange(step.frames)[:, None] * step.frame_step + np.arange(step.frame_length)
     frames = ops.take(x, places, axis=1) * ops.cast(hann(step.frame_length), "float32")
     real, imaginary = ops.rfft(frames, fft_length=step.fft_length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -9,7 +10,20 @@ import numpy as np
 import pytest
 
 from edge_sdk.errors import ProcessingError, SkewError
-from edge_sdk.processing import Cast, Color, Crop, Layout, Letterbox, Normalize, ProcessingSpec, Resize, check_skew
+from edge_sdk.processing import (
+    Cast,
+    Color,
+    Crop,
+    DeviceProcessor,
+    Layout,
+    Letterbox,
+    Normalize,
+    ProcessingSpec,
+    Resize,
+    check_skew,
+    reference,
+    samples,
+)
 
 keras = pytest.importorskip("keras")
 
@@ -95,6 +109,33 @@ def test_cropping_frames_of_unknown_size_is_refused():
 def test_json_that_is_no_specification_is_refused():
     with pytest.raises(ProcessingError, match="processing: need a JSON object"):
         ProcessingLayer({"spec": []})
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_spectra_and_cepstra_are_what_tensorflow_defines(power):
+    tf = pytest.importorskip("tensorflow")
+    options = {"sample_rate": 8000, "frame_length": 201, "frame_step": 80, "fft_length": 256, "mels": 20}
+    usual = functools.partial(ProcessingSpec.audio, 2000, **options, low_hz=60, high_hz=3800, power=power, order=None)
+    x = samples(usual(), 1)[0]
+    weights = tf.signal.linear_to_mel_weight_matrix(20, 129, 8000, 60.0, 3800.0)
+    log_mel = tf.math.log(tf.matmul(tf.abs(tf.signal.stft(x, 201, 80, 256)) ** power, weights) + 1e-6)
+    cepstrum = tf.signal.mfccs_from_log_mel_spectrograms(log_mel)[..., :10]
+    for spec, wanted in ((usual(), log_mel), (usual(coefficients=10), cepstrum)):
+        np.testing.assert_allclose(reference(spec, x)[0], wanted.numpy(), atol=1e-3)
+        np.testing.assert_allclose(np.asarray(ProcessingLayer(spec)(x[None]))[0], wanted.numpy(), atol=1e-3)
+        np.testing.assert_allclose(DeviceProcessor(spec)(x)[0], wanted.numpy(), atol=1e-3)
+
+
+def test_a_layer_of_any_modality_is_traced_without_knowing_the_batch():
+    for spec, shape, kind in (
+        (ProcessingSpec.audio(2000, sample_rate=8000, pad=True), (None,), "int16"),
+        (ProcessingSpec.sensor(["x", "y"], 5, impute=0), (5, 2), "float32"),
+        (ProcessingSpec.table(["x", "y"], categories={"y": [1, 2]}), (2,), "float32"),
+    ):
+        model = keras.Sequential([keras.Input(shape, dtype=kind), ProcessingLayer(spec)])
+        assert model.output_shape == (None, *spec.output_shape[1:])
+        x = np.stack([one.astype(kind) for one in samples(spec, 3)])
+        np.testing.assert_allclose(model.predict(x, verbose=0)[1], DeviceProcessor(spec)(x[1])[0], atol=1e-3)
 
 
 def test_a_device_never_imports_keras():
