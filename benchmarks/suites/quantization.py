@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,8 @@ def _numpy(x: Floats, scale: Any, axis: int | None) -> Call:
     def call() -> NDArray[Any]:
         steps = np.rint(x / spread)
         steps += 3
-        return np.clip(steps, -128, 127, out=steps).astype(np.int8)
+        np.clip(steps, -128, 127, out=steps)
+        return cast("NDArray[Any]", steps.astype(np.int8))
 
     return call
 
