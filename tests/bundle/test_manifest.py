@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_sdk import canonical
-from edge_sdk.bundle import FORMAT, Bundle
+from edge_sdk.bundle import FORMAT, Bundle, Detector
 from edge_sdk.bundle.archive import decode, encode
 from edge_sdk.errors import BundleError, BundleFormatError, BundleVersionError, InputError
 
@@ -198,3 +198,111 @@ def test_a_manifest_with_any_field_replaced_by_anything_is_read_or_refused(archi
     with contextlib.suppress(BundleError):
         bundle = Bundle.from_bytes(encode({**members, "manifest.json": canonical.dumps(root)}))
         assert bundle.manifest.to_bytes()
+
+
+# ---- tasks beside classification
+
+DETECTION = {
+    "decoder": "ssd",
+    "score_threshold": 0.5,
+    "iou_threshold": 0.5,
+    "max_detections": 10,
+    "normalized": True,
+    "boxes": 1,
+    "scores": 0,
+    "anchors": None,
+    "variances": [0.1, 0.2],
+    "order": "yx",
+    "background": True,
+}
+
+
+def as_detector(**changes: object):
+    """Return a change that makes a manifest a detector's; ``changes`` are of its ``detection``."""
+
+    def change(document):
+        detection = {**DETECTION, **changes}
+        document.update(task="detection", outputs="tensors", detection=detection)
+        document["golden"]["output_atols"] = [0.5]
+        document["model_digest"] = "sha256:" + "0" * 64
+        if "anchors" not in changes:
+            with contextlib.suppress(InputError):
+                document["model_digest"] = canonical.digest_of(
+                    {
+                        "artifacts": [artifact["sha256"] for artifact in document["artifacts"]],
+                        "processing": document["processing"],
+                        "detection": Detector.from_json(detection).to_json(),
+                        "anchors": None,
+                    }
+                )
+
+    return change
+
+
+def test_a_detector_says_how_its_outputs_are_read(tmp_path, with_manifest):
+    bundle = Bundle.from_bytes(with_manifest(as_detector()))
+    assert bundle.manifest.detection == Detector.from_json(DETECTION)
+    assert bundle.manifest.detection.to_json() == DETECTION
+    copy = bundle.rewrite(tmp_path / "copy.edge", version="1.2.4")
+    assert (copy.manifest.detection, copy.manifest.golden) == (bundle.manifest.detection, bundle.manifest.golden)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("decoder", "magic"),
+        ("decoder", None),
+        ("score_threshold", 1.5),
+        ("score_threshold", "high"),
+        ("iou_threshold", -0.1),
+        ("iou_threshold", True),
+        ("max_detections", 0),
+        ("max_detections", 10**9),
+        ("max_detections", 1.5),
+        ("normalized", 1),
+        ("boxes", -1),
+        ("boxes", 256),
+        ("scores", 1),
+        ("anchors", "anchors.npy"),
+        ("anchors", "../anchors"),
+        ("anchors", 7),
+        ("variances", [0.1]),
+        ("variances", [0.1, 0.0]),
+        ("variances", "ab"),
+        ("order", "yz"),
+        ("background", "yes"),
+        ("colour", "red"),
+    ],
+)
+def test_a_decoder_that_cannot_be_is_refused_by_name(with_manifest, key, value):
+    with pytest.raises(BundleFormatError, match=rf"manifest\.detection\.{key}"):
+        Bundle.from_bytes(with_manifest(as_detector(**{key: value})))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda document: document.update(detection={"decoder": "yolo"}), "for no other"),
+        (lambda document: document.update(task="detection", outputs="tensors"), "should be there for the task"),
+        (lambda document: document.update(task="detection"), "manifest.outputs"),
+        (lambda document: document.update(task="embedding", outputs="tensors"), "2 names"),
+        (lambda document: document.update(labels=[]), "0 names"),
+        (lambda document: document.update(task="embedding", outputs="tensors", labels=[]), "0 numbers for 1 outputs"),
+        (lambda document: document["golden"].update(output_atols=[0.1]), "1 numbers for 1 outputs"),
+        (lambda document: document["golden"].update(output_atols=["x"]), "output_atols"),
+        (lambda document: document["golden"].update(output_atols=[-1]), "output_atols"),
+        (as_detector(decoder="yolo"), "detection.boxes is for the decoder ssd"),
+    ],
+)
+def test_what_belongs_to_another_task_is_refused(with_manifest, change, why):
+    with pytest.raises(BundleFormatError, match=why):
+        Bundle.from_bytes(with_manifest(change))
+
+
+def test_other_thresholds_are_noticed_by_the_model_digest(with_manifest):
+    def relaxed(document):
+        as_detector()(document)
+        document["detection"]["score_threshold"] = 0.01
+
+    with pytest.raises(BundleFormatError, match="model_digest"):
+        Bundle.from_bytes(with_manifest(relaxed))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import edge_sdk
 from edge_sdk.bundle import Detector, GoldenSet, build_bundle
 from edge_sdk.cascade import Policy
-from edge_sdk.errors import CertificateError, GoldenError, InputError, ModelError
+from edge_sdk.errors import CertificateError, GoldenError, InputError, ModelClosedError, ModelError
 from edge_sdk.model import EdgeModel
 from edge_sdk.packing import pack
 from edge_sdk.processing import Color, Crop, Layout, Letterbox, Normalize, ProcessingSpec, Resize
@@ -308,3 +310,76 @@ def test_the_decoder_is_part_of_what_computes(tmp_path):
         for anchors in (ANCHORS, ANCHORS * np.float32(0.5))
     ]
     assert anchored[0] != anchored[1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("task", ["detection", "regression"])
+def test_an_output_that_is_not_a_number_is_an_error_and_the_model_goes_on(tmp_path, task, value):
+    model = yolo_onnx() if task == "detection" else embedder_onnx()
+    detector, labels = (Detector("yolo"), LABELS) if task == "detection" else (None, ())
+    with EdgeModel(packed(tmp_path, model, detector, task=task, labels=labels)) as loaded:
+        with pytest.raises(ModelError, match=r"cells 1\.0\.0: output \w+ holds a NaN or an infinity"):
+            loaded.predict_tensor(np.full((1, 3, SIDE, SIDE), value, np.float32))
+        loaded.predict(painted(SIDE, SIDE))
+
+
+def test_a_tensor_of_another_shape_or_type_is_refused(tmp_path):
+    with EdgeModel(packed(tmp_path, yolo_onnx(), Detector("yolo"))) as model:
+        for x in (np.zeros((1, 3, SIDE, SIDE - 1), np.float32), np.zeros((1, 3, SIDE, SIDE), np.int8)):
+            for call in (model.run, model.predict_tensor):
+                with pytest.raises(ModelError, match="input image takes float32"):
+                    call(x)
+    with pytest.raises(ModelClosedError):
+        model.run(np.zeros((1, 3, SIDE, SIDE), np.float32))
+
+
+# ---- the policy of a detector
+
+
+def test_a_detector_defers_by_the_scores_of_its_boxes(tmp_path):
+    bundle = packed(tmp_path, yolo_onnx(), Detector("yolo"), cascade=Policy(0.7, signal="detections").to_json())
+    with EdgeModel(bundle) as model:
+        sure = model.predict(painted(SIDE, SIDE, RED))
+        unsure = model.predict(painted(SIDE, SIDE, RED, level=100))
+        nothing = model.predict(painted(SIDE, SIDE))
+    assert [(len(one), one.reason) for one in (sure, unsure, nothing)] == [
+        (1, "confident"),
+        (1, "forced"),
+        (0, "forced"),
+    ]
+    assert not sure.certified
+
+
+def test_a_classifier_cannot_carry_a_policy_on_boxes(made, tmp_path):
+    with pytest.raises(CertificateError, match="a policy on detections cannot judge the answers of a task class"):
+        made.pack(tmp_path / "m.edge", cascade=Policy(0.7, signal="detections").to_json())
+
+
+# ---- over a long time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detection", "embedding"])
+def test_memory_stays_flat_over_100_000_predictions(tmp_path, task):
+    """In a process of its own, whose resident set is read from ``/proc``."""
+    if task == "detection":
+        bundle = packed(tmp_path, yolo_onnx(), Detector("yolo"))
+    else:
+        bundle = packed(tmp_path, embedder_onnx(), None, task=task, labels=())
+    program = f"""
+import gc, numpy as np, edge_sdk
+frame = np.zeros(({SIDE}, {SIDE}, 3), np.uint8)
+frame[8:16, 8:16, 0] = 255
+def resident():
+    gc.collect()
+    return int(open("/proc/self/statm").read().split()[1]) * 4
+with edge_sdk.load({str(bundle.path)!r}) as model:
+    for _ in range(5_000):
+        model.predict(frame)
+    before = resident()
+    for _ in range(100_000):
+        model.predict(frame)
+    print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=170, check=True)
+    assert int(done.stdout) < 1024, "KiB"
