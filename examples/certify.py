@@ -30,7 +30,7 @@ __all__ = ["main"]
 def small(data: Dataset) -> NDArray[np.float64]:
     """Return what the edge model sees, [n, 49]: the mean of each 4 × 4 pixels."""
     pixels = np.asarray(data.images, dtype=np.float64) / 255
-    return pixels.reshape(-1, 7, 4, 7, 4).mean(axis=(2, 4)).reshape(-1, 49)
+    return np.asarray(pixels.reshape(-1, 7, 4, 7, 4).mean(axis=(2, 4)).reshape(-1, 49))
 
 
 def large(data: Dataset) -> NDArray[np.float64]:
