@@ -15,7 +15,6 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -141,6 +140,8 @@ def estimate_mean(outcome: NDArray[Any], propensity: NDArray[Any], *, confidence
             raise InputError(f"{name}: row {row} is {array[row]}, which is not between 0 and 1")
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is {confidence}; it should be between 0 and 1")
+    from statistics import NormalDist  # takes its time to load, and devices do without
+
     _, group, counts = np.unique(chance, return_inverse=True, return_counts=True)
     seen = ~np.isnan(known)
     observed = np.bincount(group[seen], minlength=len(counts))

@@ -47,6 +47,7 @@ COMMANDS = (
     Command("pack", "edge_sdk.commands.pack", "device", "wrap a .tflite or .onnx file as a bundle"),
     Command("certify", "edge_sdk.commands.certify", "device", "certify the deferral threshold of a bundle"),
     Command("cascade", "edge_sdk.commands.cascade", "device", "compare what could decide when to ask the cloud"),
+    Command("journal", "edge_sdk.commands.journal", None, "derive a device's decisions again, or judge a threshold"),
     Command("inspect", "edge_sdk.commands.inspect", None, "show what is in a bundle"),
     Command("verify", "edge_sdk.commands.verify", "device", "check a bundle's digests, golden outputs and processing"),
     Command("predict", "edge_sdk.commands.predict", "device", "answer images and other inputs with a bundle"),

@@ -236,6 +236,7 @@ class EdgeModel:
         certified: bool,
         started: float,
         cloud_ms: float = 0.0,
+        decision_id: str | None = None,
     ) -> Any:
         """Put an answer of this model into the record that apps get.
 
@@ -249,6 +250,8 @@ class EdgeModel:
             ``time.perf_counter()`` at the start of the call.
         cloud_ms
             Milliseconds spent asking the cloud in vain.
+        decision_id
+            Of a decision that has a name already; None names it.
         """
         total = (time.perf_counter() - started) * 1e3
         return self._reader.answer(
@@ -258,7 +261,7 @@ class EdgeModel:
             reason=reason,
             certified=certified,
             timing=Timing(scored.pre_ms, scored.infer_ms, scored.post_ms, cloud_ms, total),
-            decision_id=new_decision_id(),
+            decision_id=decision_id or new_decision_id(),
             model_digest=self.digest,
         )
 

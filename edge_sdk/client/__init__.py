@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from edge_sdk.client.hybrid import MODES, HybridModel, Mode, connect
+from edge_sdk.cascade.control import Budget
+from edge_sdk.client.connecting import connect
+from edge_sdk.client.hybrid import MODES, HybridModel, Mode
+from edge_sdk.client.journal import Journal
 
-__all__ = ["MODES", "HybridModel", "Mode", "connect"]
+__all__ = ["MODES", "Budget", "HybridModel", "Journal", "Mode", "connect"]

@@ -19,17 +19,19 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.client.answers import read_probabilities
 from edge_sdk.client.breaker import Breaker
 from edge_sdk.client.payload import Capture, Contract, EncodingChoice, new_request
 from edge_sdk.errors import InputError
-from edge_sdk.ext.quantization import dequantize
-from edge_sdk.ext.scores import softmax
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages, read_outputs, read_parameters
 from edge_sdk.protocol.names import DIGEST_PARAMETER, SERVICE
 from edge_sdk.types import Reason
 
-__all__ = ["CloudLink", "Escalation", "Outcome"]
+__all__ = ["CloudLink", "Escalation", "Gate", "Outcome"]
+
+Gate = Callable[[int, float | None], Reason | None]
+"""Says of a request of so many bytes, whose answer must be there in so many seconds, why it may not be sent."""
 
 _log = logging.getLogger("edge_sdk.client")
 
@@ -48,8 +50,10 @@ _CHANNEL_OPTIONS = (
     ("grpc.service_config_disable_resolution", 1),
 )
 _LEARN_SECONDS = 2.0
-_ADDS_UP = 1e-3  # so close to 1 is the sum of what must be probabilities, where a server does not say
-_ADDS_UP_LOOSELY = 0.05  # what packing allows
+_REFUSALS: dict[Reason, str] = {
+    "budget": "the budget for escalations is used up, or too little time has passed since the last",
+    "deadline": "no answer is to be expected in the time that is left",
+}
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 
 
@@ -71,6 +75,8 @@ class Outcome:
         Size of the request that was handed to the network; 0 where none was.
     elapsed_ms
         Wall time spent.
+    encoding
+        What the cloud's model saw (`Contract.seen`); empty where there is no answer.
     """
 
     probabilities: NDArray[np.float32] | None
@@ -79,6 +85,7 @@ class Outcome:
     detail: str = ""
     bytes_sent: int = 0
     elapsed_ms: float = 0.0
+    encoding: str = ""
 
 
 class Escalation:
@@ -169,7 +176,13 @@ class CloudLink:
         return self._contract is not None
 
     def begin(
-        self, capture: Capture, deadline: float | None, *, labels: tuple[str, ...], edge_spec: ProcessingSpec
+        self,
+        capture: Capture,
+        deadline: float | None,
+        *,
+        labels: tuple[str, ...],
+        edge_spec: ProcessingSpec,
+        gate: Gate | None = None,
     ) -> Escalation:
         """Send a picture to the cloud.
 
@@ -183,9 +196,11 @@ class CloudLink:
             The edge model's labels; the cloud's must be the same.
         edge_spec
             The edge model's processing; see `Contract.payload`.
+        gate
+            Asked last, when the size is known.
         """
         try:
-            return self._begin(capture, deadline, labels, edge_spec)
+            return self._begin(capture, deadline, labels, edge_spec, gate)
         except _Failed as failed:
             outcome = failed.outcome
             return Escalation(lambda: outcome)
@@ -195,7 +210,12 @@ class CloudLink:
         self._channel.close()
 
     def _begin(
-        self, capture: Capture, deadline: float | None, labels: tuple[str, ...], edge_spec: ProcessingSpec
+        self,
+        capture: Capture,
+        deadline: float | None,
+        labels: tuple[str, ...],
+        edge_spec: ProcessingSpec,
+        gate: Gate | None,
     ) -> Escalation:
         if _remaining(deadline) == 0.0:
             raise _Failed("deadline", "no time was left to ask the cloud")
@@ -208,13 +228,16 @@ class CloudLink:
             request = new_request(contract, contract.payload(encoding, capture, edge_spec), encoding)
         except InputError as error:
             raise self._rejected(str(error)) from error
-        size = request.ByteSize()
+        size, seen = request.ByteSize(), contract.seen(encoding, capture)
+        refused = None if gate is None else gate(size, _remaining(deadline))
+        if refused is not None:
+            raise _Failed(refused, _REFUSALS[refused])
         call = self._start("ModelInfer", request, deadline)
 
         def finish() -> Outcome:
             try:
                 response = self._finish(call, deadline)
-                return self._read(response, contract, deadline, labels, size)
+                return replace(self._read(response, contract, deadline, labels, size), encoding=seen)
             except _Failed as failed:
                 return replace(failed.outcome, bytes_sent=size)
 
@@ -355,34 +378,10 @@ class CloudLink:
             outputs = read_outputs(response)
             if not outputs:
                 raise InputError("the cloud's answer has no tensor")
-            probabilities = _probabilities(next(iter(outputs.values())), contract, len(labels))
+            probabilities = read_probabilities(next(iter(outputs.values())), contract, len(labels))
         except InputError as error:
             raise self._rejected(str(error)) from error
         return Outcome(probabilities, "escalated", digest=digest, bytes_sent=size)
-
-
-def _probabilities(output: NDArray[Any], contract: Contract, classes: int) -> NDArray[np.float32]:
-    """Return float32 [classes] from the first output tensor of one item; strict about what it is."""
-    if output.dtype == object or output.size != classes or output.shape[:1] not in ((1,), (classes,)):
-        raise InputError(f"the cloud's answer has shape {list(output.shape)}, not [1, {classes}]")
-    if contract.quantization is not None:
-        output = dequantize(output.reshape(1, -1), *contract.quantization)
-    elif not np.issubdtype(output.dtype, np.floating):
-        raise InputError(f"the cloud's answer is {output.dtype}, and its quantization is not said")
-    scores = np.ascontiguousarray(output, np.float32).reshape(-1)
-    if not np.isfinite(scores).all():
-        raise InputError("the cloud's answer holds NaN or infinity")
-    if contract.outputs == "logits":
-        return np.asarray(softmax(scores), np.float32)
-    tolerance = _ADDS_UP_LOOSELY if contract.quantization is None else classes * contract.quantization[0]
-    if contract.outputs is None:
-        tolerance = _ADDS_UP
-    inside = scores.min() >= -tolerance and abs(float(scores.sum()) - 1.0) <= tolerance
-    if contract.outputs is None and not inside:  # another server does not say which it gives
-        return np.asarray(softmax(scores), np.float32)
-    if not inside:
-        raise InputError("the cloud's answer should be probabilities and does not add up to 1")
-    return scores
 
 
 def _remaining(deadline: float | None) -> float | None:

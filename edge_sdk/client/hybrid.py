@@ -11,24 +11,27 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from edge_sdk.cascade.policy import Decision
+from edge_sdk.cascade.control import Budget
+from edge_sdk.client.answers import answer_of_cloud
 from edge_sdk.client.counters import Counters
+from edge_sdk.client.journal import Journal
+from edge_sdk.client.oversight import Made, Oversight, Watch
 from edge_sdk.errors import EscalationError, InputError, MissingExtraError, ModelClosedError
 from edge_sdk.frames import Frame
-from edge_sdk.model import EdgeModel, Scored, load, new_decision_id
+from edge_sdk.model import EdgeModel, load, new_decision_id
 from edge_sdk.streams import Stream
-from edge_sdk.types import Classification, Reason, Timing
+from edge_sdk.types import Classification, Reason
 
 if TYPE_CHECKING:
-    from edge_sdk.client.escalation import CloudLink, Outcome
+    from edge_sdk.client.escalation import CloudLink, Escalation, Outcome
     from edge_sdk.client.payload import Capture, EncodingChoice
 
-__all__ = ["MODES", "HybridModel", "Mode", "connect"]
+__all__ = ["MODES", "HybridModel", "Mode"]
 
 _log = logging.getLogger("edge_sdk.client")
 
@@ -37,23 +40,6 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 # kept back from a deadline to come back to the caller in time: 5 % of it, within these seconds
 _MARGIN_SHARE, _MARGIN_LEAST, _MARGIN_MOST = 0.05, 0.001, 0.010
-
-
-@dataclass(frozen=True, slots=True)
-class _EdgeAnswer:
-    """What one edge model said of one frame, and that model, which may be swapped meanwhile."""
-
-    model: EdgeModel
-    scored: Scored
-    decision: Decision | None
-
-    @property
-    def kept(self) -> bool:
-        return self.decision is not None and not self.decision.escalate
-
-    @property
-    def certified(self) -> bool:
-        return self.kept and self.model.policy is not None and self.model.policy.certificate is not None
 
 
 class HybridModel:
@@ -81,11 +67,25 @@ class HybridModel:
         PEM file of the authority that signed the server's certificate; None is no TLS.
     token
         Bearer token for the server.
+    audit_rate
+        Share of the confident answers that the cloud is asked about as well, in [0, 1]; mode ``hybrid``
+        only. None is 0.01 where the certificate says how often the two disagreed, so that a guard can
+        watch over it, and else 0.
+    audit_key
+        Secret of the audit's coin, 16 to 64 bytes. None keeps one in the journal's folder, or takes a
+        fresh one where there is no journal.
+    budget
+        What requests to the cloud, audits among them, may cost; None is no limit.
+    journal
+        A folder that every decision is written to, or an `edge_sdk.client.Journal`, which its
+        owner closes; mode ``hybrid`` only.
 
     Raises
     ------
     InputError
         An option is not one of those above, or the bundle has no policy for ``hybrid``.
+    StorageError
+        The journal cannot be begun.
     MissingExtraError
         gRPC is not installed and the mode needs it, or Pillow and the encoding does.
     """
@@ -101,6 +101,10 @@ class HybridModel:
         encoding: EncodingChoice = "auto",
         tls_ca: str | Path | None = None,
         token: str | None = None,
+        audit_rate: float | None = None,
+        audit_key: bytes | None = None,
+        budget: Budget | None = None,
+        journal: str | Path | Journal | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"mode is {mode!r}; it should be one of {', '.join(MODES)}")
@@ -113,7 +117,6 @@ class HybridModel:
         self._mode: Mode = mode
         self._deadline = deadline
         self._check_edge(edge)
-        self._edge = edge
         self._swapping = threading.Lock()
         self._closed = False
         self._counters = Counters()
@@ -127,21 +130,43 @@ class HybridModel:
                 tls_ca=tls_ca,
                 token=token,
             )
+        try:
+            self._oversight = Oversight(
+                mode, audit_rate=audit_rate, audit_key=audit_key, budget=budget, journal=journal
+            )
+        except BaseException:
+            if self._link is not None:
+                self._link.close()
+            raise
+        self._watch = self._oversight.watch(edge)
 
     @property
     def edge(self) -> EdgeModel:
         """The edge model in use now."""
-        return self._edge
+        return self._watch.model
 
     @property
     def bundle_digest(self) -> str:
         """Digest of the bundle in use now."""
-        return self._edge.bundle_digest
+        return self._watch.model.bundle_digest
+
+    @property
+    def certificate_void(self) -> str | None:
+        """Why the certificate in use now is void; None where it is not, or there is none.
+
+        An alarm of the audits' guard is for good. That another cloud model answers, or sees another
+        encoding than it was certified to, is over when the right one answers again.
+        """
+        return self._watch.void
 
     @property
     def counters(self) -> dict[str, Any]:
-        """What has been done so far; see `edge_sdk.client.counters.Counters.snapshot`."""
-        return self._counters.snapshot()
+        """What has been done so far; see `edge_sdk.client.counters.Counters.snapshot`.
+
+        Beside that ``audits``: ``asked``, ``answered`` and ``missing`` add up, ``disagreed`` are of those
+        answered; ``certificate_void``; and ``journal``: records ``written`` and ``lost``.
+        """
+        return {**self._counters.snapshot(), **self._oversight.snapshot(self._watch)}
 
     def predict(self, frame: Frame) -> Classification:
         """Classify one frame.
@@ -188,6 +213,30 @@ class HybridModel:
         """Classify the frames of a source, one after the other; see `edge_sdk.model.EdgeModel.stream`."""
         return Stream(self.predict, source, live=live, depth=depth)
 
+    def feedback(self, decision_id: str, label: str | int) -> None:
+        """Write into the journal what an answer should have been, be it days later.
+
+        Parameters
+        ----------
+        decision_id
+            Of the answer.
+        label
+            Name or index of the true class.
+
+        Raises
+        ------
+        InputError
+            There is no such class, or no journal.
+        """
+        labels = self._watch.model.labels
+        if isinstance(label, str):
+            if label not in labels:
+                raise InputError(f"there is no class {label!r}; there are {', '.join(labels[:20])}")
+            label = labels.index(label)
+        if not 0 <= label < len(labels):
+            raise InputError(f"there is no class {label}; there are {len(labels)}")
+        self._oversight.feedback(decision_id, label)
+
     def swap(self, path: str | Path) -> None:
         """Replace the edge model by that of another bundle, while calls go on.
 
@@ -208,16 +257,17 @@ class HybridModel:
             except InputError:
                 model.close()
                 raise
-            old, self._edge = self._edge, model
+            old, self._watch = self._watch.model, self._oversight.watch(model)
         old.close()
 
     def close(self) -> None:
         """Release the edge model and the connection. Closing twice is no error."""
         with self._swapping:
             self._closed = True
-        self._edge.close()
+        self._watch.model.close()
         if self._link is not None:
             self._link.close()
+        self._oversight.close()
 
     def __enter__(self) -> Self:
         return self
@@ -239,21 +289,17 @@ class HybridModel:
         if self._closed:
             raise ModelClosedError("this hybrid model has been closed")
 
-    def _infer(self, frame: Frame) -> _EdgeAnswer:
+    def _infer(self, frame: Frame) -> Made:
         while True:
-            model = self._edge
+            watch = self._watch
             try:
-                scored = model.infer(frame)
+                scored = watch.model.infer(frame)
             except ModelClosedError:
                 self._check_open()
-                if model is self._edge:  # somebody else closed it
+                if watch is self._watch:  # somebody else closed it
                     raise
                 continue
-            try:
-                return _EdgeAnswer(model, scored, model.decide(scored))
-            except InputError:
-                # scores that the rule cannot read are no reason to trust them
-                return _EdgeAnswer(model, scored, Decision(True, "escalated", 0.0, 1.0))
+            return self._oversight.decide(watch, scored, new_decision_id())
 
     def _ends_at(self, started: float) -> float | None:
         if self._deadline is None:
@@ -261,124 +307,81 @@ class HybridModel:
         margin = min(max(self._deadline * _MARGIN_SHARE, _MARGIN_LEAST), _MARGIN_MOST)
         return started + self._deadline - margin
 
+    def _ask(self, link: CloudLink, capture: Capture, model: EdgeModel, started: float) -> Escalation:
+        return link.begin(
+            capture,
+            self._ends_at(started),
+            labels=model.labels,
+            edge_spec=model.processor.spec,
+            gate=self._oversight.gate,
+        )
+
     def _hybrid(self, frame: Frame, started: float, link: CloudLink) -> Classification:
         capture = _capture(frame)
-        edge = self._infer(capture.pixels)
-        if edge.kept:
-            return self._answer(edge, None, started)
-        call = link.begin(
-            capture, self._ends_at(started), labels=edge.model.labels, edge_spec=edge.model.processor.spec
-        )
-        return self._answer(edge, call.wait(), started)
+        made = self._infer(capture.pixels)
+        outcome = None
+        if made.decision is None or made.decision.escalate:
+            outcome = self._ask(link, capture, made.model, started).wait()
+        answer = self._answer(made, outcome, started)
+        self._oversight.record(made, outcome, answer, capture.pixels)
+        return answer
 
     def _prefer_cloud(self, frame: Frame, started: float, link: CloudLink) -> Classification:
-        capture, model, ends_at = _capture(frame), self._edge, self._ends_at(started)
+        capture, model = _capture(frame), self._watch.model
         # the edge works while the cloud does; where the cloud's model is not known yet, asking
         # would wait, and the edge's answer could come too late
         call = None
         if link.described:
-            call = link.begin(capture, ends_at, labels=model.labels, edge_spec=model.processor.spec)
-        edge = self._infer(capture.pixels)
+            call = self._ask(link, capture, model, started)
+        made = self._infer(capture.pixels)
         if call is None:
-            call = link.begin(capture, ends_at, labels=edge.model.labels, edge_spec=edge.model.processor.spec)
+            call = self._ask(link, capture, made.model, started)
         outcome = call.wait()
-        if outcome.probabilities is not None and model.labels != edge.model.labels:  # swapped meanwhile
+        if outcome.probabilities is not None and model.labels != made.model.labels:  # swapped meanwhile
             outcome = replace(outcome, probabilities=None, reason="rejected")
-        return self._answer(edge, outcome, started)
+        return self._answer(made, outcome, started)
 
     def _cloud(self, frame: Frame, started: float, link: CloudLink) -> Classification:
         self._check_open()
-        capture, model = _capture(frame), self._edge
-        call = link.begin(capture, self._ends_at(started), labels=model.labels, edge_spec=model.processor.spec)
-        outcome = call.wait()
+        capture, watch = _capture(frame), self._watch
+        outcome = self._ask(link, capture, watch.model, started).wait()
+        self._count_upload(outcome, watch)
         if outcome.probabilities is None:
-            self._count_upload(outcome, model)
             self._counters.request(None, outcome.reason)
             raise EscalationError(f"the cloud gave no usable answer ({outcome.reason}): {outcome.detail}")
-        return self._cloud_answer(outcome, model, None, "forced", started)
+        self._oversight.judge(watch, outcome)
+        return answer_of_cloud(outcome, watch, None, "forced", started)
 
-    def _answer(self, edge: _EdgeAnswer, outcome: Outcome | None, started: float) -> Classification:
+    def _answer(self, made: Made, outcome: Outcome | None, started: float) -> Classification:
         """Put the better answer there is into the record."""
-        if outcome is not None and outcome.probabilities is not None:
-            reason: Reason = "escalated" if self._mode == "hybrid" else "forced"
-            return self._cloud_answer(outcome, edge.model, edge.scored, reason, started)
-        if outcome is None:
-            reason, cloud_ms = ("confident" if edge.kept else "forced"), 0.0
-        else:
-            reason, cloud_ms = outcome.reason, outcome.elapsed_ms
-            self._count_upload(outcome, edge.model)
+        reason: Reason = "confident" if made.kept and self._mode in ("hybrid", "edge") else "forced"
+        if outcome is not None:
+            self._count_upload(outcome, made.watch)
+            self._oversight.observe(made, outcome)
+            if outcome.probabilities is not None:
+                if self._mode == "hybrid":
+                    reason = "audit" if made.is_audit else "escalated"
+                return answer_of_cloud(outcome, made.watch, made, reason, started)
             _log.debug("answered by the edge (%s): %s", outcome.reason, outcome.detail)
-        answer: Classification = edge.model.answer(
-            edge.scored, edge.decision, reason=reason, certified=edge.certified, started=started, cloud_ms=cloud_ms
+            if reason == "forced" or not made.kept:
+                reason = outcome.reason
+        answer: Classification = made.model.answer(
+            made.scored,
+            made.decision,
+            reason=reason,
+            certified=made.certified,
+            started=started,
+            cloud_ms=0.0 if outcome is None else outcome.elapsed_ms,
+            decision_id=made.decision_id,
         )
         return answer
 
-    def _cloud_answer(
-        self, outcome: Outcome, model: EdgeModel, scored: Scored | None, reason: Reason, started: float
-    ) -> Classification:
-        self._count_upload(outcome, model)
-        assert outcome.probabilities is not None
-        index = int(outcome.probabilities.argmax())
-        certificate = None if model.policy is None else model.policy.certificate
-        return Classification(
-            index=index,
-            label=model.labels[index],
-            confidence=float(outcome.probabilities[index]),
-            scores=tuple(outcome.probabilities.tolist()),
-            source="cloud",
-            reason=reason,
-            certified=certificate is not None and not _is_foreign(outcome, model),
-            timing=Timing(
-                *((0.0, 0.0, 0.0) if scored is None else (scored.pre_ms, scored.infer_ms, scored.post_ms)),
-                cloud_ms=outcome.elapsed_ms,
-                total_ms=(time.perf_counter() - started) * 1e3,
-            ),
-            decision_id=new_decision_id(),
-            model_digest=outcome.digest,
-        )
-
-    def _count_upload(self, outcome: Outcome, model: EdgeModel) -> None:
+    def _count_upload(self, outcome: Outcome, watch: Watch) -> None:
         if outcome.bytes_sent:
             usable = outcome.probabilities is not None
-            self._counters.upload(outcome.bytes_sent, usable=usable, foreign=usable and _is_foreign(outcome, model))
-
-
-def connect(
-    path: str | Path,
-    *,
-    cloud: str,
-    mode: Mode = "hybrid",
-    deadline: float | None = 0.150,
-    model_name: str | None = None,
-    encoding: EncodingChoice = "auto",
-    threads: int = 1,
-    tls_ca: str | Path | None = None,
-    token: str | None = None,
-) -> HybridModel:
-    """Load a bundle to run on this device with a cloud behind it; see `HybridModel`.
-
-    The server need not be there: the edge answers until it is.
-
-    Raises
-    ------
-    InputError, BundleError, ModelError, MissingExtraError
-        As `edge_sdk.load` and `HybridModel` do.
-    """
-    edge = load(path, threads=threads)
-    try:
-        return HybridModel(
-            edge,
-            cloud,
-            mode=mode,
-            deadline=deadline,
-            model_name=model_name,
-            encoding=encoding,
-            tls_ca=tls_ca,
-            token=token,
-        )
-    except BaseException:
-        edge.close()
-        raise
+            self._counters.upload(
+                outcome.bytes_sent, usable=usable, foreign=usable and watch.is_foreign(outcome.digest)
+            )
 
 
 def _parse_target(cloud: str) -> tuple[str, str | None]:
@@ -401,9 +404,3 @@ def _capture(frame: Frame) -> Capture:
     from edge_sdk.client.payload import Capture  # needs protobuf, which the mode edge does without
 
     return Capture.of(frame)
-
-
-def _is_foreign(outcome: Outcome, model: EdgeModel) -> bool:
-    """Tell whether another model answered than the certificate names."""
-    certificate = None if model.policy is None else model.policy.certificate
-    return certificate is not None and certificate.validity.get("cloud_model") != outcome.digest

@@ -158,6 +158,15 @@ class Contract:
                 return encoding
         raise InputError(f"the cloud's model {self.model} takes {', '.join(self.encodings)}, not {wanted}")
 
+    def seen(self, encoding: Encoding, capture: Capture) -> Encoding:
+        """Return as what the cloud's model sees a picture that is sent in an encoding.
+
+        ``captured`` where it sees every pixel that the edge saw: also of a JPEG that travels as it came,
+        and of a tensor that its own processing made here.
+        """
+        same = capture.jpeg is not None if encoding == "jpeg" else self.processing is not None
+        return "captured" if same else encoding
+
     def payload(self, encoding: Encoding, capture: Capture, edge_spec: ProcessingSpec) -> NDArray[Any]:
         """Return the tensor to send.
 

@@ -16,12 +16,20 @@ from outside.bundles import TinyBundle, build_tiny_bundle
 from outside.services import Service
 
 
-def with_policy(source: Path, path: Path, *, cloud_digest: str | None, threshold: float = 0.9) -> Path:
+def with_policy(
+    source: Path,
+    path: Path,
+    *,
+    cloud_digest: str | None,
+    threshold: float = 0.9,
+    disagreements: int | None = None,
+    risk: str = "harm",
+) -> Path:
     """Write a copy of a bundle that carries a policy, certified for a cloud model or not at all."""
     bundle, certificate = Bundle.open(source), None
     if cloud_digest is not None:
-        validity = {"edge_model": bundle.manifest.model_digest, "cloud_model": cloud_digest}
-        certificate = Certificate(0.01, 0.95, 1000, 1, 0.01, 0.5, validity)
+        validity = {"edge_model": bundle.manifest.model_digest, "cloud_model": cloud_digest, "encoding": "captured"}
+        certificate = Certificate(0.01, 0.95, 1000, 1, 0.01, 0.5, validity, risk=risk, disagreements=disagreements)
     bundle.rewrite(path, cascade=Policy(threshold=threshold, certificate=certificate).to_json())
     return path
 
@@ -54,6 +62,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
         [x for x, escalate in zip(images, wants, strict=True) if not escalate],
         [x for x, escalate in zip(images, wants, strict=True) if escalate],
     )
+
+
+@pytest.fixture(scope="session")
+def guarded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of the same edge model whose certificate says how often the two disagreed: hardly."""
+    path = tmp_path_factory.mktemp("guarded") / "guarded.edge"
+    return with_policy(pair.edge, path, cloud_digest=pair.cloud_digest, disagreements=5)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,62 @@
+"""From a bundle's path to a hybrid model, in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_sdk.cascade.control import Budget
+from edge_sdk.client.hybrid import HybridModel, Mode
+from edge_sdk.client.journal import Journal
+from edge_sdk.model import load
+
+if TYPE_CHECKING:
+    from edge_sdk.client.payload import EncodingChoice
+
+__all__ = ["connect"]
+
+
+def connect(
+    path: str | Path,
+    *,
+    cloud: str,
+    mode: Mode = "hybrid",
+    deadline: float | None = 0.150,
+    model_name: str | None = None,
+    encoding: EncodingChoice = "auto",
+    threads: int = 1,
+    tls_ca: str | Path | None = None,
+    token: str | None = None,
+    audit_rate: float | None = None,
+    audit_key: bytes | None = None,
+    budget: Budget | None = None,
+    journal: str | Path | Journal | None = None,
+) -> HybridModel:
+    """Load a bundle to run on this device with a cloud behind it; see `HybridModel`.
+
+    The server need not be there: the edge answers until it is.
+
+    Raises
+    ------
+    InputError, BundleError, ModelError, StorageError, MissingExtraError
+        As `edge_sdk.load` and `HybridModel` do.
+    """
+    edge = load(path, threads=threads)
+    try:
+        return HybridModel(
+            edge,
+            cloud,
+            mode=mode,
+            deadline=deadline,
+            model_name=model_name,
+            encoding=encoding,
+            tls_ca=tls_ca,
+            token=token,
+            audit_rate=audit_rate,
+            audit_key=audit_key,
+            budget=budget,
+            journal=journal,
+        )
+    except BaseException:
+        edge.close()
+        raise

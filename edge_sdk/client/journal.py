@@ -1,0 +1,311 @@
+"""Journal files: written behind the caller's back, bounded, and read again whatever became of them.
+
+A journal is a folder of files, one record a line, oldest name first. `Journal.put` never waits and
+never raises: a thread writes what has queued up once a second and makes it durable. What finds no
+room, in the queue or on the disk, is counted as lost. A file is only ever appended to by the process
+that made it, so a power cut can tear nothing but its last line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge_sdk.cascade.audit import LEAST_KEY
+from edge_sdk.cascade.journal import MAX_LINE_BYTES, Feedback, Record, parse
+from edge_sdk.errors import EdgeSdkError, InputError, JournalError
+from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
+
+__all__ = ["KEY_FILE", "Journal", "Reader", "keep_key", "read_key"]
+
+_log = logging.getLogger("edge_sdk.client")
+
+KEY_FILE = "audit.key"
+_SUFFIX = ".jsonl"
+_MOST_NOTE = 1 << 20
+_QUIET_SECONDS = 60.0  # between two complaints about the same disk
+
+
+class Journal:
+    """A folder that records are written to; thread-safe.
+
+    Parameters
+    ----------
+    folder
+        Made where it is not there. Only this user may read what is written.
+    max_bytes
+        Of all files in it; the oldest are removed to stay below.
+    file_bytes
+        Of one file, about; then the next is begun.
+    queue
+        Records that may wait to be written; more are lost.
+    pause
+        Seconds between two writes: what a power cut may take.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be made.
+    InputError
+        A limit is not above 0.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        max_bytes: int = 256 << 20,
+        file_bytes: int = 16 << 20,
+        queue: int = 10_000,
+        pause: float = 1.0,
+    ) -> None:
+        for name, limit in (("max_bytes", max_bytes), ("file_bytes", file_bytes), ("queue", queue), ("pause", pause)):
+            if not limit > 0:
+                raise InputError(f"the journal's {name} is {limit}; it should be above 0")
+        self.folder = make_folder(Path(folder))
+        self._max_bytes, self._file_bytes, self._limit, self._pause = max_bytes, file_bytes, queue, pause
+        self._descriptor: int | None = None
+        self._path = Path()
+        self._size = 0
+        self._changed = threading.Condition()
+        self._queue: deque[Record | Feedback] = deque()
+        self._notes: dict[str, bytes] = {}
+        self._put = self._written = self._lost = 0
+        self._hurried = self._closing = False
+        self._quiet_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="edge-sdk-journal", daemon=True)
+        self._thread.start()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Records ``written``, and ``lost`` for want of room or of a disk that takes them."""
+        with self._changed:
+            return {"written": self._written, "lost": self._lost}
+
+    def put(self, record: Record | Feedback) -> None:
+        """Take a record to be written; never waits, never raises."""
+        with self._changed:
+            self._put += 1
+            if self._closing or len(self._queue) >= self._limit:
+                self._lost += 1
+                return
+            self._queue.append(record)
+            if len(self._queue) * 2 >= self._limit:
+                self._changed.notify_all()
+
+    def note(self, name: str, data: bytes) -> None:
+        """Take the content of a file of that name in the folder, which is replaced; never waits, never raises."""
+        with self._changed:
+            self._notes[name] = data
+
+    def read_note(self, name: str) -> bytes | None:
+        """Return the content of such a file, or None where there is none; raise `StorageError` if it cannot be read."""
+        path = self.folder / name
+        with storage_errors(path, "read"):
+            if not path.exists():
+                return None
+            with path.open("rb") as stream:
+                return stream.read(_MOST_NOTE)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until everything taken so far is written or lost; False where the timeout came first."""
+        with self._changed:
+            goal = self._put
+            self._hurried = True
+            self._changed.notify_all()
+            return self._changed.wait_for(
+                lambda: self._written + self._lost >= goal and not self._notes, timeout=timeout
+            )
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Write what has queued up, within the timeout. Closing twice is no error."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+
+    def __repr__(self) -> str:
+        return f"<Journal {self.folder}>"
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._closing or self._hurried or len(self._queue) * 2 >= self._limit, timeout=self._pause
+                )
+                batch, self._queue = self._queue, deque()
+                notes, closing, self._hurried = dict(self._notes), self._closing, False
+            written, kept = 0, {}
+            try:
+                written = self._write(batch)
+                for name, data in notes.items():
+                    write_durably(self.folder / name, data, mode=0o600)
+                kept = notes
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next batch is written
+                if time.monotonic() >= self._quiet_until:
+                    _log.warning("the journal %s loses records: %s", self.folder, error)
+                    self._quiet_until = time.monotonic() + _QUIET_SECONDS
+            with self._changed:
+                self._written += written
+                self._lost += len(batch) - written
+                self._notes = {name: data for name, data in self._notes.items() if kept.get(name) is not data}
+                self._changed.notify_all()
+                if closing and not self._queue:
+                    break
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def _write(self, batch: deque[Record | Feedback]) -> int:
+        """Append records to the file and make them durable; return how many."""
+        if not batch:
+            return 0
+        lines = [line for record in batch if (line := _line(record)) is not None]
+        data = b"".join(lines)
+        descriptor = self._open()
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        except OSError:
+            self._take_back(descriptor)
+            raise
+        self._size += len(data)
+        if self._size >= self._file_bytes:
+            self._leave()
+        return len(lines)
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._remove_oldest()
+            name = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10**9:09d}"
+            self._path = self.folder / f"{name}-{secrets.token_hex(2)}{_SUFFIX}"
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            self._size = 0
+            fsync_dir(self.folder)
+        return self._descriptor
+
+    def _take_back(self, descriptor: int) -> None:
+        """Remove what was written in part, so that the next record begins a line of its own."""
+        try:
+            os.ftruncate(descriptor, self._size)
+        except OSError:
+            self._leave()  # its last line stays torn, which readers pass over
+
+    def _leave(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+    def _remove_oldest(self) -> None:
+        sizes = {path: path.stat().st_size for path in _files(self.folder)}
+        total = sum(sizes.values()) + self._file_bytes
+        for path, size in sizes.items():
+            if total <= self._max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+class Reader:
+    """The records of a journal, from its folder or from one of its files, in the order of the files.
+
+    Attributes
+    ----------
+    torn
+        Last lines that were passed over because a power cut or a full disk had torn them; counted
+        while reading.
+
+    Raises
+    ------
+    JournalError
+        There is no journal; while reading, where another line than the last is no record.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self.torn = 0
+        if not self._path.exists():
+            raise JournalError(f"there is no journal {self._path}")
+        self._files = _files(self._path) if self._path.is_dir() else [self._path]
+        if not self._files:
+            raise JournalError(f"there are no {_SUFFIX} files in {self._path}")
+
+    def __iter__(self) -> Iterator[Record | Feedback]:
+        self.torn = 0
+        for path in self._files:
+            with storage_errors(path, "read"), path.open("rb") as stream:
+                number = 0
+                while line := stream.readline(MAX_LINE_BYTES + 2):
+                    number += 1
+                    try:
+                        yield parse(line.removesuffix(b"\n"))
+                    except JournalError as error:
+                        if line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
+                            raise JournalError(f"{path}, line {number}: {error}") from error
+                        self.torn += 1
+
+
+def _line(record: Record | Feedback) -> bytes | None:
+    """Return a record as a line, or None where it has no form: it must not take others with it."""
+    try:
+        line = record.to_line()
+        parse(line)
+    except EdgeSdkError as error:
+        _log.warning("decision %s cannot be written down: %s", record.id, error)
+        return None
+    return line + b"\n"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if path.is_file())
+
+
+def read_key(path: Path) -> bytes:
+    """Read an audit's key from a file: hexadecimal, as `keep_key` writes it.
+
+    Raises
+    ------
+    StorageError, InputError
+        The file cannot be read, or holds no key of at least 16 bytes.
+    """
+    with storage_errors(path, "read"), path.open("rb") as stream:
+        data = stream.read(1024)
+    try:
+        key = bytes.fromhex(data.decode("ascii"))
+    except ValueError as error:
+        raise InputError(f"{path} holds no key: it should be hexadecimal") from error
+    if not LEAST_KEY <= len(key) <= 64:
+        raise InputError(f"{path} holds a key of {len(key)} bytes; it should have 16 to 64")
+    return key
+
+
+def keep_key(folder: Path) -> bytes:
+    """Return the audit's key that is kept in a folder; one is made where there is none, for this user alone.
+
+    Raises
+    ------
+    StorageError, InputError
+        The file cannot be written or read, or holds no key.
+    """
+    path = folder / KEY_FILE
+    if not path.exists():
+        fresh = folder / f".{KEY_FILE}.{secrets.token_hex(4)}"
+        write_durably(fresh, secrets.token_bytes(32).hex().encode() + b"\n", mode=0o600)
+        try:
+            os.link(fresh, path)  # fails where another process was first
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            with storage_errors(path):
+                fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        fsync_dir(folder)
+    return read_key(path)

@@ -1,0 +1,343 @@
+"""What watches over a hybrid model: audits and their guard, budgets, what voids the certificate, and the journal.
+
+`Watch` is of one edge model; `Oversight` outlives it, as models are swapped. Both are thread-safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk import canonical
+from edge_sdk.cascade.audit import Audit, Guard
+from edge_sdk.cascade.control import Budget, Control, Threshold
+from edge_sdk.cascade.journal import CloudAnswer, Feedback, Outcome, Record, derive, key_id, rule_digest
+from edge_sdk.cascade.policy import Decision
+from edge_sdk.client.journal import Journal, keep_key
+from edge_sdk.errors import CertificateError, EdgeSdkError, InputError
+from edge_sdk.model import EdgeModel, Scored
+from edge_sdk.types import Classification, Reason
+
+if TYPE_CHECKING:
+    from edge_sdk.client.escalation import Outcome as CloudOutcome
+
+__all__ = ["AUDIT_RATE", "Made", "Oversight", "Watch"]
+
+_log = logging.getLogger("edge_sdk.client")
+
+AUDIT_RATE = 0.01
+_GUARDS = "guards.json"
+_MOST_GUARDS = 32  # of the latest policies
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One edge model's answer and what was decided about it.
+
+    Attributes
+    ----------
+    watch
+        Of the model that answered, which may be swapped meanwhile.
+    scored
+        What it said.
+    decision
+        Audits and raised thresholds included; None where the model has no policy.
+    decision_id
+        Its name.
+    threshold
+        The one in force.
+    """
+
+    watch: Watch
+    scored: Scored
+    decision: Decision | None
+    decision_id: str
+    threshold: float
+
+    @property
+    def model(self) -> EdgeModel:
+        """The edge model that answered."""
+        return self.watch.model
+
+    @property
+    def is_audit(self) -> bool:
+        """True where the answer is confident and the coin sends it to the cloud."""
+        return self.decision is not None and self.decision.reason == "audit"
+
+    @property
+    def kept(self) -> bool:
+        """True where the policy would keep the answer, though it may be audited or escalated to use a budget."""
+        policy, decision = self.watch.model.policy, self.decision
+        if policy is None or decision is None:
+            return False
+        return not decision.escalate or (decision.value is not None and decision.value >= policy.threshold)
+
+    @property
+    def certified(self) -> bool:
+        """True where the edge's answer stands under a certificate that is not void."""
+        return self.kept and self.watch.is_certified
+
+
+class Watch:
+    """What watches over one edge model.
+
+    Attributes
+    ----------
+    model
+        The edge model.
+    audit
+        Which of its confident answers are escalated as well, or None.
+    is_certified
+        Whether there is a certificate and it is not void now.
+    """
+
+    def __init__(self, model: EdgeModel, audit: Audit | None, guard: Guard | None, *, adapts: bool) -> None:
+        policy = model.policy
+        certificate = None if policy is None else policy.certificate
+        self.model = model
+        self.audit = audit
+        self.guard = guard
+        self.guard_name = "" if guard is None else _name(model)
+        self.key_id = None if audit is None else key_id(audit.key)
+        self.rule = "" if policy is None else rule_digest(policy)
+        self.threshold: Threshold | None = None
+        if adapts and policy is not None and (certificate is None or certificate.risk != "net"):
+            self.threshold = Threshold.of(policy.threshold)
+        self._has_certificate = certificate is not None
+        self._causes: dict[str, str] = {}
+        self._changing = threading.Lock()
+        self.is_certified = self._has_certificate
+        if guard is not None and guard.alarm:
+            self.set_cause("guard", _alarm(guard))
+
+    @property
+    def void(self) -> str | None:
+        """Why the certificate is void, or None."""
+        return "; ".join(self._causes.values()) or None
+
+    def set_cause(self, name: str, text: str | None) -> None:
+        """Note a cause that voids the certificate, or that it is gone."""
+        if not self._has_certificate or self._causes.get(name) == text:
+            return
+        with self._changing:
+            causes = {key: value for key, value in self._causes.items() if key != name}
+            if text is not None:
+                causes[name] = text
+                _log.warning("%s: the certificate is void: %s", self.model.name, text)
+            self._causes = causes  # replaced, not changed: others read it
+            self.is_certified = not causes
+
+    def is_foreign(self, digest: str) -> bool:
+        """Tell whether another cloud model answered than the certificate names."""
+        certificate = None if self.model.policy is None else self.model.policy.certificate
+        return certificate is not None and certificate.validity.get("cloud_model") != digest
+
+
+class Oversight:
+    """Audits, budgets and the journal of a hybrid model; see `edge_sdk.client.HybridModel` for the options.
+
+    Raises
+    ------
+    InputError
+        An option is out of range, or only for the mode ``hybrid``.
+    StorageError
+        The journal's folder cannot be made or written.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        *,
+        audit_rate: float | None = None,
+        audit_key: bytes | None = None,
+        budget: Budget | None = None,
+        journal: Any = None,
+    ) -> None:
+        if mode != "hybrid" and (journal is not None or audit_rate or audit_key is not None):
+            raise InputError(f"audits and a journal are for the mode hybrid, not {mode}")
+        self._mode = mode
+        self._rate = audit_rate
+        Audit(audit_key or bytes(32), audit_rate or 0.0)  # refuses what is out of range
+        self._lock = threading.Lock()
+        self._budget = budget or Budget()
+        self._control = Control.of(self._budget, time.monotonic())
+        self._audits = dict.fromkeys(("asked", "answered", "missing", "disagreed"), 0)
+        self._guards: dict[str, Guard] = {}
+        self._owns = journal is not None and not isinstance(journal, Journal)
+        self._journal: Journal | None = Journal(journal) if self._owns else journal
+        try:
+            if self._journal is not None:
+                self._guards = _read_guards(self._journal)
+                audit_key = audit_key or keep_key(self._journal.folder)
+        except BaseException:
+            self.close()
+            raise
+        self._key = audit_key or secrets.token_bytes(32)
+
+    def watch(self, model: EdgeModel) -> Watch:
+        """Return what watches over a model that is taken into use."""
+        certificate = None if model.policy is None else model.policy.certificate
+        guard = None
+        if certificate is not None and self._mode == "hybrid":
+            try:
+                with self._lock:
+                    guard = self._guards.setdefault(_name(model), Guard.of(certificate))
+            except CertificateError:  # it does not say how often the two disagreed
+                guard = None
+        rate = self._rate
+        if rate is None:
+            rate = 0.0 if guard is None else AUDIT_RATE
+        audit = Audit(self._key, rate) if rate else None
+        return Watch(model, audit, guard, adapts=self._budget.spare > 0 and self._mode == "hybrid")
+
+    def decide(self, watch: Watch, scored: Scored, decision_id: str) -> Made:
+        """Decide about an answer of the edge."""
+        policy = watch.model.policy
+        if policy is None:
+            return Made(watch, scored, None, decision_id, 0.0)
+        raised = watch.threshold
+        threshold = policy.threshold if raised is None else raised.value
+        decision = derive(policy, scored.probabilities, decision_id, audit=watch.audit, threshold=threshold)
+        if raised is not None and decision.value is not None:
+            with self._lock:
+                share = self._control.spare(time.monotonic())
+                watch.threshold = (watch.threshold or raised).after(decision.value, share)
+        return Made(watch, scored, decision, decision_id, threshold)
+
+    def gate(self, size: int, remaining: float | None) -> Reason | None:
+        """Say why a request may not be sent now, or pay for it; see `edge_sdk.cascade.control.Control.ask`."""
+        with self._lock:
+            self._control, refused = self._control.ask(time.monotonic(), size, remaining)
+        return refused
+
+    def observe(self, made: Made, said: CloudOutcome) -> None:
+        """Learn from how asking the cloud ended, before the answer is given."""
+        watch = made.watch
+        if said.probabilities is not None:
+            self.judge(watch, said)
+        with self._lock:
+            if said.probabilities is not None and self._mode == "hybrid":
+                # in other modes, more than the way to the cloud is in this time
+                self._control = self._control.learn(said.bytes_sent, said.elapsed_ms / 1e3)
+            if not made.is_audit:
+                return
+            self._audits["asked"] += 1
+            if said.probabilities is None:
+                self._audits["missing"] += 1
+                return
+            self._audits["answered"] += 1
+            disagrees = bool(said.probabilities.argmax() != made.scored.probabilities.argmax())
+            self._audits["disagreed"] += disagrees
+            if watch.guard is None or watch.is_foreign(said.digest) or not _is_encoding(watch, said):
+                return
+            guard = self._guards.get(watch.guard_name, watch.guard)
+            watch.guard = self._guards[watch.guard_name] = guard.update(disagrees)
+            if watch.guard.alarm:
+                watch.set_cause("guard", _alarm(watch.guard))
+            if self._journal is not None:
+                self._journal.note(_GUARDS, _write_guards(self._guards))
+
+    def judge(self, watch: Watch, said: CloudOutcome) -> None:
+        """Void the certificate, or not any more, by who answered and what it saw."""
+        foreign = f"another cloud model answers ({said.digest or 'it does not say which'})"
+        watch.set_cause("cloud_model", foreign if watch.is_foreign(said.digest) else None)
+        other = f"the cloud's model sees {said.encoding}, and was certified to see other"
+        watch.set_cause("encoding", None if _is_encoding(watch, said) else other)
+
+    def record(self, made: Made, said: CloudOutcome | None, answer: Classification, pixels: NDArray[Any]) -> None:
+        """Write a decision and what came of it into the journal, if there is one."""
+        if self._journal is None or made.decision is None:
+            return
+        cloud = missing = None
+        if said is not None and said.probabilities is not None:
+            index = int(said.probabilities.argmax())
+            cloud = CloudAnswer(index, float(said.probabilities[index]), said.digest, said.encoding)
+        elif said is not None:
+            missing = said.reason
+        audit, scores = made.watch.audit, made.scored.probabilities
+        self._journal.put(
+            Record(
+                id=made.decision_id,
+                time=time.time(),
+                input="sha256:" + hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest(),
+                model=made.model.digest,
+                rule=made.watch.rule,
+                scores=scores.astype("<f4").tobytes(),
+                threshold=made.threshold,
+                audit_rate=None if audit is None else audit.rate,
+                audit_key=made.watch.key_id,
+                decision=made.decision,
+                outcome=Outcome(
+                    source=answer.source,
+                    reason=answer.reason,
+                    certified=answer.certified,
+                    index=int(scores.argmax()),
+                    cloud=cloud,
+                    missing=missing,
+                    bytes_sent=0 if said is None else said.bytes_sent,
+                    timing=answer.timing,
+                ),
+            )
+        )
+
+    def feedback(self, decision_id: str, label: int) -> None:
+        """Write a true label into the journal; raise `InputError` where there is none."""
+        if self._journal is None:
+            raise InputError("there is no journal for feedback: give journal= to connect")
+        self._journal.put(Feedback(decision_id, time.time(), label))
+
+    def snapshot(self, watch: Watch) -> dict[str, Any]:
+        """Return what was counted here; see `edge_sdk.client.HybridModel.counters`."""
+        with self._lock:
+            return {
+                "audits": dict(self._audits),
+                "certificate_void": watch.void,
+                "journal": {"written": 0, "lost": 0} if self._journal is None else self._journal.counters,
+            }
+
+    def close(self) -> None:
+        """Write what is left of the journal, and close it if it was opened here."""
+        if self._journal is not None and self._owns:
+            self._journal.close()
+
+
+def _is_encoding(watch: Watch, said: CloudOutcome) -> bool:
+    policy = watch.model.policy
+    wanted = None if policy is None or policy.certificate is None else policy.certificate.validity.get("encoding")
+    return wanted is None or said.encoding in wanted.split(",")
+
+
+def _name(model: EdgeModel) -> str:
+    """Return the digest of all that a guard belongs to: rule and certificate, which names both models."""
+    return canonical.digest_of(None if model.policy is None else model.policy.to_json())
+
+
+def _alarm(guard: Guard) -> str:
+    return (
+        f"confident answers disagree with the cloud more often than calibration saw ({guard.disagreements} of "
+        f"{guard.audits} audits, where at most {guard.baseline:.1%} were expected)"
+    )
+
+
+def _write_guards(guards: dict[str, Guard]) -> bytes:
+    latest = list(guards.items())[-_MOST_GUARDS:]
+    return canonical.dumps([[name, guard.to_json()] for name, guard in latest])
+
+
+def _read_guards(journal: Journal) -> dict[str, Guard]:
+    """Return the guards as they were when this ended last, so that no restart silences an alarm."""
+    data = journal.read_note(_GUARDS)
+    if data is None:
+        return {}
+    try:
+        return {str(name): Guard.from_json(guard) for name, guard in canonical.loads(data)}
+    except (EdgeSdkError, TypeError, ValueError) as error:
+        raise InputError(f"{journal.folder / _GUARDS} cannot be read: {error}; remove it to begin anew") from error
