@@ -96,7 +96,7 @@ class CloudAnswer:
     model
         Digest of the model that answered; empty where the server does not say.
     encoding
-        What it saw: ``captured``, ``jpeg`` or ``tensor``.
+        What it saw, as certificates name it; see `edge_sdk.encodings`.
     """
 
     index: int

@@ -249,7 +249,7 @@ class Oversight:
         """Void the certificate, or not any more, by who answered and what it saw."""
         foreign = f"another cloud model answers ({said.digest or 'it does not say which'})"
         watch.set_cause("cloud_model", foreign if watch.is_foreign(said.digest) else None)
-        other = f"the cloud's model sees {said.encoding}, and was certified to see other"
+        other = f"the cloud's model sees pictures as {said.encoding}, for which it was not certified"
         watch.set_cause("encoding", None if _is_encoding(watch, said) else other)
 
     def record(self, made: Made, said: CloudOutcome | None, answer: Classification, pixels: NDArray[Any]) -> None:
@@ -312,7 +312,7 @@ class Oversight:
 def _is_encoding(watch: Watch, said: CloudOutcome) -> bool:
     policy = watch.model.policy
     wanted = None if policy is None or policy.certificate is None else policy.certificate.validity.get("encoding")
-    return wanted is None or said.encoding in wanted.split(",")
+    return wanted is None or said.encoding == wanted
 
 
 def _name(model: EdgeModel) -> str:

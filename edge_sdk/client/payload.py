@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import canonical
-from edge_sdk.encodings import encode_jpeg
+from edge_sdk.encodings import JPEG_QUALITY, SentAs, encode_jpeg
 from edge_sdk.errors import InputError, ProcessingError
 from edge_sdk.frames import Frame, as_frame
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
@@ -158,14 +158,15 @@ class Contract:
                 return encoding
         raise InputError(f"the cloud's model {self.model} takes {', '.join(self.encodings)}, not {wanted}")
 
-    def seen(self, encoding: Encoding, capture: Capture) -> Encoding:
-        """Return as what the cloud's model sees a picture that is sent in an encoding.
+    def seen(self, encoding: Encoding, capture: Capture) -> str:
+        """Return what the cloud's model sees of a picture that is sent in an encoding, as certificates name it.
 
         ``captured`` where it sees every pixel that the edge saw: also of a JPEG that travels as it came,
-        and of a tensor that its own processing made here.
+        and of a tensor that its own processing made here. See `edge_sdk.encodings`.
         """
-        same = capture.jpeg is not None if encoding == "jpeg" else self.processing is not None
-        return "captured" if same else encoding
+        if encoding == "jpeg" and capture.jpeg is None:
+            return str(SentAs(JPEG_QUALITY))
+        return "tensor" if encoding == "tensor" and self.processing is None else "captured"
 
     def payload(self, encoding: Encoding, capture: Capture, edge_spec: ProcessingSpec) -> NDArray[Any]:
         """Return the tensor to send.
