@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
-from edge_sdk.ext.image import image_to_tensor
+from edge_sdk.ext.image import ImagePlan
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
 from edge_sdk.processing.audio import AudioProcessor
 from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_constants
@@ -19,12 +19,14 @@ from edge_sdk.processing.tables import TableProcessor
 
 __all__ = ["DeviceProcessor"]
 
+PLANS = 8  # kept: more kinds of frames than cameras give; one takes about 20 kB
+
 
 class DeviceProcessor:
     """Turn inputs into a model's input tensors.
 
-    Holds no state but the specification's constants: one processor may be used from several
-    threads at once, and the kernel releases the GIL.
+    One processor may be used from several threads at once, and the kernel releases the GIL. For the
+    last few kinds of frames (their size, and what their bytes are) it keeps where to read them.
 
     Parameters
     ----------
@@ -35,6 +37,8 @@ class DeviceProcessor:
     def __init__(self, spec: ProcessingSpec) -> None:
         self.spec = spec
         other = _OTHERS.get(spec.modality)
+        self._shape, self._dtype = spec.output_shape, spec.output_dtype
+        self._plans: dict[object, ImagePlan] = {}  # never changed: replaced
         self._other = None if other is None else other(spec)
         if other is not None:
             return
@@ -86,10 +90,11 @@ class DeviceProcessor:
             A frame or `out` of the wrong type, dtype, shape or size.
         """
         if out is None:
-            out = np.empty(self.spec.output_shape, self.spec.output_dtype)
-        else:
-            self._check_out(out, self.spec.output_shape)
-        self._fill(frame, out[0], pixels, matrix, roi)
+            out = np.empty(self._shape, self._dtype)
+        plan = self._plans.get((_layout(frame), pixels, matrix)) if roi is None else None
+        if plan is None or not plan.fill(frame, out):
+            self._check_out(out, self._shape)
+            self._fill(frame, out, pixels, matrix, roi)
         return out
 
     def batch(
@@ -122,18 +127,20 @@ class DeviceProcessor:
         """
         if len(frames) == 0:
             raise InputError("frames: need at least one")
-        shape = (len(frames), *self.spec.output_shape[1:])
+        shape = (len(frames), *self._shape[1:])
         if out is None:
-            out = np.empty(shape, self.spec.output_dtype)
+            out = np.empty(shape, self._dtype)
         else:
             self._check_out(out, shape)
-        for frame, tensor in zip(frames, out, strict=True):
-            self._fill(frame, tensor, pixels, matrix, None)
+        for frame, tensor in zip(frames, out[:, None], strict=True):
+            plan = self._plans.get((_layout(frame), pixels, matrix))
+            if plan is None or not plan.fill(frame, tensor):
+                self._fill(frame, tensor, pixels, matrix, None)
         return out
 
     def _check_out(self, out: object, shape: tuple[int, ...]) -> None:
-        if not isinstance(out, np.ndarray) or out.dtype != self.spec.output_dtype or out.shape != shape:
-            raise InputError(f"out: need {self.spec.output_dtype} of shape {shape}, not {describe(out)}")
+        if not isinstance(out, np.ndarray) or out.dtype != self._dtype or out.shape != shape:
+            raise InputError(f"out: need {self._dtype} of shape {shape}, not {describe(out)}")
 
     def _fill(
         self,
@@ -144,10 +151,8 @@ class DeviceProcessor:
         roi: tuple[int, int, int, int] | None,
     ) -> None:
         if self._other is not None:
-            self._other(frame, tensor)
+            self._other(frame, tensor[0])
             return
-        folded = self._folded
-        window = inner = yuv = None
         if pixels == "rgb":
             if not is_frame(frame) or not self.spec.accepts(channels_of(frame)):
                 raise InputError(f"frame: need {self.spec.frame_text}, not {describe(frame)}")
@@ -155,12 +160,12 @@ class DeviceProcessor:
                 frame = np.ascontiguousarray(frame)
         elif not self.spec.accepts(3):
             raise InputError(f"pixels: {pixels} has colours; without a color step, need {self.spec.frame_text}")
-        elif is_video(pixels):
-            yuv = np.array(matrix_constants(matrix), np.float32)
+        folded = self._folded
+        window = inner = None
         if roi is not None or not self._whole:
             placement = self.spec.place(*_size(frame, pixels), roi)
             window, inner = placement.window, placement.inner
-        image_to_tensor(
+        plan = ImagePlan(
             cast("Frame", frame),
             tensor,
             mean=folded.mean,
@@ -173,8 +178,20 @@ class DeviceProcessor:
             fill=folded.fill,
             nearest=folded.nearest,
             antialias=folded.antialias,
-            yuv=yuv,
+            yuv=np.array(matrix_constants(matrix), np.float32) if is_video(pixels) else None,
         )
+        if not plan.fill(frame, tensor):
+            raise InputError("out: need a writeable C-contiguous array")
+        if roi is None:
+            kept = list(self._plans.items())[1 - PLANS :]
+            self._plans = {**dict(kept), (_layout(frame), pixels, matrix): plan}
+
+
+def _layout(frame: object) -> object:
+    """Return what frames of one plan have in common."""
+    if isinstance(frame, np.ndarray):
+        return frame.shape
+    return tuple(map(_layout, frame)) if isinstance(frame, tuple) else None
 
 
 _OTHERS: dict[str, Callable[[ProcessingSpec], Callable[[object, NDArray[Any]], None]]] = {

@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from edge_sdk.errors import InputError
 from edge_sdk.ext.pure.checks import kind
 
-__all__ = ["LUMA", "colored", "image_to_tensor", "path", "paths", "planes_in", "rgb_of", "sampled", "use_path"]
+__all__ = [
+    "LUMA",
+    "ImagePlan",
+    "colored",
+    "image_to_tensor",
+    "path",
+    "paths",
+    "planes_in",
+    "rgb_of",
+    "sampled",
+    "use_path",
+]
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey: ITU-R BT.601."""
@@ -45,6 +56,73 @@ def use_path(name: str) -> None:
         raise InputError(f"path: there are {', '.join(paths())} here, not {name!r}")
 
 
+class ImagePlan:
+    """`image_to_tensor` for many frames of one shape; there is nothing to work out ahead here."""
+
+    def __init__(
+        self,
+        frame: _Plane | tuple[_Plane, _Plane],
+        out: NDArray[Any],
+        *,
+        mean: NDArray[np.float32],
+        gain: NDArray[np.float32],
+        planar: bool = False,
+        zero_point: int = 0,
+        pixels: Literal["rgb", "bgr", "nv12", "yuyv"] = "rgb",
+        window: _Part | None = None,
+        inner: _Part | None = None,
+        fill: float = 0.0,
+        nearest: bool = False,
+        antialias: bool = False,
+        yuv: NDArray[np.float32] | None = None,
+    ) -> None:
+        _check_frame(frame, pixels)
+        self._shapes = _shapes(frame, pixels)
+        one = out[0] if isinstance(out, np.ndarray) and out.ndim == 4 and len(out) == 1 else out
+        height, width, channels = self._size = _check_out(one, planar, zero_point)
+        self._out_shape, self._out_dtype = out.shape, out.dtype
+        _check_constants("mean", mean, channels)
+        _check_constants("gain", gain, channels)
+        if pixels in ("nv12", "yuyv"):
+            _check_constants("yuv", yuv, 6)
+        self._window = _part("window", window, *self._shapes[0][:2])
+        self._inner = _part("inner", inner, height, width)
+        if antialias and (nearest or pixels in ("nv12", "yuyv")):
+            raise InputError("antialias: is for bilinear sampling of rgb and bgr frames")
+        self._mean, self._gain, self._planar, self._zero_point = mean.copy(), gain.copy(), planar, zero_point
+        self._pixels, self._level, self._nearest, self._antialias = pixels, fill, nearest, antialias
+        self._yuv = np.array(yuv, np.float64)
+
+    def fill(self, frame: Any, out: Any) -> bool:
+        """Fill `out` from a frame; False where they are not as planned."""
+        if not isinstance(out, np.ndarray) or not out.flags.c_contiguous or not out.flags.writeable:
+            return False
+        try:
+            _check_frame(frame, self._pixels)
+        except InputError:
+            return False
+        if _shapes(frame, self._pixels) != self._shapes or (out.dtype, out.shape) != (self._out_dtype, self._out_shape):
+            return False
+        self._run(planes_in(frame, self._pixels), out[0] if out.ndim == 4 else out)
+        return True
+
+    def _run(self, planes: tuple[_Plane, ...], out: NDArray[Any]) -> None:
+        above, left, tall, wide = self._inner
+        x = sampled(planes[0], self._window, (tall, wide), nearest=self._nearest, antialias=self._antialias)
+        if len(planes) == 2:
+            size = planes[0].shape[:2]
+            chroma = sampled(planes[1], self._window, (tall, wide), nearest=self._nearest, luma_size=size)
+            x = rgb_of(x, chroma, self._yuv)
+        levels = np.full(self._size, np.float32(self._level), np.float64)
+        levels[above : above + tall, left : left + wide] = colored(x, self._size[2])
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = (levels - self._mean) * self._gain.astype(np.float64)
+            if out.dtype.kind in "iu":
+                limits = np.iinfo(str(out.dtype))
+                values = np.clip(np.rint(values) + self._zero_point, limits.min, limits.max)
+            out[...] = np.moveaxis(values, 2, 0) if self._planar else values
+
+
 def image_to_tensor(
     frame: _Plane | tuple[_Plane, _Plane],
     out: NDArray[_T],
@@ -62,32 +140,29 @@ def image_to_tensor(
     yuv: NDArray[np.float32] | None = None,
 ) -> NDArray[_T]:
     """Resize, fill, convert colours, normalise and quantise a frame into a tensor."""
-    _check_frame(frame, pixels)
-    planes = planes_in(frame, pixels)
-    height, width, channels = _check_out(out, planar, zero_point)
-    _check_constants("mean", mean, channels)
-    _check_constants("gain", gain, channels)
-    video = pixels in ("nv12", "yuyv")
-    size = planes[0].shape[:2]
-    if video:
-        _check_constants("yuv", yuv, 6)
-    part, (above, left, tall, wide) = _part("window", window, *size), _part("inner", inner, height, width)
-    if antialias and (nearest or video):
-        raise InputError("antialias: is for bilinear sampling of rgb and bgr frames")
-
-    x = sampled(planes[0], part, (tall, wide), nearest=nearest, antialias=antialias)
-    if video:
-        chroma = sampled(planes[1], part, (tall, wide), nearest=nearest, luma_size=size)
-        x = rgb_of(x, chroma, np.asarray(yuv, np.float64))
-    levels = np.full((height, width, channels), np.float32(fill), np.float64)
-    levels[above : above + tall, left : left + wide] = colored(x, channels)
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = (levels - mean) * gain.astype(np.float64)
-        if out.dtype.kind in "iu":
-            limits = np.iinfo(str(out.dtype))
-            values = np.clip(np.rint(values) + zero_point, limits.min, limits.max)
-        out[...] = np.moveaxis(values, 2, 0) if planar else values
+    _check_out(out, planar, zero_point)
+    plan = ImagePlan(
+        frame,
+        out,
+        mean=mean,
+        gain=gain,
+        planar=planar,
+        zero_point=zero_point,
+        pixels=pixels,
+        window=window,
+        inner=inner,
+        fill=fill,
+        nearest=nearest,
+        antialias=antialias,
+        yuv=yuv,
+    )
+    plan.fill(frame, out)
     return out
+
+
+def _shapes(frame: Any, pixels: str) -> list[tuple[int, ...]]:
+    planes = planes_in(frame, pixels) if pixels == "nv12" else (np.atleast_3d(frame),)
+    return [plane.shape for plane in planes]
 
 
 def planes_in(frame: _Plane | tuple[_Plane, _Plane], pixels: str) -> tuple[_Plane, ...]:

@@ -31,6 +31,9 @@ enum edge_image_path {
 typedef struct {
     const uint8_t *planes[2]; /* first pixel; pixels of a row are contiguous */
     ptrdiff_t strides[2];     /* bytes from a row to the next, may be negative */
+} edge_image_frame;
+
+typedef struct {
     enum edge_image_format format;
     int height, width;        /* of the frame */
     int top, left, window_height, window_width; /* the part of the frame that is sampled */
@@ -44,8 +47,11 @@ typedef struct {
     const float *gain; /* [out_channels]: value = (level - mean) * gain */
     int planar;        /* 0: rows of interleaved channels (HWC), 1: planes (CHW) */
     int zero_point;    /* added after rounding; only read for the integer types */
-    enum edge_image_path path;
+    enum edge_image_type type; /* of the tensor's elements */
 } edge_image_job;
+
+/* All of a job that does not depend on the pixels. Never changes: any number of threads may run one plan. */
+typedef struct edge_image_plan edge_image_plan;
 
 /* Whether this processor runs a path that this compiler could build. */
 int edge_image_has(enum edge_image_path path);
@@ -53,8 +59,13 @@ int edge_image_has(enum edge_image_path path);
 /* The fastest path that runs here. */
 enum edge_image_path edge_image_best(void);
 
-/* Run `job` into the contiguous tensor `out` of element type `type`.
+/* Plan a job, of which nothing is kept; NULL where there is no memory. */
+edge_image_plan *edge_image_plan_new(const edge_image_job *job);
+
+void edge_image_plan_free(edge_image_plan *plan);
+
+/* Run a plan on a frame into a contiguous tensor, by a path that this processor has.
  * Returns 0, or -1 where there is no memory for the few rows of scratch. */
-int edge_image_run(const edge_image_job *job, void *out, enum edge_image_type type);
+int edge_image_run(const edge_image_plan *plan, enum edge_image_path path, const edge_image_frame *frame, void *out);
 
 #endif

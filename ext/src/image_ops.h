@@ -29,6 +29,8 @@
 typedef struct {
     int rows;       /* values a pixel: 1, 2 or 3 */
     int load;       /* bytes a load takes, 4 or 8; all values of a pixel pair are in them */
+    int reach;      /* bytes from a column's offset on that may be read: `load`, or 16 where `is_near` */
+    int is_near;    /* columns share loads of 16 bytes: see `make_near` */
     int step;       /* bytes from a pixel to the next */
     uint8_t first[3], second[3]; /* where the values of the left and the right pixel are in a load */
     uint8_t table[4][16];        /* byte shuffles made of these: see `make_tables` */
@@ -37,11 +39,14 @@ typedef struct {
     int *offsets;       /* [padded width] */
     int32_t *weights;   /* [padded width], two negated int16: left, right */
     int32_t *even, *odd; /* the weights of columns 0 1 0 1 and 2 3 2 3 of each four */
+    uint8_t *near[4];    /* [4 * padded width], byte shuffles for each four columns */
 } edge_columns;
 
-/* One output row: blend rows `a` and `b`, then columns [from, to), into rows[c][from..to). */
+/* One output row: blend rows `a` and `b`, then columns [from, to), into rows[c][from..to). What is stored
+ * are levels, or, with a `gain`, what `to_float` makes of them. */
 typedef struct {
     float *rows[3];
+    const float *offset, *gain; /* [3] or NULL */
     const uint8_t *a, *b;
     int weight; /* of row b, 15 bits */
     size_t from, to;

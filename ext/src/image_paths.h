@@ -26,7 +26,7 @@ static void scalar_sample(const edge_columns *columns, const edge_row_job *job)
             size_t first = columns->first[c], second = columns->second[c];
             int level = blended(a[first], b[first], job->weight) * left;
             level += blended(a[second], b[second], job->weight) * right;
-            job->rows[c][x] = (float)level;
+            job->rows[c][x] = job->gain ? one_float((float)level, job->offset[c], job->gain[c]) : (float)level;
         }
     }
 }
@@ -155,11 +155,13 @@ SSE void sse_store3_bytes(uint8_t *to, const uint8_t *red, const uint8_t *green,
 #define F __m128
 #define WIDE 4
 #define TARGET __attribute__((target("sse4.1")))
+#define INLINE SSE
 #define NAME(x) sse41_##x
 #define v_table(bytes) _mm_loadu_si128((const __m128i *)(bytes))
 #define v_load(words) _mm_loadu_si128((const __m128i *)(words))
 #define v_set16(x) _mm_set1_epi16((short)(x))
 #define v_set32(x) _mm_set1_epi32(x)
+#define v_near(row, at) _mm_loadu_si128((const __m128i *)((row) + *(at)))
 #define v_gather4 sse_gather4
 #define v_gather8 sse_gather8
 #define v_shuffle _mm_shuffle_epi8
@@ -190,6 +192,7 @@ SSE void sse_store3_bytes(uint8_t *to, const uint8_t *red, const uint8_t *green,
 #undef v_load
 #undef v_set16
 #undef v_set32
+#undef v_near
 #undef v_gather4
 #undef v_gather8
 #undef v_shuffle
@@ -234,6 +237,12 @@ AVX __m256i avx_gather8(const uint8_t *row, const int *at)
     return _mm256_blend_epi32(low, high, 0xf0);
 }
 
+AVX __m256i avx_near(const uint8_t *row, const int *at)
+{
+    __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(row + at[0])));
+    return _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)(row + at[4])), 1);
+}
+
 AVX void avx_store_bytes(uint8_t *to, __m256i a, __m256i b, __m256i c, __m256i d)
 {
     __m256i byte = _mm256_set1_epi32(255);
@@ -258,12 +267,14 @@ AVX __m256 avx_high(__m256 a, __m256 b)
 #define F __m256
 #define WIDE 8
 #define TARGET __attribute__((target("avx2,f16c")))
+#define INLINE AVX
 #define NAME(x) avx2_##x
 #define HALF_WIDE 8
 #define v_table(bytes) _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(bytes)))
 #define v_load(words) _mm256_loadu_si256((const __m256i *)(words))
 #define v_set16(x) _mm256_set1_epi16((short)(x))
 #define v_set32(x) _mm256_set1_epi32(x)
+#define v_near avx_near
 #define v_gather4 avx_gather4
 #define v_gather8 avx_gather8
 #define v_shuffle _mm256_shuffle_epi8
@@ -345,12 +356,14 @@ ARM float32x4_t neon_high(float32x4_t a, float32x4_t b) { return vcombine_f32(vg
 #define F float32x4_t
 #define WIDE 4
 #define TARGET
+#define INLINE ARM
 #define NAME(x) neon_##x
 #define HALF_WIDE 4
 #define v_table vld1q_u8
-#define v_load(words) vreinterpretq_u8_s32(vld1q_s32(words))
+#define v_load(words) vld1q_u8((const uint8_t *)(words))
 #define v_set16(x) vreinterpretq_u8_s16(vdupq_n_s16((int16_t)(x)))
 #define v_set32(x) vreinterpretq_u8_s32(vdupq_n_s32(x))
+#define v_near(row, at) vld1q_u8((row) + *(at))
 #define v_gather4 neon_gather4
 #define v_gather8 neon_gather8
 #define v_shuffle vqtbl1q_u8

@@ -1,61 +1,112 @@
 /* The image kernel's steps in vectors: included once for each instruction set, which has defined
- * V, F (vectors of bytes and of float32), WIDE (floats in F), TARGET, NAME and the v_ functions.
+ * V, F (vectors of bytes and of float32), WIDE (floats in F), TARGET, INLINE, NAME and the v_ functions.
  * All of them work within lanes of 128 bits, so a lane of 4 columns is all there is to think about.
  */
 
 /* Rows of pixels with one byte in the upper half of each 16 bits: blend them to 7 more bits, then
  * pairs of columns to 15 more. */
-TARGET static inline F NAME(blend)(V a, V b, V weight, V columns)
+INLINE F NAME(blend)(V a, V b, V weight, V columns)
 {
     V low = v_halve(a);
     V level = v_add16(low, v_scale(v_sub16(v_halve(b), low), weight));
     return v_float(v_pairs(level, columns));
 }
 
-TARGET static void NAME(sample8)(const edge_columns *columns, const edge_row_job *job)
+/* Columns [from, to) of three values, or of two where not `three`. The flags are constants: each combination
+ * is compiled by itself. */
+INLINE void NAME(wide)(const edge_columns *columns, const edge_row_job *job, int three, int is_near, int finished)
 {
     V weight = v_set16(job->weight);
-    V both = v_table(columns->table[0]), low = v_table(columns->table[1]), high = v_table(columns->table[2]);
-    int three = columns->rows == 3;
+    V t0 = v_table(columns->table[0]), t1 = t0, t2 = v_table(columns->table[1]), t3 = v_table(columns->table[2]);
+    F offset[3], gain[3];
+    for (int c = 0; finished && c < 3; c++) {
+        offset[c] = f_set(job->offset[c]);
+        gain[c] = f_set(job->gain[c]);
+    }
     for (size_t x = job->from; x < job->to; x += WIDE) {
         const int *at = columns->offsets + x;
-        /* four columns a lane: 0 1, then 2 3 */
-        V a0 = v_gather8(job->a, at), b0 = v_gather8(job->b, at);
-        V a1 = v_gather8(job->a, at + 2), b1 = v_gather8(job->b, at + 2);
-        F even = NAME(blend)(v_shuffle(a0, both), v_shuffle(b0, both), weight, v_load(columns->even + x));
-        F odd = NAME(blend)(v_shuffle(a1, both), v_shuffle(b1, both), weight, v_load(columns->odd + x));
-        f_store(job->rows[0] + x, f_low(even, odd));
-        f_store(job->rows[1] + x, f_high(even, odd));
-        if (three) {
-            V a = v_or(v_shuffle(a0, low), v_shuffle(a1, high)), b = v_or(v_shuffle(b0, low), v_shuffle(b1, high));
-            f_store(job->rows[2] + x, NAME(blend)(a, b, weight, v_load(columns->weights + x)));
+        V a0, a1, b0, b1; /* four columns a lane: 0 1, then 2 3 */
+        if (is_near) {
+            a0 = v_near(job->a, at), b0 = v_near(job->b, at);
+            a1 = v_near(job->a, at + 2), b1 = v_near(job->b, at + 2);
+            t0 = v_load(columns->near[0] + 4 * x);
+            t1 = v_load(columns->near[1] + 4 * x);
+        } else {
+            a0 = v_gather8(job->a, at), b0 = v_gather8(job->b, at);
+            a1 = v_gather8(job->a, at + 2), b1 = v_gather8(job->b, at + 2);
         }
+        F even = NAME(blend)(v_shuffle(a0, t0), v_shuffle(b0, t0), weight, v_load(columns->even + x));
+        F odd = NAME(blend)(v_shuffle(a1, t1), v_shuffle(b1, t1), weight, v_load(columns->odd + x));
+        F level[3] = {f_low(even, odd), f_high(even, odd)};
+        if (three) {
+            if (is_near) {
+                t2 = v_load(columns->near[2] + 4 * x);
+                t3 = v_load(columns->near[3] + 4 * x);
+            }
+            V a = v_or(v_shuffle(a0, t2), v_shuffle(a1, t3)), b = v_or(v_shuffle(b0, t2), v_shuffle(b1, t3));
+            level[2] = NAME(blend)(a, b, weight, v_load(columns->weights + x));
+        }
+        for (int c = 0; c < (three ? 3 : 2); c++)
+            f_store(job->rows[c] + x, finished ? f_mul(f_sub(offset[c], level[c]), gain[c]) : level[c]);
     }
 }
 
-TARGET static void NAME(sample4)(const edge_columns *columns, const edge_row_job *job)
+/* Columns [from, to) of one value, or of two. */
+INLINE void NAME(narrow)(const edge_columns *columns, const edge_row_job *job, int two, int is_near, int finished)
 {
     V weight = v_set16(job->weight);
     V first = v_table(columns->table[0]), second = v_table(columns->table[1]);
-    int two = columns->rows == 2;
+    F offset = f_set(finished ? job->offset[0] : 0.0f), gain = f_set(finished ? job->gain[0] : 0.0f);
     for (size_t x = job->from; x < job->to; x += WIDE) {
-        V a = v_gather4(job->a, columns->offsets + x), b = v_gather4(job->b, columns->offsets + x);
-        V pairs = v_load(columns->weights + x);
-        f_store(job->rows[0] + x, NAME(blend)(v_shuffle(a, first), v_shuffle(b, first), weight, pairs));
-        if (two)
+        const int *at = columns->offsets + x;
+        V a, b, pairs = v_load(columns->weights + x);
+        if (is_near) {
+            a = v_near(job->a, at), b = v_near(job->b, at);
+            first = v_load(columns->near[0] + 4 * x);
+        } else {
+            a = v_gather4(job->a, at), b = v_gather4(job->b, at);
+        }
+        F level = NAME(blend)(v_shuffle(a, first), v_shuffle(b, first), weight, pairs);
+        f_store(job->rows[0] + x, finished ? f_mul(f_sub(offset, level), gain) : level);
+        if (two) {
+            if (is_near)
+                second = v_load(columns->near[1] + 4 * x);
             f_store(job->rows[1] + x, NAME(blend)(v_shuffle(a, second), v_shuffle(b, second), weight, pairs));
+        }
     }
 }
 
 TARGET static void NAME(sample)(const edge_columns *columns, const edge_row_job *job)
 {
-    if (columns->load == 8)
-        NAME(sample8)(columns, job);
-    else
-        NAME(sample4)(columns, job);
+    int finished = job->gain != NULL; /* of pictures, never of chroma */
+    switch ((columns->load == 8 ? 4 : 0) + (columns->is_near ? 2 : 0) + (columns->rows != 2)) {
+    case 0:
+        NAME(narrow)(columns, job, 1, 0, 0);
+        break;
+    case 1:
+        finished ? NAME(narrow)(columns, job, 0, 0, 1) : NAME(narrow)(columns, job, 0, 0, 0);
+        break;
+    case 2:
+        NAME(narrow)(columns, job, 1, 1, 0);
+        break;
+    case 3:
+        finished ? NAME(narrow)(columns, job, 0, 1, 1) : NAME(narrow)(columns, job, 0, 1, 0);
+        break;
+    case 4:
+        NAME(wide)(columns, job, 0, 0, 0);
+        break;
+    case 5:
+        finished ? NAME(wide)(columns, job, 1, 0, 1) : NAME(wide)(columns, job, 1, 0, 0);
+        break;
+    case 6:
+        NAME(wide)(columns, job, 0, 1, 0);
+        break;
+    default:
+        finished ? NAME(wide)(columns, job, 1, 1, 1) : NAME(wide)(columns, job, 1, 1, 0);
+    }
 }
 
-TARGET static inline F NAME(clipped)(F level)
+INLINE F NAME(clipped)(F level)
 {
     return f_min(f_max(level, f_set(255.0f * EDGE_UNIT)), f_set(0.0f));
 }
@@ -153,5 +204,6 @@ static const edge_image_ops NAME(ops) = {
 #undef F
 #undef WIDE
 #undef TARGET
+#undef INLINE
 #undef NAME
 #undef HALF_WIDE

@@ -110,6 +110,66 @@ def test_every_path_gives_the_same_bits_and_is_close_to_float64(case):
     assert np.all(np.abs(outs[0] - exact) <= allowed)
 
 
+@pytest.mark.parametrize(
+    ("kind", "channels"), [("rgb", 1), ("rgb", 3), ("rgb", 4), ("bgr", 3), ("bgr", 4), ("nv12", 1), ("yuyv", 2)]
+)
+def test_every_path_gives_the_same_bits_however_far_the_columns_are_apart(kind, channels):
+    rng = np.random.default_rng(5)
+    for width in range(4, 260, 2):
+        frame = rng.integers(0, 256, (4, width) if channels == 1 else (4, width, channels), dtype=np.uint8)
+        if kind == "nv12":
+            frame = (frame, rng.integers(0, 256, (2, width // 2, 2), dtype=np.uint8))
+        place = {"window": (0, 0, 4, width), "inner": (0, 0, 3, 30), "out": (3, 30), "nearest": False}
+        for planar in (False, True):
+            job = {**place, "format": kind, "channels": 3, "planar": planar, "dtype": np.float32}
+            job = {**job, "fill": 0, "gain": 1.0, "mean": 0.0}
+            outs = []
+            for path in image.paths():
+                image.use_path(path)
+                outs.append(run(image.image_to_tensor, frame, job))
+            for got in outs[1:]:
+                np.testing.assert_array_equal(got, outs[0])
+
+
+def test_a_plan_fills_from_frames_like_the_one_it_was_made_for_and_says_no_to_others():
+    rng = np.random.default_rng(6)
+    constants = {"mean": np.zeros(3, np.float32), "gain": np.ones(3, np.float32)}
+    frame, out = rng.integers(0, 256, (8, 20, 3), dtype=np.uint8), np.empty((4, 5, 3), np.float32)
+    plan = image.ImagePlan(frame, out, **constants)
+    apart = np.zeros((16, 30, 3), np.uint8)[::2, :20]
+    apart[:] = frame[::-1]
+    assert plan.fill(apart, out)
+    np.testing.assert_array_equal(out, image.image_to_tensor(apart, np.empty_like(out), **constants))
+    assert image.ImagePlan(frame, out[None], **constants).fill(frame, out[None])
+    np.testing.assert_array_equal(out, image.image_to_tensor(frame, np.empty_like(out), **constants))
+
+    read_only = out.copy()
+    read_only.flags.writeable = False
+    before = out.copy()
+    for other in (frame[:7], frame[:, :19], frame[:, :, :1], frame[:, ::-1], frame.astype(np.int8), (frame,), None):
+        assert not plan.fill(other, out)
+    for other in (out[:3], out.astype(np.float16), read_only, np.empty((5, 4, 3), np.float32).transpose(1, 0, 2)):
+        assert not plan.fill(frame, other)
+    assert not plan.fill(frame, out[None])
+    np.testing.assert_array_equal(out, before)
+
+
+def test_a_plan_for_nv12_takes_one_array_or_two_planes():
+    whole = np.random.default_rng(7).integers(0, 256, (12, 10), dtype=np.uint8)
+    planes = (whole[:8], whole[8:].reshape(4, 5, 2))
+    out = np.empty((4, 4, 3), np.float32)
+    constants = {"mean": np.zeros(3, np.float32), "gain": np.ones(3, np.float32), "yuv": np.array(YUV, np.float32)}
+    expected = image.image_to_tensor(whole, out.copy(), pixels="nv12", **constants)
+    for made_for in (whole, planes):
+        plan = image.ImagePlan(made_for, out, pixels="nv12", **constants)
+        for frame in (whole, planes):
+            out[:] = 0
+            assert plan.fill(frame, out)
+            np.testing.assert_array_equal(out, expected)
+        for other in (planes[0], planes[:1], (planes[0], whole), (planes[1], planes[0]), (*planes, planes[1])):
+            assert not plan.fill(other, out)
+
+
 @pytest.mark.parametrize("planar", [False, True])
 @pytest.mark.parametrize("path", image.paths())
 def test_half_precision_is_the_rounded_float32_on_every_path(path, planar):

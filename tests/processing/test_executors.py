@@ -223,6 +223,37 @@ def test_a_frame_is_not_changed_and_may_be_read_only():
     np.testing.assert_array_equal(frame, before)
 
 
+def test_frames_of_many_sizes_and_formats_may_alternate():
+    rng = np.random.default_rng(9)
+    spec = ProcessingSpec.image(8, 8, 3, 127.5, 127.5)
+    run = DeviceProcessor(spec)
+    frames = [rng.integers(0, 256, (10 + n % 7, 12 + n % 5, 3), dtype=np.uint8) for n in range(35)]
+    for frame in [*frames, *frames]:
+        for seen in (frame, frame[:, ::-1]):  # the other direction is copied
+            np.testing.assert_array_equal(run(seen), DeviceProcessor(spec)(seen))
+            np.testing.assert_array_equal(run.batch([seen, seen])[1:], run(seen))
+        np.testing.assert_array_equal(run(frame, pixels="bgr"), DeviceProcessor(spec)(frame, pixels="bgr"))
+
+
+def test_a_processor_that_knows_a_size_still_refuses_what_is_wrong():
+    frame = np.zeros((10, 12, 3), np.uint8)
+    run = DeviceProcessor(ProcessingSpec.image(8, 8, 3))
+    out = run(frame)
+    with pytest.raises(InputError, match=r"frame: need .*, not int8 of shape"):
+        run(frame.astype(np.int8))
+    with pytest.raises(
+        InputError, match=r"out: need float32 of shape \(1, 8, 8, 3\), not float32 of shape \(8, 8, 3\)"
+    ):
+        run(frame, out[0])
+    out.flags.writeable = False
+    with pytest.raises(InputError, match="out: need a writeable"):
+        run(frame, out)
+    with pytest.raises(InputError, match="pixels: need rgb"):
+        run(frame, pixels="grb")
+    with pytest.raises(InputError, match=r"matrix: need bt601"):
+        run(frame[:, :, :2].copy(), pixels="yuyv", matrix="bt2020")
+
+
 def test_threads_share_one_processor():
     run = DeviceProcessor(ProcessingSpec.image(32, 32, 3).with_quantize("int8", 1 / 255, -128))
     rng = np.random.default_rng(8)
