@@ -3,6 +3,7 @@
 from edge_sdk.cascade.certificate import Tuning, certify, tune
 from edge_sdk.cascade.deferral import Head
 from edge_sdk.cascade.detections import detection_loss
+from edge_sdk.cascade.detector import certify_detector
 from edge_sdk.cascade.policy import Certificate, Decision, Policy, Stratum
 from edge_sdk.cascade.risk import certify_loss, samples_needed
 
@@ -14,6 +15,7 @@ __all__ = [
     "Stratum",
     "Tuning",
     "certify",
+    "certify_detector",
     "certify_loss",
     "detection_loss",
     "samples_needed",

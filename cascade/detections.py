@@ -4,7 +4,7 @@ A detector's answer has no probability of its own, only those of the boxes it ke
 What is sure of nothing has not proven that nothing is there: an empty answer is worth 0 and always
 escalates, so that a total miss reaches the cloud.
 
-The promise for a detector is made with `edge_sdk.cascade.certify_loss`, of one of the losses here: of the
+The promise for a detector is made by `edge_sdk.cascade.certify_detector`, of one of the losses here: of the
 edge's boxes against true ones, or against the cloud's, which is agreement and says nothing of what is right.
 """
 
@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
 
-__all__ = ["DETECTIONS", "DetectionLoss", "detection_loss", "detection_value", "detection_values", "harm_of_losses"]
+__all__ = [
+    "DETECTIONS",
+    "DetectionLoss",
+    "detection_grid",
+    "detection_loss",
+    "detection_value",
+    "detection_values",
+    "harm_of_losses",
+]
 
 Floats = NDArray[np.float64]
 
@@ -67,6 +75,29 @@ def detection_values(answers: Iterable[NDArray[Any]]) -> Floats:
         As `detection_value`; the message names the row.
     """
     return np.array([detection_value(one, f"confidences: row {row}") for row, one in enumerate(answers)], np.float64)
+
+
+def detection_grid(confidences: Iterable[NDArray[Any]], size: int = 200) -> tuple[float, ...]:
+    """Lay out the thresholds to test, on validation data: from the most cautious down, and all above 0.
+
+    Parameters
+    ----------
+    confidences
+        Of the boxes kept, n arrays of float [k].
+    size
+        How many thresholds at most: quantiles of the signal, so that each keeps a like share more.
+
+    Raises
+    ------
+    InputError
+        A confidence is not in [0, 1], or no answer has a box.
+    """
+    values = detection_values(confidences)
+    values = values[values > 0.0]
+    if not len(values):
+        raise InputError("no answer has a box whose confidence is above 0: there is no threshold to test")
+    quantiles = np.quantile(values, np.linspace(1.0, 0.0, size), method="higher")
+    return tuple(dict.fromkeys(quantiles.tolist()))
 
 
 def detection_loss(

@@ -16,7 +16,7 @@ from edge_sdk.cascade.detections import DETECTIONS, detection_value, detection_v
 from edge_sdk.cascade.signals import SIGNALS, check_scores, max_probability
 from edge_sdk.errors import CertificateError, InputError
 
-__all__ = ["LEARNED", "RISKS", "SIGNAL_NAMES", "Certificate", "Decision", "Policy", "Stratum"]
+__all__ = ["LEARNED", "LOSS", "RISKS", "SIGNAL_NAMES", "Certificate", "Decision", "Policy", "Stratum"]
 
 FORMAT = 1  # readers refuse a signal or a risk they do not know, so new ones need no new format
 
@@ -31,6 +31,10 @@ RISKS: Mapping[str, str] = MappingProxyType(
         "agreement": "disagreement with the cloud where the edge answers",
     }
 )
+"""Of classifiers, by name."""
+
+LOSS = "loss"
+"""The risk of a detector: the mean of a loss in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,8 @@ class Certificate:
         Digests and names of everything it holds for, such as ``edge_model``, ``cloud_model``,
         ``processing``, ``runtime``, ``calibration_data``. A change of any voids it.
     risk
-        The loss that is bounded: ``harm``, ``net`` or ``agreement``.
+        What is bounded: ``harm``, ``net`` or ``agreement``; ``loss`` of a detector, where ``harms``
+        counts the samples kept that lost anything.
     gains
         For ``net``, how many samples were kept, right on the edge, and wrong in the cloud.
     strata
@@ -112,7 +117,8 @@ class Certificate:
     def promise(self) -> str:
         """The promise in words, without what it rests on."""
         where = f" in each of {len(self.strata)} strata" if self.strata else ""
-        return f"{RISKS[self.risk]} ≤ {self.max_accuracy_loss:g} at confidence {self.confidence:g}{where}"
+        bounded = RISKS.get(self.risk, "mean loss where the edge answers")
+        return f"{bounded} ≤ {self.max_accuracy_loss:g} at confidence {self.confidence:g}{where}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-compatible values; what is empty is left out."""
@@ -301,7 +307,7 @@ def _certificate(value: Mapping[str, Any]) -> Certificate:
         strata=tuple(_stratum(stratum) for stratum in value.get("strata", ())),
         disagreements=None if value.get("disagreements") is None else int(value["disagreements"]),
     )
-    if certificate.risk not in RISKS:
+    if certificate.risk not in (*RISKS, LOSS):
         raise CertificateError(
             f"certificate: this SDK knows no risk {certificate.risk!r}; it knows {', '.join(RISKS)}: is it too old?"
         )

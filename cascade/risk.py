@@ -244,6 +244,20 @@ def certify_loss(
     """
     check_share("alpha", alpha)
     check_share("confidence", confidence)
+    level = 1.0 - confidence
+    return fixed_sequence(loss_tests(signal, loss, alpha, level, strata=strata, bound=bound), grid, alpha, level)
+
+
+def loss_tests(
+    signal: NDArray[Any],
+    loss: NDArray[Any],
+    target: float,
+    level: float,
+    *,
+    strata: NDArray[Any] | None = None,
+    bound: Bound = "auto",
+) -> dict[str, RiskTest]:
+    """Return the test of each stratum for `fixed_sequence`; parameters and errors are those of `certify_loss`."""
     values, losses = np.asarray(signal, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     if values.ndim != 1 or values.shape != losses.shape or len(values) == 0:
         raise InputError("signal and loss should have the same length, at least 1")
@@ -254,17 +268,15 @@ def certify_loss(
             raise InputError(f"{name}: row {row} is {(values if name == 'signal' else losses)[row]}, not {wanted}")
     if bound not in ("auto", "betting", "hoeffding_bentkus"):
         raise InputError(f"bound is {bound!r}; it should be 'auto', 'betting' or 'hoeffding_bentkus'")
-    level = 1.0 - confidence
 
     def test(of: NDArray[np.bool_]) -> RiskTest:
         if bound == "hoeffding_bentkus":
-            return _HoeffdingBentkusTest(values[of], losses[of], alpha, level)
+            return _HoeffdingBentkusTest(values[of], losses[of], target, level)
         if bound == "auto" and bool(np.isin(losses, (0.0, 1.0)).all()):
-            return BinaryTest(values[of], losses[of] > 0, alpha, level, "loses")
-        return BettingTest(values[of], losses[of], alpha, level, "loses")
+            return BinaryTest(values[of], losses[of] > 0, target, level, "loses")
+        return BettingTest(values[of], losses[of], target, level, "loses")
 
-    masks = split_by_stratum(strata, len(values))
-    return fixed_sequence({name: test(mask) for name, mask in masks.items()}, grid, alpha, level)
+    return {name: test(mask) for name, mask in split_by_stratum(strata, len(values)).items()}
 
 
 def split_by_stratum(strata: NDArray[Any] | None, n: int) -> dict[str, NDArray[np.bool_]]:
