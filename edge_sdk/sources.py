@@ -1,11 +1,14 @@
 """Where frames come from.
 
-Any iterable of frames is a source. `Folder` replays files, `Camera` reads a camera or a video through OpenCV.
+Any iterable of frames is a source. `Folder` replays files, `Camera` reads a camera or a video through OpenCV;
+`Recording` and `Microphone` give sound in windows that follow each other.
 A source that says ``live = True`` does not wait for answers; see `edge_sdk.streams`.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError, MissingExtraError
+from edge_sdk.sounds import wav_chunks, windows
 
-__all__ = ["Camera", "Folder"]
+__all__ = ["Camera", "Folder", "Microphone", "Recording"]
 
 _PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -105,3 +109,134 @@ class Camera:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Recording:
+    """A .wav file, in windows of sound as a `Microphone` would give them, as fast as they are taken.
+
+    Every sample is in a window: the last one ends in silence where the file does not fill it.
+
+    Parameters
+    ----------
+    path
+        PCM of 8, 16, 24 or 32 bits; several channels become their mean.
+    rate
+        Samples a second that the model was made for; a file of another rate is refused, not resampled.
+    window, hop
+        Seconds of a window, and from the begin of one to the next; `hop` is at most `window`.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is no such file, has another sample rate, or an option is out of its range.
+    """
+
+    live = False
+
+    def __init__(self, path: str | Path, *, rate: int = 16000, window: float = 1.0, hop: float = 0.5) -> None:
+        self.path = Path(path)
+        self.rate = rate
+        self.size, self.hop = _window_of(rate, window, hop)
+        next(wav_chunks(self.path, rate=rate), None)  # a file of no use is refused here
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Yield windows, float32 of shape (size,) within ±1; window k begins at k * hop samples."""
+        return windows(wav_chunks(self.path, rate=self.rate), self.size, self.hop)
+
+
+class Microphone:
+    """A microphone, through PortAudio (``pip install sounddevice``): windows of sound as they come.
+
+    It does not wait: a `edge_sdk.streams.Stream` over it keeps only the newest windows while an answer is
+    made.
+
+    Parameters
+    ----------
+    device
+        Number or part of the name of an input device, as ``python -m sounddevice`` lists them; by default
+        the system's.
+    rate
+        Samples a second that the model was made for; the device must offer it.
+    window, hop
+        Seconds of a window, and from the begin of one to the next; `hop` is at most `window`.
+
+    Attributes
+    ----------
+    lost
+        How often samples were lost because nobody took them in time.
+
+    Raises
+    ------
+    MissingExtraError
+        The package sounddevice is not installed.
+    InputError
+        PortAudio is not installed, there is no such microphone, it does not offer the rate, or an option
+        is out of its range.
+    """
+
+    live = True
+
+    def __init__(
+        self, device: int | str | None = None, *, rate: int = 16000, window: float = 1.0, hop: float = 0.5
+    ) -> None:
+        self.rate = rate
+        self.size, self.hop = _window_of(rate, window, hop)
+        self.lost = 0
+        self._closed = False
+        self._reading = threading.Lock()  # PortAudio does not bear a close while it reads
+        try:
+            import sounddevice
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("sounddevice", "microphone") from error
+        except OSError as error:
+            raise InputError(
+                f"PortAudio cannot be loaded ({error}); on Debian: apt-get install libportaudio2"
+            ) from error
+        self._failed: type[Exception] = sounddevice.PortAudioError
+        which = "the default microphone" if device is None else f"a microphone at {device!r}"
+        try:
+            self._stream: Any = sounddevice.InputStream(samplerate=rate, device=device, channels=1, dtype="float32")
+        except (sounddevice.PortAudioError, ValueError) as error:
+            raise InputError(f"cannot open {which} with {rate} samples a second: {error}") from error
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Yield windows, float32 of shape (size,), until `close`."""
+        return windows(self._chunks(), self.size, self.hop)
+
+    def _chunks(self) -> Iterator[NDArray[np.float32]]:
+        try:
+            with self._reading:
+                if not self._closed and not self._stream.active:
+                    self._stream.start()
+            while True:
+                with self._reading:
+                    if self._closed:
+                        return
+                    samples, lost = self._stream.read(self.hop)
+                self.lost += bool(lost)
+                yield samples[:, 0]
+        except self._failed as error:
+            raise InputError(f"the microphone does not go on: {error}") from error
+
+    def close(self) -> None:
+        """Give the microphone back; waits for at most one hop where another thread reads it."""
+        self._closed = True
+        with self._reading:
+            self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _window_of(rate: int, window: float, hop: float) -> tuple[int, int]:
+    """Return window and hop in samples."""
+    if rate < 1:
+        raise InputError(f"rate: need at least 1 sample a second, not {rate}")
+    if not (math.isfinite(window) and math.isfinite(hop) and 1 <= round(hop * rate) <= round(window * rate)):
+        raise InputError(f"window, hop: need seconds above 0, the hop at most the window, not {window} and {hop}")
+    return round(window * rate), round(hop * rate)

@@ -93,7 +93,7 @@ def _arrays(x: Samples, options: Options, *, textbook: bool, module: str) -> Cal
     def call() -> Features:
         spectrum = transform(_framed(x, options) * window, options["fft_length"])
         power = np.abs(spectrum) ** 2 if textbook else spectrum.real**2 + spectrum.imag**2
-        features = np.log(power @ weights + np.float32(FLOOR))
+        features: Features = np.log(power @ weights + np.float32(FLOOR))
         return features @ cosines if options.get("mfcc") else features
 
     return call
@@ -137,7 +137,8 @@ def _librosa(x: Samples, options: Options) -> Call:
             htk=True,
             norm=None,
         )
-        return np.log(power + np.float32(FLOOR)).T
+        features: Features = np.log(power + np.float32(FLOOR)).T
+        return features
 
     return call
 
@@ -149,8 +150,7 @@ def _tensorflow(x: Samples, options: Options) -> Call:
     filters = tf.constant(weights)
     count = options.get("mfcc", 0)
 
-    @tf.function(input_signature=[tf.TensorSpec(x.shape, x.dtype)])
-    def features(samples: Any) -> Any:
+    def traced(samples: Any) -> Any:
         if samples.dtype == tf.int16:
             samples = tf.cast(samples, tf.float32) / 32768
         spectrum = tf.abs(
@@ -158,6 +158,8 @@ def _tensorflow(x: Samples, options: Options) -> Call:
         )
         found = tf.math.log(spectrum**2 @ filters + FLOOR)
         return tf.signal.mfccs_from_log_mel_spectrograms(found)[:, :count] if count else found
+
+    features = tf.function(traced, input_signature=[tf.TensorSpec(x.shape, x.dtype)])
 
     def call() -> Features:
         answer: Features = features(x).numpy()
