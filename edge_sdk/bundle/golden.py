@@ -20,7 +20,7 @@ from edge_sdk.errors import BundleFormatError
 __all__ = ["MAX_GOLDEN", "GoldenSet", "thinned"]
 
 MAX_GOLDEN = 64
-_RAW = tuple(map(np.dtype, (np.uint8, np.int16, np.float32)))
+_RAW = tuple(map(np.dtype, (np.uint8, np.int16, np.float32, np.float64)))
 _MAX_VALUES = 16384  # of one tensor; a detector's output has 700,000
 
 
@@ -31,7 +31,7 @@ class GoldenSet:
     Attributes
     ----------
     inputs
-        Raw inputs: frames, uint8 [height, width, channels], or float32 or int16 arrays.
+        Raw inputs: frames, uint8 [height, width, channels], or float or int16 arrays.
     processed
         Processed tensors in the model's input type: [count, …]; `thinned` for tasks other than classification.
     outputs

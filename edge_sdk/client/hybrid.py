@@ -22,7 +22,7 @@ from edge_sdk.client.counters import Counters
 from edge_sdk.client.journal import Journal
 from edge_sdk.client.oversight import Made, Oversight, Watch
 from edge_sdk.errors import EscalationError, InputError, MissingExtraError, ModelClosedError
-from edge_sdk.frames import Frame
+from edge_sdk.inputs import Input
 from edge_sdk.model import EdgeModel, load, new_decision_id
 from edge_sdk.streams import Stream
 from edge_sdk.types import Classification, Reason
@@ -168,7 +168,7 @@ class HybridModel:
         """
         return {**self._counters.snapshot(), **self._oversight.snapshot(self._watch)}
 
-    def predict(self, frame: Frame) -> Classification:
+    def predict(self, frame: Input) -> Classification:
         """Classify one frame.
 
         Parameters
@@ -203,13 +203,13 @@ class HybridModel:
         self._counters.request(answer.source, answer.reason)
         return answer
 
-    async def apredict(self, frame: Frame) -> Classification:
+    async def apredict(self, frame: Input) -> Classification:
         """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
         import asyncio
 
         return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame)
 
-    def stream(self, source: Iterable[Frame], *, live: bool | None = None, depth: int = 1) -> Stream[Classification]:
+    def stream(self, source: Iterable[Input], *, live: bool | None = None, depth: int = 1) -> Stream[Classification]:
         """Classify the frames of a source, one after the other; see `edge_sdk.model.EdgeModel.stream`."""
         return Stream(self.predict, source, live=live, depth=depth)
 
@@ -289,7 +289,7 @@ class HybridModel:
         if self._closed:
             raise ModelClosedError("this hybrid model has been closed")
 
-    def _infer(self, frame: Frame) -> Made:
+    def _infer(self, frame: Input) -> Made:
         while True:
             watch = self._watch
             try:
@@ -316,8 +316,8 @@ class HybridModel:
             gate=self._oversight.gate,
         )
 
-    def _hybrid(self, frame: Frame, started: float, link: CloudLink) -> Classification:
-        capture = _capture(frame)
+    def _hybrid(self, frame: Input, started: float, link: CloudLink) -> Classification:
+        capture = _capture(frame, self._watch.model)
         made = self._infer(capture.pixels)
         outcome = None
         if made.decision is None or made.decision.escalate:
@@ -326,8 +326,9 @@ class HybridModel:
         self._oversight.record(made, outcome, answer, capture.pixels)
         return answer
 
-    def _prefer_cloud(self, frame: Frame, started: float, link: CloudLink) -> Classification:
-        capture, model = _capture(frame), self._watch.model
+    def _prefer_cloud(self, frame: Input, started: float, link: CloudLink) -> Classification:
+        model = self._watch.model
+        capture = _capture(frame, model)
         # the edge works while the cloud does; where the cloud's model is not known yet, asking
         # would wait, and the edge's answer could come too late
         call = None
@@ -341,9 +342,10 @@ class HybridModel:
             outcome = replace(outcome, probabilities=None, reason="rejected")
         return self._answer(made, outcome, started)
 
-    def _cloud(self, frame: Frame, started: float, link: CloudLink) -> Classification:
+    def _cloud(self, frame: Input, started: float, link: CloudLink) -> Classification:
         self._check_open()
-        capture, watch = _capture(frame), self._watch
+        watch = self._watch
+        capture = _capture(frame, watch.model)
         outcome = self._ask(link, capture, watch.model, started).wait()
         self._count_upload(outcome, watch)
         if outcome.probabilities is None:
@@ -400,7 +402,7 @@ def _new_link(target: str, **options: Any) -> CloudLink:
     return CloudLink(target, **options)
 
 
-def _capture(frame: Frame) -> Capture:
+def _capture(frame: Input, model: EdgeModel) -> Capture:
     from edge_sdk.client.payload import Capture  # needs protobuf, which the mode edge does without
 
-    return Capture.of(frame)
+    return Capture.of(frame, model.processor.spec)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edge_sdk import canonical
 from edge_sdk.encodings import JPEG_QUALITY, SentAs, encode_jpeg
 from edge_sdk.errors import InputError, ProcessingError
-from edge_sdk.frames import Frame, as_frame
+from edge_sdk.frames import as_frame
+from edge_sdk.inputs import Input, as_input
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.protocol import (
     ENCODING_PARAMETER,
@@ -44,22 +45,24 @@ _MOST_BYTES = MAX_MESSAGE_BYTES - 4096  # of a tensor: names and parameters go b
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """One picture: its pixels, and its JPEG bytes where it came as such.
+    """One input: for a picture its pixels, and its JPEG bytes where it came as such.
 
     Attributes
     ----------
     pixels
-        Uint8 [height, width(, channels)].
+        Uint8 [height, width(, channels)]; of other inputs, the array that processing takes.
     jpeg
         The bytes it was decoded from, or None.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     jpeg: bytes | None
 
     @classmethod
-    def of(cls, frame: Frame) -> Capture:
-        """Take a frame in; raise `InputError` where it is not a picture."""
+    def of(cls, frame: Input, spec: ProcessingSpec) -> Capture:
+        """Take an input in; raise `InputError` where it is not what the specification takes."""
+        if spec.modality != "image":
+            return cls(as_input(spec, frame), None)
         data: bytes | None = None
         if isinstance(frame, str | os.PathLike):
             path = Path(frame)
@@ -188,6 +191,12 @@ class Contract:
         MissingExtraError
             JPEG is to be encoded and Pillow is not installed.
         """
+        if self.processing is not None and self.processing.takes != edge_spec.takes:
+            raise InputError(
+                f"the cloud's model {self.model} takes other inputs than the edge's: its processing differs"
+            )
+        if encoding == "captured" and edge_spec.modality != "image":
+            return capture.pixels
         if encoding == "captured":
             return capture.pixels if capture.pixels.ndim == 3 else capture.pixels[..., np.newaxis]
         if encoding == "jpeg":

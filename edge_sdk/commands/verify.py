@@ -31,10 +31,12 @@ def run(args: argparse.Namespace) -> int:
     spec = ProcessingSpec.from_json(bundle.manifest.processing)
     skew = check_skew(spec, GoldenSet.from_bundle(bundle).inputs)
     if args.json:
-        print(json.dumps({"ok": True, **result, "skew_grey_levels": skew.device_error}))
+        key = "skew_grey_levels" if spec.modality == "image" else "skew"
+        print(json.dumps({"ok": True, **result, key: skew.device_error}))
         return 0
     print(f"{len(bundle.members)} members match their digests")
     rounding = "" if spec.find(Quantize) is None else f", rounding to {spec.output_dtype} included"
-    print(f"processing is within {skew.device_error:.3g} grey levels of the reference{rounding}")
+    unit = " grey levels" if spec.modality == "image" else ""
+    print(f"processing is within {skew.device_error:.3g}{unit} of the reference{rounding}")
     print(f"{result['examples']} golden answers hold, the worst within {result['output_error']:.3g}")
     return 0

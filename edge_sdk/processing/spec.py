@@ -34,7 +34,7 @@ from edge_sdk.processing.grammar import (
     step_from_json,
     step_to_json,
 )
-from edge_sdk.processing.shapes import audio_shape, image_shape, table_shape
+from edge_sdk.processing.shapes import audio_shape, image_shape, spectral_of, table_shape
 from edge_sdk.processing.steps import (
     Cast,
     Color,
@@ -49,7 +49,8 @@ from edge_sdk.processing.steps import (
     Resize,
     Standardize,
 )
-from edge_sdk.processing.table_steps import Categories, Clip, Columns, Encoding, Impute, Window
+from edge_sdk.processing.table_steps import Categories, Columns, Encoding, Window
+from edge_sdk.processing.usual import evened, per_channel, tabular
 
 __all__ = ["FoldedSteps", "ProcessingSpec"]
 
@@ -113,7 +114,7 @@ class ProcessingSpec:
         if channels not in (1, 3):
             raise ProcessingError(f"processing: channels must be 1 or 3, not {shown(channels)}")
         mode: ColorMode = "rgb" if channels == 3 else "grey"
-        normalize = Normalize(_per_channel(mean, channels), _per_channel(std, channels))
+        normalize = Normalize(per_channel(mean, channels), per_channel(std, channels))
         return cls((Color(mode), Resize(height, width), normalize, Layout(order)))
 
     @classmethod
@@ -170,8 +171,8 @@ class ProcessingSpec:
             "pad": pad,
         }
         spectral = Mfcc(**fields, coefficients=coefficients) if coefficients else LogMel(**fields)
-        standardize = Standardize(_per_channel(mean, 1), _per_channel(std, 1))
-        return cls((spectral, *_evened(standardize), *(() if order is None else (Layout(order),))))
+        standardize = Standardize(per_channel(mean, 1), per_channel(std, 1))
+        return cls((spectral, *evened(standardize), *(() if order is None else (Layout(order),))))
 
     @classmethod
     def table(
@@ -205,7 +206,7 @@ class ProcessingSpec:
         ProcessingError
             An argument is out of range.
         """
-        return cls(_tabular(columns, categories or {}, encoding, impute, clip, mean, std))
+        return cls(tabular(columns, categories or {}, encoding, impute, clip, mean, std))
 
     @classmethod
     def sensor(
@@ -234,7 +235,7 @@ class ProcessingSpec:
         ProcessingError
             An argument is out of range.
         """
-        return cls((*_tabular(channels, {}, "index", impute, clip, mean, std), Window(length)))
+        return cls((*tabular(channels, {}, "index", impute, clip, mean, std), Window(length)))
 
     @classmethod
     def from_json(cls, value: object) -> ProcessingSpec:
@@ -267,6 +268,15 @@ class ProcessingSpec:
     def modality(self) -> Modality:
         """What it takes: images, audio or tables."""
         return grammar_of(self.steps).modality
+
+    @cached_property
+    def takes(self) -> tuple[object, ...]:
+        """What an array of raw input means; specifications with equal ones read the same array alike."""
+        if self.modality == "audio":
+            return self.modality, spectral_of(self).sample_rate
+        words = [step for step in self.steps if isinstance(step, Categories) and isinstance(step.values[0], str)]
+        named = sorted((step.column, step.values) for step in words)
+        return self.modality, self.find(Columns), self.find(Window), *named
 
     def find(self, kind: type[_S]) -> _S | None:
         """Return the step of a kind, or None."""
@@ -369,35 +379,3 @@ _SHAPES: dict[Modality, Callable[[ProcessingSpec], tuple[int, ...]]] = {
     "audio": audio_shape,
     "table": table_shape,
 }
-
-
-def _tabular(
-    columns: Sequence[str],
-    categories: Mapping[str, Sequence[str] | Sequence[float]],
-    encoding: Encoding,
-    impute: float | Sequence[float] | None,
-    clip: tuple[float, float] | None,
-    mean: float | Sequence[float],
-    std: float | Sequence[float],
-) -> tuple[Step, ...]:
-    steps: list[Step] = [Columns(tuple(columns))]
-    steps += [Categories(name, cast("Any", tuple(values)), encoding) for name, values in categories.items()]
-    if impute is not None:
-        steps.append(Impute(_per_channel(impute, 1)))
-    if clip is not None:
-        steps.append(Clip((clip[0],), (clip[1],)))
-    steps += _evened(Standardize(_per_channel(mean, 1), _per_channel(std, 1)))
-    return tuple(steps)
-
-
-def _evened(step: Standardize) -> tuple[Standardize, ...]:
-    """Give mean and std as many values as the longer has; none where nothing is standardised."""
-    if set(step.mean) == {0.0} and set(step.std) == {1.0}:
-        return ()
-    count = max(len(step.mean), len(step.std))
-    return (Standardize(_per_channel(step.mean, count), _per_channel(step.std, count)),)
-
-
-def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
-    values = tuple(np.ravel(value).tolist())
-    return values * channels if len(values) == 1 else values

@@ -56,10 +56,20 @@ def refused(done) -> str:
         ("yolo.onnx", ["--decoder", "yolo", "--score-threshold", "0.5"]),
         (
             "ssd.onnx",
-            (
-                "--decoder ssd --anchors anchors.npy --box-order yx --background --box-units fractions "
-                "--variances 0.1 0.2"
-            ).split(),
+            [
+                "--decoder",
+                "ssd",
+                "--anchors",
+                "anchors.npy",
+                "--box-order",
+                "yx",
+                "--background",
+                "--box-units",
+                "fractions",
+                "--variances",
+                "0.1",
+                "0.2",
+            ],
         ),
     ],
     ids=["yolo", "ssd"],

@@ -211,7 +211,10 @@ def test_a_class_of_copies_cannot_be_split() -> None:
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"x": np.zeros((9, 4, 4), np.float32), "y": np.arange(9)}, "x is float32; expected uint8"),
+        ({"x": np.zeros((9, 4, 4), np.complex64), "y": np.arange(9)}, "x is complex64; expected uint8"),
+        ({"x": np.zeros((9, 4), bool), "y": np.arange(9)}, "x is bool; expected uint8"),
+        ({"x": np.zeros(9, np.float32), "y": np.arange(9)}, r"x is \[9\]; expected \[n, ...\], one input a row"),
+        ({"x": np.zeros((9, 0), np.float32), "y": np.arange(9)}, "one input a row"),
         ({"x": np.zeros((9, 4, 4, 2), np.uint8), "y": np.arange(9)}, r"\[9, 4, 4, 2\]; expected"),
         ({"x": np.zeros((9, 4, 4), np.uint8), "y": np.arange(8)}, "expected 9 integers"),
         ({"x": np.zeros((9, 4, 4), np.uint8), "y": np.zeros(9)}, "y is float64"),
@@ -226,6 +229,27 @@ def test_an_npz_of_the_wrong_content_is_refused_with_what_was_expected(
     np.savez(tmp_path / "d.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=says):
         load(f"npz:{tmp_path / 'd.npz'}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept", "shape"),
+    [
+        (np.float32, np.float32, (60, 5)),
+        (np.float64, np.float64, (60, 16, 2)),
+        (np.int16, np.int16, (60, 100)),
+        (np.float16, np.float32, (60, 5)),
+        (np.int64, np.float64, (60, 5)),
+    ],
+)
+def test_an_npz_may_hold_rows_windows_or_clips_of_sound(kind, kept, shape, tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(0, 99, shape).astype(kind)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(60) % 2, classes=np.array(["calm", "odd"]))
+    dataset = load(f"npz:{tmp_path / 'd.npz'}")
+    assert dataset.images.dtype == kept
+    assert not dataset.pictures
+    np.testing.assert_array_equal(dataset.images, x)
+    splits = load_splits(f"npz:{tmp_path / 'd.npz'}", seed=1)
+    assert sum(len(part) for part in (splits.train, splits.validation, splits.calibration, splits.test)) == 60
 
 
 def test_a_truncated_npz_is_refused(tmp_path: Path) -> None:
