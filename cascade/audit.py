@@ -80,9 +80,9 @@ class Audit:
         """
         if decision.escalate:
             return decision
-        if toss(self.key, decision_id) < self.rate:
-            return replace(decision, escalate=True, reason="audit", propensity=self.rate)
-        return replace(decision, propensity=self.rate)
+        heads = toss(self.key, decision_id) < self.rate
+        reason = "audit" if heads else decision.reason
+        return Decision(heads, reason, decision.confidence, self.rate, decision.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,8 +79,7 @@ def derive(
         decision = policy.decide(scores)
     except InputError:  # scores that the rule cannot read are no reason to trust them
         return Decision(True, "escalated", 0.0, 1.0)
-    raised = threshold is not None and decision.value is not None and decision.value < threshold
-    if raised and not decision.escalate:
+    if threshold is not None and not decision.escalate and decision.value is not None and decision.value < threshold:
         return replace(decision, escalate=True, reason="escalated", propensity=1.0)
     return decision if audit is None else audit.decide(decision, decision_id)
 

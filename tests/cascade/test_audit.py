@@ -146,13 +146,46 @@ def test_false_alarms_in_a_hundred_thousand_requests_are_as_rare_as_promised(dra
     assert alarms <= 0.061 * draws
 
 
-def test_false_alarms_stay_rare_where_the_baseline_was_only_measured():
+@pytest.mark.parametrize("draws", [200, pytest.param(2000, marks=MANY)])
+def test_false_alarms_stay_rare_where_the_baseline_was_only_measured(draws):
     rng = np.random.default_rng(1)
     alarms = 0
-    for _ in range(200):
+    for _ in range(draws):
         certificate = replace(CERTIFICATE, disagreements=int(rng.binomial(500, 0.05)))
         alarms += first_alarm(Guard.of(certificate), rng.random(1000) < 0.05) is not None
-    assert alarms <= 0.05 * 200
+    assert alarms <= 0.05 * draws
+
+
+@pytest.mark.parametrize("draws", [100, pytest.param(600, marks=MANY)])
+def test_the_guard_of_a_certificate_finds_a_rise_of_ten_points_as_soon(draws):
+    # its baseline is an upper bound, from 500 kept answers of 1,000 samples, and half of the level is spent on that
+    rng = np.random.default_rng(5)
+    delays = []
+    for _ in range(draws):
+        certificate = replace(CERTIFICATE, disagreements=int(rng.binomial(500, 0.05)))
+        delays.append(first_alarm(Guard.of(certificate), rng.random(3000) < 0.15) or 3000)
+    within_200, within_400 = (sum(delay <= limit for delay in delays) for limit in (200, 400))
+    assert within_200 >= 0.5 * draws
+    assert within_400 >= 0.9 * draws
+    assert stats.binomtest(within_200, draws, 0.5, alternative="less").pvalue > 0.5, "the median, not by luck"
+
+
+@MANY
+def test_from_requests_to_alarm_the_coin_the_losses_and_the_guard_together_keep_both_promises():
+    rng = np.random.default_rng(6)
+    false, delays = 0, []
+    for fleet in range(60):
+        audit = Audit(bytes([fleet]) * 32, rate=0.01)
+        # two thirds of 100,000 requests are confident; the network takes one audit in twenty
+        audited = sum(audit.decide(CONFIDENT, f"{fleet}-{n}").escalate for n in range(66_667))
+        answered = int(rng.binomial(audited, 0.95))
+        assert 500 <= answered <= 800
+        certificate = replace(CERTIFICATE, disagreements=int(rng.binomial(500, 0.05)))
+        false += first_alarm(Guard.of(certificate), rng.random(answered) < 0.05) is not None
+        delays.append(first_alarm(Guard.of(certificate), rng.random(answered) < 0.15) or 10_000)
+    assert false <= stats.binom.isf(1e-3, 60, 0.05)
+    assert np.median(delays) <= 200
+    assert np.quantile(delays, 0.9) <= 400
 
 
 @pytest.mark.parametrize("before", [0, 200, 1000])

@@ -72,6 +72,13 @@ def guarded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def net(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of the same edge model whose certificate is of net loss."""
+    path = tmp_path_factory.mktemp("net") / "net.edge"
+    return with_policy(pair.edge, path, cloud_digest=pair.cloud_digest, risk="net")
+
+
+@pytest.fixture(scope="session")
 def cloud(pair: Pair) -> Iterator[str]:
     """Return HOST:PORT of a server of the cloud bundle, which stays up."""
     with Service("serve", pair.cloud, "--grpc-port", "0") as process:
