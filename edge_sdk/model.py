@@ -32,7 +32,7 @@ from edge_sdk.runtime import Threads, open_session
 from edge_sdk.streams import Stream
 from edge_sdk.types import Reason, TensorSpec, Timing
 
-__all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id"]
+__all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id", "not_certified_for"]
 
 logger = logging.getLogger("edge_sdk.model")
 
@@ -375,17 +375,22 @@ def _policy(manifest: Manifest, delegate: str | None) -> Policy | None:
             f"{manifest.name} {manifest.version}: a policy on {policy.signal} cannot judge the answers of a task "
             f"{manifest.task}"
         )
-    if policy.certificate is None:
-        return policy
-    here = certified_for(manifest, delegate)
-    named = {"edge_model": "", **policy.certificate.validity}  # a certificate must name its model
-    other = [key.replace("_", " ") for key, value in here.items() if named.get(key, value) != value]
+    other = not_certified_for(policy, manifest, delegate)
     if not other:
         return policy
     logger.warning(
         "%s %s: its certificate is for another %s, and void", manifest.name, manifest.version, " and ".join(other)
     )
     return replace(policy, certificate=None)
+
+
+def not_certified_for(policy: Policy, manifest: Manifest, delegate: str | None = None) -> list[str]:
+    """Return what of an edge model is another than a policy's certificate is for; empty without a certificate."""
+    if policy.certificate is None:
+        return []
+    here = certified_for(manifest, delegate)
+    named = {"edge_model": "", **policy.certificate.validity}  # a certificate must name its model
+    return [key.replace("_", " ") for key, value in here.items() if named.get(key, value) != value]
 
 
 def certified_for(manifest: Manifest, delegate: str | None = None) -> dict[str, str]:

@@ -32,9 +32,10 @@ from edge_sdk.bundle import (
 from edge_sdk.bundle import card as model_card
 from edge_sdk.bundle.golden import MAX_GOLDEN
 from edge_sdk.bundle.manifest import LABELLED, NAME, OUTPUTS, VERSION
-from edge_sdk.errors import InputError, ModelError
+from edge_sdk.cascade.policy import Policy
+from edge_sdk.errors import CertificateError, InputError, ModelError
 from edge_sdk.files import storage_errors
-from edge_sdk.model import EdgeModel
+from edge_sdk.model import EdgeModel, not_certified_for
 from edge_sdk.processing import ProcessingSpec, check_skew, samples
 from edge_sdk.processing.skew import processed_tolerance
 from edge_sdk.runtime import open_session
@@ -118,6 +119,8 @@ def pack(
         An argument is not what it should be.
     ModelError
         The model cannot be loaded, or does not fit the processing or the labels.
+    CertificateError
+        The policy is certified for another model, processing or runtime, or is from a newer version.
     SkewError
         The executors of the processing disagree.
     StorageError
@@ -167,6 +170,12 @@ def pack(
         requirements={"runtime": runtime},
         detection=detection,
     )
+    if cascade is not None:
+        other = not_certified_for(Policy.from_json(cascade), manifest)
+        if other:
+            raise CertificateError(
+                f"{name}: the policy is certified for another {' and '.join(other)}; certify this one"
+            )
     members[model_card.CARD] = model_card.render(manifest).encode()
     golden = _golden(manifest, members, raw_inputs)
     if task != "classification":

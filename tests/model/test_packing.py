@@ -10,8 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge_sdk.bundle import Bundle, GoldenSet, build_bundle
+from edge_sdk.cascade import Certificate, Policy
 from edge_sdk.errors import (
     BundleFormatError,
+    CertificateError,
     GoldenError,
     InputError,
     ModelError,
@@ -19,7 +21,7 @@ from edge_sdk.errors import (
     SkewError,
     StorageError,
 )
-from edge_sdk.model import EdgeModel
+from edge_sdk.model import EdgeModel, certified_for
 from edge_sdk.packing import pack
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.verification import verify
@@ -50,6 +52,23 @@ def onnx_model(node, shape_in, shape_out, dtype=TensorProto.FLOAT, constants=())
         list(constants),
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+
+
+def test_a_policy_is_packed_with_the_model_it_is_certified_for_and_with_no_other(made, tmp_path):
+    def policy(**validity: str) -> dict:
+        seen = {"n": 300, "harms": 0, "p_value": 0.04, "local_share": 0.5}
+        return Policy(0.5, certificate=Certificate(0.01, 0.95, validity=validity, **seen)).to_json()
+
+    own = certified_for(made.pack(tmp_path / "first.edge").manifest)
+    assert made.pack(tmp_path / "m.edge", cascade=policy(**own)).manifest.cascade == policy(**own)
+    for key in own:
+        with pytest.raises(CertificateError, match=f"certified for another {key.replace('_', ' ')}; certify this one"):
+            made.pack(tmp_path / "n.edge", cascade=policy(**{**own, key: "another"}))
+    with pytest.raises(CertificateError, match="certified for another edge model"):
+        made.pack(tmp_path / "n.edge", cascade=policy())
+    with pytest.raises(CertificateError, match="policy format 2 cannot be read"):
+        made.pack(tmp_path / "n.edge", cascade={**policy(**own), "format": 2})
+    assert not (tmp_path / "n.edge").exists()
 
 
 @pytest.mark.parametrize("model", MODELS)
