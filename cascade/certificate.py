@@ -94,8 +94,18 @@ def tune(
     values = Policy(0.0, temperature, signal, head=head).signal_values(scores)
     quantiles = np.quantile(values, np.linspace(1.0, 0.0, grid_size), method="higher")
     # the last threshold keeps everything: where the edge alone is good enough, that may be certified
-    grid = dict.fromkeys([*quantiles.tolist(), 0.0 if head is None else -1.0])
+    lowest = 0.0 if head is None else -1.0
+    grid = dict.fromkeys([*np.maximum(_between(quantiles), lowest).tolist(), lowest])
     return Tuning(temperature, tuple(grid), signal, head)
+
+
+def _between(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each value a threshold that it reaches, 2^-34 to 2^-31 below it: an odd multiple of 2^-33.
+
+    Many inputs of a quantized model have the very same scores. A threshold at their value would keep
+    them or not by the last place; one between values gives them the same fate under any arithmetic.
+    """
+    return np.asarray((np.ceil(values * 2.0**32 - 0.75) - 0.5) / 2.0**32)
 
 
 def certify(

@@ -25,16 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.cascade.calibration import check_labels
-from edge_sdk.cascade.signals import check_scores, entropy, margin, max_probability
+from edge_sdk.cascade.signals import check_scores, max_probability
 from edge_sdk.errors import CertificateError, InputError
+from edge_sdk.ext.signals import MOST_CLASSES, Signal, features
 
 __all__ = ["MOST_CLASSES", "Head", "fit_head", "held_out", "learn_head"]
 
 Floats = NDArray[np.float64]
 
-MOST_CLASSES = 256  # weights travel in the manifest: four a class, for each of the two models
-_TOP = 5
-_FLOOR = 1 / 512  # as for the energy: half a step of int8 probabilities
 _RIDGE = 30.0  # as much as about so many samples; features are standardised
 _NEWTON_STEPS = 50
 _DIGITS = 8
@@ -43,7 +41,7 @@ _RESAMPLES = 400
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Two logistic regressions on features of the edge's scores.
+    """Two logistic regressions on `edge_sdk.ext.signals.features` of the edge's scores.
 
     Attributes
     ----------
@@ -60,10 +58,14 @@ class Head:
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= MOST_CLASSES:
             raise CertificateError(f"head: {self.classes} classes; there should be 1 to {MOST_CLASSES}")
-        size = _size(self.classes) + 1
+        size = 4 * self.classes + min(5, self.classes) + 3  # weights travel in the manifest
         for name, weights in (("edge", self.edge), ("cloud", self.cloud)):
             if len(weights) != size or not all(map(math.isfinite, weights)):
                 raise CertificateError(f"head: {name} should be {size} finite weights")
+
+    def signal(self, temperature: float = 1.0) -> Signal:
+        """Return the signal ``learned`` of this head, with confidences at a temperature."""
+        return Signal("learned", temperature, classes=self.classes, edge=self.edge, cloud=self.cloud)
 
     def values(self, scores: NDArray[Any]) -> Floats:
         """Return P(edge right) − P(cloud right) of each row of probabilities [n, classes]; float64 [n] in [−1, 1].
@@ -71,17 +73,9 @@ class Head:
         Raises
         ------
         InputError
-            The scores have another number of classes.
+            The scores have another number of classes, or hold a NaN, an infinity or a negative number.
         """
-        if scores.shape[1] != self.classes:
-            raise InputError(f"scores have {scores.shape[1]} classes; the deferral head was fitted to {self.classes}")
-        features = _features(scores)
-        # not a matrix product, whose order of summation depends on how many rows there are
-        right, cloud_right = (
-            _sigmoid((features * np.array(weights[:-1])).sum(axis=1) + weights[-1])
-            for weights in (self.edge, self.cloud)
-        )
-        return np.asarray(right - cloud_right)
+        return self.signal().values(scores, normalized=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the head as JSON-compatible values."""
@@ -94,40 +88,15 @@ class Head:
         return cls(int(value["classes"]), edge, cloud)
 
 
-def _size(classes: int) -> int:
-    return 4 * classes + min(_TOP, classes) + 2
-
-
-def _features(scores: NDArray[Any]) -> Floats:
-    """Return log-scores, their roots, the largest few, margin, entropy, and which two lead; float64 [n, features]."""
-    array = np.ascontiguousarray(scores, dtype=np.float64)
-    n, classes = array.shape
-    top = min(_TOP, classes)
-    order = np.argsort(-array, axis=1, kind="stable")
-    rows = np.arange(n)
-    made = np.zeros((n, _size(classes)))
-    made[:, :classes] = np.log(np.maximum(array, _FLOOR))
-    made[:, classes : 2 * classes] = np.sqrt(array)
-    at = 2 * classes
-    made[:, at : at + top] = array[rows[:, None], order[:, :top]]
-    made[:, at + top] = margin(array)
-    made[:, at + top + 1] = entropy(array)
-    at += top + 2
-    made[rows, at + order[:, 0]] = 1.0
-    if classes > 1:
-        made[rows, at + classes + order[:, 1]] = 1.0
-    return made
-
-
 def _sigmoid(x: Floats) -> Floats:
     # e^-|x| never overflows
     small = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0.0, 1.0, small) / (1.0 + small))
 
 
-def _logistic(features: Floats, hit: Floats) -> Floats:
-    """Return the weights [features + 1], bias last, of a ridge logistic regression by Newton's method."""
-    design = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+def _logistic(inputs: Floats, hit: Floats) -> Floats:
+    """Return the weights [inputs + 1], bias last, of a ridge logistic regression by Newton's method."""
+    design = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
     ridge = np.full(design.shape[1], _RIDGE)
     ridge[-1] = 1e-3  # next to nothing: enough where all were right
     weights = np.zeros(design.shape[1])
@@ -184,12 +153,12 @@ def _check(
 
 
 def _fit(edge: Floats, right: NDArray[np.bool_], cloud_right: NDArray[np.bool_]) -> Head:
-    features = _features(edge)
-    mean, spread = features.mean(axis=0), features.std(axis=0)
+    made_of = features(edge)
+    mean, spread = made_of.mean(axis=0), made_of.std(axis=0)
     spread[spread < 1e-9] = 1.0
     made = []
     for hit in (right, cloud_right):
-        weights = _logistic((features - mean) / spread, hit.astype(np.float64))
+        weights = _logistic((made_of - mean) / spread, hit.astype(np.float64))
         plain = weights[:-1] / spread  # so that the device need not standardise
         plain = np.append(plain, weights[-1] - plain @ mean)
         made.append(tuple(float(f"{weight:.{_DIGITS}g}") for weight in plain))

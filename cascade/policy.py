@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 
 from edge_sdk.cascade.deferral import Head
 from edge_sdk.cascade.detections import DETECTIONS, detection_value, detection_values
-from edge_sdk.cascade.signals import SIGNALS, check_scores, max_probability
-from edge_sdk.errors import CertificateError, InputError
+from edge_sdk.cascade.signals import SIGNALS
+from edge_sdk.errors import CertificateError
+from edge_sdk.ext.signals import Signal
 
 __all__ = ["LEARNED", "LOSS", "RISKS", "SIGNAL_NAMES", "Certificate", "Decision", "Policy", "Stratum"]
 
 FORMAT = 1  # readers refuse a signal or a risk they do not know, so new ones need no new format
+
+# How values come about, to the last bit: 1 is that of `edge_sdk.ext.signals`. A policy without the
+# number is from version 0.1, whose values were up to some 1e-13 off, and other ones on other machines.
+ARITHMETIC = 1
+_SLACK = 2.0**-40
 
 LEARNED = "learned"
 SIGNAL_NAMES = (*SIGNALS, LEARNED)
@@ -191,6 +197,7 @@ class Policy:
     signal: str = "max_probability"
     certificate: Certificate | None = None
     head: Head | None = None
+    _kernel: Signal | None = field(init=False, repr=False, compare=False, default=None)  # None of a detector's
 
     def __post_init__(self) -> None:
         if self.signal not in (*SIGNAL_NAMES, DETECTIONS):
@@ -207,16 +214,17 @@ class Policy:
                 f"policy: with the signal 'detections' the threshold is {self.threshold:g} and should be above 0, or "
                 f"what finds nothing would never escalate; the temperature is {self.temperature:g} and should be 1"
             )
+        if self.signal != DETECTIONS:
+            kernel = Signal(self.signal, self.temperature) if self.head is None else self.head.signal(self.temperature)
+            object.__setattr__(self, "_kernel", kernel)
 
     def signal_values(self, scores: NDArray[Any] | Sequence[NDArray[Any]]) -> NDArray[np.float64]:
         """Return the signal of each row of probabilities [n, classes]; float64 [n].
 
-        For ``detections``, of the confidences [k] of each of n answers, which differ in k.
+        For ``detections``, of the confidences [k] of each of n answers, which differ in k. Each is, to
+        the last bit, the ``value`` that `decide` finds, and rows are refused as there.
         """
-        if self.signal == DETECTIONS:
-            return detection_values(scores)
-        scores = np.asarray(scores)
-        return self.head.values(scores) if self.head else SIGNALS[self.signal](scores, self.temperature)
+        return detection_values(scores) if self._kernel is None else self._kernel.values(scores)
 
     def decide(self, scores: NDArray[Any], context: Mapping[str, Any] | None = None) -> Decision:
         """Decide about one answer. Pure: the same scores always give the same decision.
@@ -232,18 +240,12 @@ class Policy:
         Raises
         ------
         InputError
-            The scores hold a NaN, an infinity or a negative number, or are all zero; for
-            ``detections``, a confidence is not in [0, 1].
+            The scores hold a NaN, an infinity or a negative number, their sum is not 1 within 0.01, or
+            they are of other classes than the head; for ``detections``, a confidence is not in [0, 1].
         """
-        if self.signal == DETECTIONS:
+        if self._kernel is None:
             return self._decision(value := detection_value(scores), value)
-        array = np.asarray(scores)
-        if array.ndim != 1 or array.size == 0 or not (array.min() >= 0.0 and 0.0 < array.max() < math.inf):
-            raise InputError(f"scores should be finite probabilities of shape [classes], not {list(array.shape)}")
-        row = array[None, :]
-        value = float(self.signal_values(row)[0])
-        confidence = value if self.signal == "max_probability" else float(max_probability(row, self.temperature)[0])
-        return self._decision(value, confidence)
+        return self._decision(*self._kernel.one(scores))
 
     def _decision(self, value: float, confidence: float) -> Decision:
         if value >= self.threshold:
@@ -255,13 +257,13 @@ class Policy:
 
         Scores are [n, classes]; for ``detections``, n arrays of confidences [k], which differ in k.
         """
-        checked = scores if self.signal == DETECTIONS else check_scores(np.asarray(scores))
-        return np.asarray(self.signal_values(checked) >= self.threshold)
+        return np.asarray(self.signal_values(scores) >= self.threshold)
 
     def to_json(self) -> dict[str, Any]:
         """Return the policy as JSON-compatible values."""
         return {
             "format": FORMAT,
+            "arithmetic": ARITHMETIC,
             "signal": self.signal,
             "temperature": self.temperature,
             "threshold": self.threshold,
@@ -273,6 +275,9 @@ class Policy:
     def from_json(cls, value: Mapping[str, Any]) -> Policy:
         """Read a policy from JSON values.
 
+        A certified threshold that was found with other arithmetic is raised by 2^-40: what is kept was
+        then kept by the rule that was certified, too, whatever the last places of values are.
+
         Raises
         ------
         CertificateError
@@ -282,8 +287,9 @@ class Policy:
             raise CertificateError(f"policy format {value.get('format')!r} cannot be read; this SDK reads {FORMAT}")
         try:
             certificate = value["certificate"]
+            foreign = certificate is not None and value.get("arithmetic") != ARITHMETIC
             return cls(
-                threshold=float(value["threshold"]),
+                threshold=float(value["threshold"]) + (_SLACK if foreign else 0.0),
                 temperature=float(value["temperature"]),
                 signal=str(value["signal"]),
                 certificate=None if certificate is None else _certificate(certificate),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edge_sdk.cascade import Policy, Tuning, binomial, certify, samples_needed, tune
+from edge_sdk.cascade import Policy, Tuning, binomial, certify, samples_needed, signals, tune
 from edge_sdk.cascade.evaluation import harm, oracle_curve, random_curve, router_curve
 from edge_sdk.errors import CannotCertifyError, CertificateError, InputError
 
@@ -242,6 +242,20 @@ def test_scores_of_different_models_are_not_mixed():
         certify(*sample, **certain, edge_models=[one] * 999)
     with pytest.raises(CertificateError, match="row 1 is of a model that is not named"):
         certify(*sample, **certain, edge_models=[one] + [""] * 999)
+
+
+@pytest.mark.parametrize("signal", signals.SIGNALS)
+def test_no_threshold_lies_where_the_last_place_of_a_value_decides(signal):
+    # a quantized model gives many inputs the very same scores, and some of them exact ties
+    levels = np.random.default_rng(0).multinomial(16, [0.55, 0.25, 0.1, 0.1], 500)
+    tuning = tune(levels / 16, levels.argmax(axis=1), signal=signal)
+    values = tuning.rule(0.0).signal_values(levels / 16)
+    assert len(np.unique(values)) < 150
+    for threshold in tuning.grid[:-1]:
+        kept = values >= threshold
+        assert (kept == (values - 1e-14 >= threshold)).all()
+        assert (kept == (values + 1e-14 >= threshold)).all()
+    assert (np.diff(tuning.grid) < 0).all()
 
 
 def test_the_thresholds_to_test_run_from_cautious_to_keeping_everything():

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy import optimize, special
 
 from edge_sdk.cascade import Head, Policy, certify, tune
-from edge_sdk.cascade import deferral as module
 from edge_sdk.cascade.deferral import fit_head, held_out, learn_head
 from edge_sdk.cascade.evaluation import router_curve
 from edge_sdk.cascade.signals import max_probability
 from edge_sdk.errors import CertificateError, InputError
+from edge_sdk.ext.signals import features
 
 CLASSES = 6
 
@@ -110,9 +110,9 @@ def test_one_class_and_models_that_are_always_right_can_be_fitted():
 
 def test_the_fit_is_the_optimum_that_scipy_finds():
     edge, _, labels = SPECIALISTS
-    features = module._features(edge)
-    spread = features.std(axis=0)
-    design = np.c_[(features - features.mean(axis=0)) / np.where(spread < 1e-9, 1, spread), np.ones(len(edge))]
+    made_of = features(edge)
+    spread = made_of.std(axis=0)
+    design = np.c_[(made_of - made_of.mean(axis=0)) / np.where(spread < 1e-9, 1, spread), np.ones(len(edge))]
     hit = (edge.argmax(axis=1) == labels).astype(float)
     ridge = np.r_[np.full(design.shape[1] - 1, 30.0), 1e-3]
 
@@ -124,7 +124,7 @@ def test_the_fit_is_the_optimum_that_scipy_finds():
         return design.T @ (special.expit(design @ at) - hit) + ridge * at
 
     found = optimize.minimize(loss, np.zeros(design.shape[1]), jac=slope, method="L-BFGS-B", options={"maxiter": 5000})
-    ours = special.logit(special.expit(features @ np.array(HEAD.edge[:-1]) + HEAD.edge[-1]))
+    ours = special.logit(special.expit(made_of @ np.array(HEAD.edge[:-1]) + HEAD.edge[-1]))
     np.testing.assert_allclose(special.expit(ours), special.expit(design @ found.x), atol=2e-3)
 
 
@@ -144,6 +144,8 @@ def test_scores_of_another_model_are_refused():
     policy = Policy(0.0, 1.0, "learned", head=HEAD)
     with pytest.raises(InputError, match="have 2 classes; the deferral head was fitted to 6"):
         policy.decide(np.array([0.5, 0.5]))
+    with pytest.raises(InputError, match="have 7 classes; the deferral head was fitted to 6"):
+        policy.local_mask(np.full((3, 7), 1 / 7))
     with pytest.raises(InputError, match="at most 256"):
         fit_head(np.full((2, 257), 1 / 257), np.full((2, 257), 1 / 257), np.zeros(2, int))
     with pytest.raises(InputError, match="differ in shape"):

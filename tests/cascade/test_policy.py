@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,11 +176,50 @@ def test_a_decision_says_why_and_how_likely_it_was():
 
 
 @pytest.mark.parametrize(
-    "scores", [[], [0.0, 0.0], [math.nan, 1.0], [math.inf, 0.0], [-math.inf, 1.0], [1.2, -0.2], [[0.5, 0.5]], 0.5]
+    ("scores", "why"),
+    [
+        ([], "shape"),
+        ([[0.5, 0.5]], "shape"),
+        (0.5, "shape"),
+        ([0.0, 0.0], "sums to 0"),
+        ([2.0, 1.0], "sums to 3, not 1; are these logits"),
+        ([math.nan, 1.0], "a NaN or an infinity"),
+        ([math.inf, 0.0], "a NaN or an infinity"),
+        ([-math.inf, 1.0], "a NaN or an infinity"),
+        ([1.2, -0.2], "a negative probability"),
+    ],
 )
-def test_a_decision_on_scores_that_are_none_is_refused(scores):
-    with pytest.raises(InputError, match="finite probabilities"):
+def test_a_decision_refuses_what_a_mask_of_many_refuses(scores, why):
+    with pytest.raises(InputError, match=why):
         Policy(0.5).decide(np.asarray(scores))
+    with pytest.raises(InputError, match=why):
+        Policy(0.5).local_mask(np.asarray([scores]))
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_threshold_that_other_arithmetic_certified_keeps_nothing_that_it_did_not_keep(signal):
+    scores = np.random.default_rng(3).dirichlet([0.3] * 5, 200)
+    values = Policy(0.0, 1.3, signal).signal_values(scores)
+    for threshold in values[:20].tolist():
+        record = Policy(threshold, 1.3, signal, CERTIFICATE).to_json()
+        del record["arithmetic"]  # as version 0.1 wrote them
+        policy = Policy.from_json(record)
+        assert policy.threshold > threshold
+        # whatever the last places were where it was certified
+        assert (values[policy.local_mask(scores)] - 1e-13 >= threshold).all()
+        assert policy.local_mask(scores).sum() == (values > threshold).sum(), "and loses no more than the tie"
+        assert Policy.from_json(policy.to_json()) == policy
+    plain = {**Policy(0.5).to_json(), "arithmetic": None}
+    assert Policy.from_json(plain).threshold == 0.5, "nothing was promised"
+
+
+def test_a_policy_can_be_copied_and_sent_to_another_process():
+    policy = Policy(0.6, 1.3, "entropy", CERTIFICATE)
+    row = np.array([0.7, 0.2, 0.1])
+    for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy)), replace(policy, threshold=0.6)):
+        assert other == policy
+        assert other.decide(row) == policy.decide(row)
+    assert replace(policy, temperature=3.0).decide(row).value < policy.decide(row).value
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
