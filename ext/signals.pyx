@@ -113,7 +113,7 @@ cdef class Signal:
         cdef double value, confidence, total
         cdef size_t row
         cdef span of
-        held = _open(scores, 1, "scores", &of)
+        _held = _open(scores, 1, "scores", &of)
         self._check_classes(of.classes)
         cdef int wrong = edge_signals(
             of.start, of.wide, 1, of.classes, &self.signal, SUM_TOLERANCE, &value, &confidence, &row, &total,
@@ -145,7 +145,7 @@ cdef class Signal:
         cdef size_t row
         cdef span of
         cdef int wrong
-        held = _open(scores, 2, "scores", &of)
+        _held = _open(scores, 2, "scores", &of)
         self._check_classes(of.classes)
         out = np.empty(of.rows, FLOAT64)
         cdef double *filled = <double *>_address(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
@@ -180,7 +180,7 @@ def check(scores, what="scores"):
     cdef size_t row
     cdef span of
     cdef int wrong
-    held = _open(scores, 2, what, &of)
+    _held = _open(scores, 2, what, &of)
     with nogil:
         wrong = edge_check(of.start, of.wide, of.rows, of.classes, SUM_TOLERANCE, &row, &total)
     if wrong:
@@ -210,7 +210,7 @@ def features(scores):
     cdef size_t row
     cdef span of
     cdef int wrong
-    held = _open(scores, 2, "scores", &of)
+    _held = _open(scores, 2, "scores", &of)
     out = np.empty((of.rows, edge_feature_count(of.classes)), FLOAT64)
     cdef double *filled = <double *>_address(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
     with nogil:

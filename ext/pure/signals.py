@@ -120,7 +120,7 @@ def _entropy(r: Floats, logs: Floats, total: Floats) -> Floats:
     if r.shape[1] == 1:
         return np.ones(len(r))
     value = 1.0 - (_ln(total) - _sum(r * logs) / total) / _ln(np.array([float(r.shape[1])]))
-    return np.clip(value, 0.0, 1.0)
+    return np.asarray(np.clip(value, 0.0, 1.0))
 
 
 def _energy(r: Floats, logs: Floats, total: Floats) -> Floats:
@@ -252,8 +252,8 @@ def _numbers(scores: ArrayLike, rank: int, what: str) -> Floats:
 def _check(x: Floats, where: str, tolerance: float) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         totals = _sum(x)
-        endless = ~np.isfinite(x).all(axis=1)
-        negative = (x < 0.0).any(axis=1)
+        endless = np.asarray(~np.isfinite(x).all(axis=1))
+        negative = np.asarray((x < 0.0).any(axis=1))
         unequal = ~((totals > 0.0) & (np.abs(totals - 1.0) <= tolerance))
     bad = endless | negative | unequal
     if not bad.any():
