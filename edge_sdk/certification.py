@@ -17,14 +17,14 @@ from edge_sdk.encodings import SentAs
 from edge_sdk.errors import CertificateError, InputError
 from edge_sdk.model import EdgeModel, certified_for
 
-__all__ = ["CAPTURED", "STRATA", "certify_bundle", "score"]
+__all__ = ["CAPTURED", "STRATA", "certify_bundle", "check_encoding", "score"]
 
 Progress = Callable[[str, int, int], None]
 
 CAPTURED = SentAs()
 
-STRATA = ("class", "answer")
-"""By what inputs can be told apart: their true class, or what the edge model calls them."""
+STRATA = ("class", "answer", "data")
+"""By what inputs can be told apart: their true class, what the edge model calls them, or names in the data."""
 
 
 def score(
@@ -83,7 +83,8 @@ def certify_bundle(
         What is bounded; see `edge_sdk.cascade.certify`.
     strata
         Makes the promise for each of these by itself: ``class``, the inputs of each true class;
-        ``answer``, those that the edge model calls each class. None makes one for all inputs.
+        ``answer``, those that the edge model calls each class; ``data``, the strata that the data
+        names. None makes one for all inputs.
     encoding
         As what pictures will be sent: the cloud model is measured on what it then sees, and the
         certificate names it.
@@ -93,7 +94,7 @@ def certify_bundle(
     Raises
     ------
     InputError
-        There are no such strata.
+        There are no such strata, or the encoding is none of these inputs.
     CertificateError
         The labels of the two differ from the data's, or the calibration data was used before.
     CannotCertifyError
@@ -104,6 +105,9 @@ def certify_bundle(
     _check(edge, cloud, splits)
     if strata not in (None, *STRATA):
         raise InputError(f"strata is {strata!r}; it should be one of {', '.join(STRATA)}")
+    if strata == "data" and splits.calibration.strata is None:
+        raise InputError(f"{splits.spec} names no strata; an .npz file does in an array `strata`")
+    check_encoding(encoding, splits.calibration)
     sent_as = {"edge": CAPTURED, "cloud": encoding}
     scores, tuning_scores = {}, {}
     for side, bundle in (("edge", edge), ("cloud", cloud)):
@@ -137,7 +141,16 @@ def certify_bundle(
     return edge.rewrite(out, cascade=policy.to_json())
 
 
+def check_encoding(encoding: SentAs, data: Dataset) -> None:
+    """Raise `InputError` where data that is no pictures should be sent as JPEG."""
+    if encoding != CAPTURED and not data.pictures:
+        raise InputError(f"only pictures can be sent as {encoding}; this data is sent as captured")
+
+
 def _strata_of(strata: str, data: Dataset, edge_scores: NDArray[np.float32]) -> NDArray[np.str_]:
+    if strata == "data":
+        assert data.strata is not None
+        return data.strata
     return np.array(data.classes)[data.labels if strata == "class" else edge_scores.argmax(axis=1)]
 
 

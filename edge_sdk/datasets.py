@@ -59,12 +59,16 @@ class Dataset:
         int64 ``[n]``, positions in ``classes``.
     classes
         Names of the classes.
+    strata
+        Of each image the name of the group it belongs to, such as ``night``, str ``[n]``; None where
+        the data names none. An .npz file may: as an array ``strata``.
     """
 
     images: Image | tuple[Image, ...]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     hashes: tuple[bytes, ...] = field(repr=False, default=())
+    strata: npt.NDArray[np.str_] | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.hashes:
@@ -104,7 +108,8 @@ class Dataset:
             images: Image | tuple[Image, ...] = self.images[chosen]
         else:
             images = _stack([self.images[i] for i in chosen])
-        return Dataset(images, self.labels[chosen], self.classes, tuple(self.hashes[i] for i in chosen))
+        strata = None if self.strata is None else self.strata[chosen]
+        return Dataset(images, self.labels[chosen], self.classes, tuple(self.hashes[i] for i in chosen), strata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,7 +375,7 @@ def _load_npz(path: Path) -> Dataset:
         if size > MAX_BYTES:
             raise DataError(f"{path}: {size} bytes unpacked are more than {MAX_BYTES >> 30} GiB")
         with np.load(path, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in ("x", "y", "classes") if name in arrays.files}
+            content = {name: arrays[name] for name in ("x", "y", "classes", "strata") if name in arrays.files}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -389,7 +394,10 @@ def _load_npz(path: Path) -> Dataset:
     if y.dtype.kind not in "iu" or y.shape != (len(x),):
         raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; expected {len(x)} integers")
     labels, names = _named(y, content.get("classes"), path)
-    return Dataset(x, labels, names)
+    strata = content.get("strata")
+    if strata is not None and (strata.dtype.kind != "U" or strata.shape != (len(x),)):
+        raise DataError(f"{path}: strata is {strata.dtype} {list(strata.shape)}; expected {len(x)} names")
+    return Dataset(x, labels, names, strata=strata)
 
 
 def _checked_inputs(x: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.policy import Policy
-from edge_sdk.certification import score
+from edge_sdk.certification import check_encoding, score
 from edge_sdk.comparison import HEADINGS, compare
 from edge_sdk.comparison_page import needs_matplotlib, page, picture
 from edge_sdk.datasets import load_splits
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     encoding = SentAs.parse(args.encoding)
     edge, cloud = Bundle.open(args.edge), Bundle.open(args.cloud)
     test = load_splits(args.data, seed=args.seed, limit=args.limit).test
+    check_encoding(encoding, test)
     for side, bundle in (("edge", edge), ("cloud", cloud)):
         if bundle.manifest.labels != tuple(test.classes):
             raise CertificateError(

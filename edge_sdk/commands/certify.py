@@ -3,8 +3,8 @@
 The promise written into the bundle: with the given confidence, at most the given share of inputs
 is kept on the edge, wrong there, and right in the cloud. With --risk net, the pair's accuracy is at
 most so much below that of the cloud alone; with --risk agreement, the edge answers otherwise than
-the cloud would on at most this share of all inputs. With --strata, the promise is made for the inputs
-of each class by themselves, and so for any mix of them.
+the cloud would on at most this share of all inputs. With --strata, the promise is made for each group
+of inputs by itself, and so for any mix of them.
 
 example:
   edge-sdk certify student.edge --cloud teacher.edge --data mnist --max-accuracy-loss 0.01 -o digits-1.0.0.edge
@@ -41,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strata",
         choices=STRATA,
-        help="promise it for each true class, or for whatever the edge answers, by itself (default: for all inputs)",
+        help="promise it for each true class, for each answer of the edge, or for each stratum that the data names, "
+        "by itself (default: for all inputs)",
     )
     parser.add_argument(
         "--encoding",

@@ -302,6 +302,15 @@ def test_an_encoding_that_there_is_not_is_refused(pair, tmp_path, bad):
     assert "it should be captured, jpeg or jpeg:QUALITY" in line or "it should be from 1 to 100" in line
 
 
+def test_what_is_no_picture_is_not_sent_as_one(pair, images, tmp_path):
+    np.savez(tmp_path / "rows.npz", x=images[0].astype(np.float32), y=images[1], classes=np.array(CLASSES))
+    out, data = tmp_path / "c.edge", f"npz:{tmp_path / 'rows.npz'}"
+    assert "only pictures can be sent as jpeg:95" in refused(pair.certify(out, "--encoding", "jpeg", data=data), out)
+    done = run("cascade", "evaluate", pair.edge, "--cloud", pair.cloud, "--data", data, "--encoding", "jpeg")
+    assert done.returncode == 2
+    assert "only pictures can be sent as jpeg:95" in done.stderr
+
+
 @pytest.mark.parametrize("strata", ["class", "answer"])
 def test_the_promise_can_be_made_for_every_class_by_itself(pair, tmp_path, strata):
     done = pair.certify(tmp_path / "c.edge", "--strata", strata, "--max-accuracy-loss", 0.1)
@@ -317,6 +326,25 @@ def test_the_promise_can_be_made_for_every_class_by_itself(pair, tmp_path, strat
     assert {stratum.name: stratum.n for stratum in certificate.strata} == counted
     for stratum in certificate.strata:
         assert f"{stratum.name}: {stratum.n} samples" in done.stdout
+
+
+def test_the_promise_can_be_made_for_every_group_that_the_data_names(pair, images, tmp_path):
+    night = images[0].mean(axis=(1, 2, 3)) < np.median(images[0].mean(axis=(1, 2, 3)))
+    names = np.where(night, "night", "day")
+    np.savez(tmp_path / "data.npz", x=images[0], y=images[1], classes=np.array(CLASSES), strata=names)
+    out = tmp_path / "c.edge"
+    done = pair.certify(out, "--strata", "data", data=f"npz:{tmp_path / 'data.npz'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    strata = Policy.from_json(Bundle.open(out).manifest.cascade).certificate.strata
+    calibration = load_splits(f"npz:{tmp_path / 'data.npz'}").calibration
+    dark = calibration.images.mean(axis=(1, 2, 3)) < np.median(images[0].mean(axis=(1, 2, 3)))
+    assert {stratum.name: stratum.n for stratum in strata} == {"day": (~dark).sum(), "night": dark.sum()}
+    assert calibration.digest == pair.splits.calibration.digest, "names make it no other data"
+    none = tmp_path / "none.edge"
+    assert "names no strata" in refused(pair.certify(none, "--strata", "data"), none)
+    np.savez(tmp_path / "bad.npz", x=images[0], y=images[1], classes=np.array(CLASSES), strata=names[:5])
+    line = refused(pair.certify(none, "--strata", "data", data=f"npz:{tmp_path / 'bad.npz'}"), none)
+    assert "bad.npz: strata is <U5 [5]; expected 2400 names" in line
 
 
 def test_a_class_of_too_few_samples_is_named(pair, tmp_path):
