@@ -130,7 +130,7 @@ def _energy(r: Floats, logs: Floats, total: Floats) -> Floats:
     value = _sum(np.where(above, logs - (_ln(total) - of_one)[:, None], 0.0))
     value = value + (~above).sum(axis=1) * (_ln(np.array([_FLOOR])) + of_one)
     value = _ln(_sum(np.maximum(shares, _FLOOR))) - value / float(r.shape[1])
-    return np.maximum(value, 0.0)
+    return np.asarray(np.maximum(value, 0.0))
 
 
 def _logistic(x: Floats) -> Floats:
