@@ -164,7 +164,8 @@ class HybridModel:
         """What has been done so far; see `edge_sdk.client.counters.Counters.snapshot`.
 
         Beside that ``audits``: ``asked``, ``answered`` and ``missing`` add up, ``disagreed`` are of those
-        answered; ``certificate_void``; and ``journal``: records ``written`` and ``lost``.
+        answered; ``network``: what calls tell of ``round_trip_ms`` and ``bytes_per_second``, None where
+        size makes no difference; ``certificate_void``; and ``journal``: records ``written`` and ``lost``.
         """
         return {**self._counters.snapshot(), **self._oversight.snapshot(self._watch)}
 

@@ -47,6 +47,9 @@ class Journal:
         Records that may wait to be written; more are lost.
     pause
         Seconds between two writes: what a power cut may take.
+    hash_inputs
+        Whether records hold the SHA-256 of what was decided about, which takes its time on the
+        caller's thread.
 
     Raises
     ------
@@ -64,11 +67,13 @@ class Journal:
         file_bytes: int = 16 << 20,
         queue: int = 10_000,
         pause: float = 1.0,
+        hash_inputs: bool = True,
     ) -> None:
         for name, limit in (("max_bytes", max_bytes), ("file_bytes", file_bytes), ("queue", queue), ("pause", pause)):
             if not limit > 0:
                 raise InputError(f"the journal's {name} is {limit}; it should be above 0")
         self.folder = make_folder(Path(folder))
+        self.hash_inputs = hash_inputs
         self._max_bytes, self._file_bytes, self._limit, self._pause = max_bytes, file_bytes, queue, pause
         self._descriptor: int | None = None
         self._path = Path()

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import math
 import secrets
 import threading
 import time
@@ -269,7 +269,7 @@ class Oversight:
             Record(
                 id=made.decision_id,
                 time=time.time(),
-                input="sha256:" + hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest(),
+                input=canonical.sha256(np.ascontiguousarray(pixels).data) if self._journal.hash_inputs else "",
                 model=made.model.digest,
                 rule=made.watch.rule,
                 scores=scores.astype("<f4").tobytes(),
@@ -299,8 +299,13 @@ class Oversight:
     def snapshot(self, watch: Watch) -> dict[str, Any]:
         """Return what was counted here; see `edge_sdk.client.HybridModel.counters`."""
         with self._lock:
+            network = self._control.network
             return {
                 "audits": dict(self._audits),
+                "network": {
+                    "round_trip_ms": network.round_trip * 1e3,
+                    "bytes_per_second": network.bandwidth if math.isfinite(network.bandwidth) else None,
+                },
                 "certificate_void": watch.void,
                 "journal": {"written": 0, "lost": 0} if self._journal is None else self._journal.counters,
             }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 import edge_sdk
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.audit import Audit
-from edge_sdk.cascade.journal import Record, key_id
+from edge_sdk.cascade.journal import Record, key_id, replay
 from edge_sdk.cascade.offpolicy import columns, evaluate
 from edge_sdk.cascade.policy import Policy
 from edge_sdk.client import Journal
@@ -266,6 +269,32 @@ def test_predictions_are_replayed_in_another_process_and_another_threshold_is_ju
     assert json.loads(done.stdout) == [100, 100, None], done.stderr
     result = evaluate(columns(Reader(tmp_path)), 0.9)
     assert (result.requests, result.labels, result.unknown) == (100, 100, None)
+
+
+def test_many_threads_share_one_journal_and_every_decision_is_in_it_once(guarded, pair, cloud, tmp_path: Path) -> None:
+    frames = [*pair.easy[:20], *pair.hard[:5]]
+    with edge_sdk.connect(guarded, cloud=cloud, deadline=PATIENT, audit_rate=0.2, journal=tmp_path) as model:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda n: model.predict(frames[n % len(frames)]), range(300)))
+        policy, counters = model.edge.policy, model.counters
+    logged = records(tmp_path)
+    assert sorted(record.id for record in logged) == sorted(answer.decision_id for answer in answers)
+    assert replay(logged, [policy], [read_key(tmp_path / KEY_FILE)]).passed
+    reasons = Counter(record.outcome.reason for record in logged)
+    assert reasons == counters["reasons"]
+    assert counters["audits"]["answered"] == reasons["audit"] > 0
+    assert counters["network"]["round_trip_ms"] > 0.0
+
+
+def test_inputs_are_hashed_unless_the_journal_says_otherwise(guarded, pair, cloud, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "bare", hash_inputs=False)
+    for into in (tmp_path / "hashed", journal):
+        with edge_sdk.connect(guarded, cloud=cloud, deadline=PATIENT, audit_rate=0, journal=into) as model:
+            model.predict(pair.easy[0])
+    journal.close()
+    (hashed,), (bare,) = records(tmp_path / "hashed"), records(tmp_path / "bare")
+    assert hashed.input == "sha256:" + hashlib.sha256(pair.easy[0].tobytes()).hexdigest()
+    assert bare.input == ""
 
 
 def test_a_missing_answer_says_why(guarded, pair, tmp_path: Path) -> None:
