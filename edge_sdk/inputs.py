@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import wave
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,13 @@ from edge_sdk.frames import as_frame
 from edge_sdk.processing import Categories, Columns, Modality, ProcessingSpec
 from edge_sdk.processing.shapes import spectral_of
 from edge_sdk.processing.tables import fold_table
+from edge_sdk.sounds import read_wav
 
 __all__ = ["Input", "as_input"]
 
 Input = Any
 """For images, what `edge_sdk.frames.as_frame` takes; for audio, samples, or a .wav file, its path or bytes; for
 tables, an array or list of numbers, [columns] or [length, columns], or a mapping of column names to values."""
-
-_PCM_BYTES = 2
 
 
 def as_input(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
@@ -43,36 +40,16 @@ def as_input(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
 
 
 def _as_clip(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
-    if isinstance(value, str | os.PathLike):
-        path = Path(value)
-        try:
-            return _decoded(spec, path.read_bytes(), str(path))
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if isinstance(value, bytes | bytearray | memoryview):
-        return _decoded(spec, bytes(value), "the bytes given")
+        return read_wav(bytes(value), rate=spectral_of(spec).sample_rate)
+    if isinstance(value, str | os.PathLike):
+        return read_wav(Path(value), rate=spectral_of(spec).sample_rate)
     if not isinstance(value, np.ndarray):
         raise InputError(f"audio should be an array of samples, or a .wav file, not {type(value).__name__}")
     if value.dtype.kind == "f" and value.dtype != np.float32:
         with np.errstate(over="ignore"):  # refused by the processing
             return value.astype(np.float32)
     return value
-
-
-def _decoded(spec: ProcessingSpec, data: bytes, where: str) -> NDArray[np.int16]:
-    """Return the samples of a .wav file of one channel, 16 bits, at the rate that the model knows."""
-    try:
-        with wave.open(io.BytesIO(data)) as file:
-            channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            samples = file.readframes(file.getnframes())
-    except (wave.Error, EOFError, ValueError, OverflowError) as error:
-        raise InputError(f"{where}: not a .wav file of PCM samples ({error})") from error
-    wanted = spectral_of(spec).sample_rate
-    if (channels, width, rate) != (1, _PCM_BYTES, wanted):
-        raise InputError(
-            f"{where}: has {channels} channels of {8 * width} bits at {rate} Hz; convert it to 1 of 16 at {wanted}"
-        )
-    return np.frombuffer(samples[: len(samples) // _PCM_BYTES * _PCM_BYTES], "<i2").astype(np.int16, copy=False)
 
 
 def _as_table(spec: ProcessingSpec, value: Input) -> NDArray[Any]:

@@ -97,12 +97,7 @@ def test_a_short_clip_is_padded_with_silence_or_refused_as_the_step_says():
         (np.full(2000, np.inf, np.float32), "a sample is not finite"),
         ("nowhere.wav", "cannot read nowhere.wav: No such file"),
         (b"RIFF", "not a .wav file of PCM samples"),
-        (
-            wav(np.zeros(2000, np.int16), rate=16_000),
-            "has 1 channels of 16 bits at 16000 Hz; convert it to 1 of 16",
-        ),
-        (wav(np.zeros(4000, np.int16), channels=2), "has 2 channels of 16 bits"),
-        (wav(np.zeros(2000, np.int32)), "has 1 channels of 32 bits"),
+        (wav(np.zeros(2000, np.int16), rate=16_000), "has 16000 samples a second, not 8000"),
         ([0.0] * 2000, "audio should be an array of samples, or a .wav file, not list"),
     ],
     ids=lambda value: None,
@@ -116,7 +111,7 @@ def test_a_wav_file_is_read_from_bytes_and_from_its_path(tmp_path):
     pcm = (samples(SPECTRUM, 1)[0] * 32767).astype(np.int16)
     (tmp_path / "clip.wav").write_bytes(wav(pcm))
     for value in (wav(pcm), str(tmp_path / "clip.wav"), tmp_path / "clip.wav"):
-        assert np.array_equal(as_input(SPECTRUM, value), pcm)
+        assert np.array_equal(as_input(SPECTRUM, value), pcm / np.float32(32768))
     assert as_input(SPECTRUM, pcm) is pcm
     assert as_input(SPECTRUM, np.zeros(2000)).dtype == np.float32
 
