@@ -125,12 +125,11 @@ def _entropy(r: Floats, logs: Floats, total: Floats) -> Floats:
 
 def _energy(r: Floats, logs: Floats, total: Floats) -> Floats:
     of_one = _ln(np.array([float(r.shape[1])]))
-    shares = r / total[:, None]
-    above = shares > _FLOOR
-    value = _sum(np.where(above, logs - (_ln(total) - of_one)[:, None], 0.0))
-    value = value + (~above).sum(axis=1) * (_ln(np.array([_FLOOR])) + of_one)
-    value = _ln(_sum(np.maximum(shares, _FLOOR))) - value / float(r.shape[1])
-    return np.asarray(np.maximum(value, 0.0))
+    above = r > _FLOOR * total[:, None]
+    few = (~above).sum(axis=1)
+    sums = _sum(np.where(above, r, 0.0)) / total + few * _FLOOR
+    parts = _sum(np.where(above, logs - (_ln(total) - of_one)[:, None], 0.0)) + few * (_ln(np.array([_FLOOR])) + of_one)
+    return np.asarray(np.maximum(_ln(sums) - parts / float(r.shape[1]), 0.0))
 
 
 def _logistic(x: Floats) -> Floats:

@@ -222,43 +222,47 @@ static double entropy(sums of, size_t classes)
     return value < 0.0 ? 0.0 : value > 1.0 ? 1.0 : value;
 }
 
-/* Of a row: the sum of r / total, at least FLOOR; that of the logarithms of those above it, less what they are at
- * indifference; and how many are not. Counted, since adding up one number rounds to one side. */
+/* Of the classes whose share, r / total, is above FLOOR: the sum of r, and of the logarithms of the shares less what
+ * they are at indifference; and how many the others are. Counted, since adding up one number rounds to one side. */
 typedef struct {
     double total[LANES], logs[LANES], few[LANES];
 } parts;
 
-CLONES static void floored(double *r, double *l, size_t part, double of_total, double shift, parts *of)
+CLONES static void above_floor(const double *r, double *l, size_t part, double floor, double shift, parts *of)
 {
+    parts all = *of;
     size_t i = 0;
     for (; i < part; i++)
-        r[i] /= of_total;
-    for (i = 0; i < part; i++)
         l[i] -= shift;
-    for (i = 0; i < part; i++)
-        l[i] = r[i] > FLOOR ? l[i] : 0.0;
-    for (i = 0; i < part; i++)
-        r[i] = r[i] > FLOOR ? r[i] : FLOOR;
-    for (i = 0; i < part; i++) {
-        of->total[i % LANES] += r[i];
-        of->logs[i % LANES] += l[i];
-        of->few[i % LANES] += r[i] > FLOOR ? 0.0 : 1.0;
+    for (i = 0; i + LANES <= part; i += LANES)
+        for (int j = 0; j < LANES; j++) {
+            all.total[j] += r[i + j] > floor ? r[i + j] : 0.0;
+            all.logs[j] += r[i + j] > floor ? l[i + j] : 0.0;
+            all.few[j] += r[i + j] > floor ? 0.0 : 1.0;
+        }
+    for (int j = 0; i < part; i++, j++) {
+        all.total[j] += r[i] > floor ? r[i] : 0.0;
+        all.logs[j] += r[i] > floor ? l[i] : 0.0;
+        all.few[j] += r[i] > floor ? 0.0 : 1.0;
     }
+    *of = all;
 }
 
 static double energy(const void *p, int wide, size_t classes, const survey *row, double inverse, sums of, double *r,
                      double *l)
 {
     parts all = {{0}, {0}, {0}};
-    double room[CHUNK], of_one = ln((double)classes), shift = ln(of.total) - of_one, value;
+    double room[CHUNK], of_one = ln((double)classes), shift = ln(of.total) - of_one, few, total, logs, value;
     for (size_t from = 0; from < classes; from += CHUNK) {
         size_t part = classes - from < CHUNK ? classes - from : CHUNK;
         if (classes > CHUNK) /* else they are at hand */
             ratios(doubles(p, wide, from, part, room), part, row->most, inverse, 1, r, l);
-        floored(r, l, part, of.total, shift, &all);
+        above_floor(r, l, part, FLOOR * of.total, shift, &all);
     }
-    value = together(all.logs) + together(all.few) * (ln(FLOOR) + of_one);
-    value = ln(together(all.total)) - value / (double)classes;
+    few = together(all.few);
+    total = together(all.total) / of.total + few * FLOOR;
+    logs = together(all.logs) + few * (ln(FLOOR) + of_one);
+    value = ln(total) - logs / (double)classes;
     return value > 0.0 ? value : 0.0;
 }
 
