@@ -120,14 +120,14 @@ def draw_label(frame: Frame, text: str, path: Path) -> None:
 
 
 def draw_boxes(frame: Frame, found: Iterable[Detection], path: Path) -> None:
-    """Write a copy of a picture, upright and at least 160 pixels wide, with a labelled box around what was found.
+    """Write a copy of a picture, upright and at least 320 pixels wide, with a labelled box around what was found.
 
     Errors are those of `draw_label`.
     """
-    picture, scale = _canvas(frame)
+    picture, scale = _canvas(frame, 2 * _DRAWN_WIDTH)
     from PIL import ImageDraw, ImageFont
 
-    size = max(10, picture.width // 40)
+    size = max(12, picture.width // 40)
     draw, font, line = ImageDraw.Draw(picture), ImageFont.load_default(size), max(2, size // 6)
     for one in sorted(found, key=lambda one: one.score):  # the surest on top
         color = _COLORS[one.index % len(_COLORS)]
@@ -141,7 +141,7 @@ def draw_boxes(frame: Frame, found: Iterable[Detection], path: Path) -> None:
         picture.save(stream, "PNG")
 
 
-def _canvas(frame: Frame) -> tuple[Any, float]:
+def _canvas(frame: Frame, width: int = _DRAWN_WIDTH) -> tuple[Any, float]:
     """Return a copy of a picture to draw on, and how much larger it is."""
     pixels = as_frame(frame)
     try:
@@ -149,10 +149,10 @@ def _canvas(frame: Frame) -> tuple[Any, float]:
     except ModuleNotFoundError as error:
         raise MissingExtraError("Pillow", "image") from error
     picture = Image.fromarray(pixels if pixels.ndim == 2 or pixels.shape[2] > 1 else pixels[..., 0]).convert("RGB")
-    if picture.width >= _DRAWN_WIDTH:
+    if picture.width >= width:
         return picture, 1.0
-    scale = _DRAWN_WIDTH / picture.width
-    size = (_DRAWN_WIDTH, max(1, round(picture.height * scale)))
+    scale = width / picture.width
+    size = (width, max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.NEAREST), scale
 
 

@@ -56,20 +56,22 @@ def refused(done) -> str:
         ("yolo.onnx", ["--decoder", "yolo", "--score-threshold", "0.5"]),
         (
             "ssd.onnx",
+            # fmt: off
             [
                 "--decoder",
                 "ssd",
                 "--anchors",
                 "anchors.npy",
+                "--variances",
+                "0.1",
+                "0.2",
                 "--box-order",
                 "yx",
                 "--background",
                 "--box-units",
                 "fractions",
-                "--variances",
-                "0.1",
-                "0.2",
             ],
+            # fmt: on
         ),
     ],
     ids=["yolo", "ssd"],
@@ -91,7 +93,7 @@ def test_a_detector_is_packed_shown_verified_run_and_timed(folder, tmp_path, mod
         f"{folder / 'black.png'}: nothing found",
     ]
     drawn = np.asarray(Image.open(tmp_path / "0000-cells.png"))
-    assert drawn.shape == (160, 160, 3)
+    assert drawn.shape == (320, 320, 3)
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 5, "boxes and labels have colours of their own"
     row = json.loads(told(run("predict", path, folder / "cells.png", "--json")))
     assert set(row) == {"file", "detections", "source", "reason", "latency_ms"}

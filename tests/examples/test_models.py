@@ -1,0 +1,47 @@
+"""The examples that train a model, pack it and ask it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from edge_sdk.bundle import Bundle
+from edge_sdk.verification import verify
+
+pytest.importorskip("mlxtend")
+pytest.importorskip("tensorflow")
+
+
+def run(example: str, *arguments: object) -> str:
+    """Return what an example prints; it writes nothing on standard error."""
+    command = [sys.executable, "-m", f"edge_sdk.examples.{example}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_digits_are_classified_by_a_bundle_that_verifies(tmp_path):
+    text = run("classify", tmp_path)
+    assert float(re.search(r"([\d.]+)% of 1000 digits", text)[1]) > 85
+    assert verify(Bundle.open(tmp_path / "digits-1.0.0.edge"))["examples"] == 4
+
+
+@pytest.mark.slow
+def test_digits_in_scenes_are_found_and_drawn_by_an_int8_bundle(tmp_path):
+    text = run("detect", tmp_path, "--scenes", 1500, "--epochs", 8)
+    recall, precision = map(float, re.search(r"([\d.]+)% of \d+ digits.*, ([\d.]+)% of what", text).groups())
+    assert recall > 40
+    assert precision > 50
+    bundle = Bundle.open(tmp_path / "scenes-1.0.0.edge")
+    assert bundle.manifest.artifacts[0].outputs[0].dtype == "int8"
+    assert verify(bundle)["examples"] == 4
+    assert [path.name for path in sorted(tmp_path.glob("*.png"))] == [f"scene-{n}.png" for n in range(4)]
+
+
+@pytest.mark.parametrize("example", ["classify", "detect"])
+def test_an_example_says_how_it_is_called(example):
+    assert f"python -m edge_sdk.examples.{example} OUT" in run(example, "--help")
