@@ -35,6 +35,7 @@ from edge_sdk.bundle.manifest import LABELLED, NAME, OUTPUTS, VERSION
 from edge_sdk.cascade.policy import Policy
 from edge_sdk.errors import CertificateError, InputError, ModelError
 from edge_sdk.files import storage_errors
+from edge_sdk.inputs import Input, as_input
 from edge_sdk.model import EdgeModel, not_certified_for
 from edge_sdk.processing import ProcessingSpec, check_skew, samples
 from edge_sdk.processing.skew import processed_tolerance
@@ -72,7 +73,7 @@ def pack(
     detection: Detector | None = None,
     anchors: NDArray[np.float32] | None = None,
     runtime: str | None = None,
-    golden_inputs: Sequence[NDArray[Any]] | None = None,
+    golden_inputs: Sequence[Input] | None = None,
     lineage: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     cascade: Mapping[str, Any] | None = None,
@@ -137,7 +138,8 @@ def pack(
     session.close()
     spec = _with_quantization(processing, inputs)
     count = _SAMPLES if math.prod(spec.output_shape) < _LARGE else _FEW_SAMPLES
-    raw_inputs = tuple(golden_inputs) if golden_inputs is not None else samples(spec, count)
+    given = samples(spec, count) if golden_inputs is None else golden_inputs
+    raw_inputs = tuple(as_input(spec, value) for value in given)
     if not 0 < len(raw_inputs) <= MAX_GOLDEN:
         raise InputError(f"there are {len(raw_inputs)} golden inputs; there should be 1 to {MAX_GOLDEN}")
     check_skew(spec, raw_inputs)

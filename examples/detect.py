@@ -65,7 +65,7 @@ def scene(digits: Dataset, rng: np.random.Generator) -> tuple[NDArray[np.uint8],
         if window.any():
             continue
         digit = Image.fromarray(digits.images[n][..., 0]).resize((size, size), Image.Resampling.BILINEAR)
-        window[..., 0] = digit
+        window[..., 0] = np.asarray(digit)
         ink = window[..., 0] > 40
         rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
         box = (left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1)
@@ -138,9 +138,9 @@ def run(out: Path, count: int, epochs: int) -> tuple[float, float]:
     x, y = scenes(data.train, count, seed=0)
     keras.utils.set_random_seed(0)
     model = network(len(data.classes))
-    steps = epochs * -(-count // 32)
+    steps = epochs * -(-count // 16)
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, steps)), loss)
-    model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
+    model.fit(x, y, batch_size=16, epochs=epochs, verbose=0)
 
     rng = np.random.default_rng(1)
     path = out / "scenes-1.0.0.edge"

@@ -1,21 +1,25 @@
-"""What a session of ours costs over the runtime beneath it, on models so small that it shows.
+"""What a session and a model of ours cost over the runtime beneath them, on models so small that it shows.
 
 The ONNX model is made here; the ``.tflite`` is ``ad01_int8.tflite`` of MLPerf Tiny, from the folder in
-``EDGE_SDK_DATA``, and that task is left out where the folder is not.
+``EDGE_SDK_DATA``, and its tasks are left out where the folder is not.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness import Case, Task
+
+if TYPE_CHECKING:
+    from edge_sdk.bundle import Bundle
 
 __all__ = ["tasks"]
 
@@ -79,6 +83,38 @@ def _ours_litert(model: Path, x: Output) -> Call:
     return lambda: session.run(x)[0]
 
 
+def _dequantized(model: Path, x: Output) -> Call:
+    call, output = _interpreter(model, x), _bundle(model).manifest.artifacts[0].outputs[0]
+    scale, zero_point = np.float32(output.scale or 1.0), output.zero_point or 0
+    return lambda: cast("Output", (call().astype(np.float32) - zero_point) * scale)
+
+
+@cache
+def _bundle(model: Path) -> Bundle:
+    from edge_sdk.packing import pack
+    from edge_sdk.processing import Columns, ProcessingSpec
+
+    spec = ProcessingSpec((Columns(tuple(f"bin {n}" for n in range(640))),))
+    with tempfile.TemporaryDirectory() as folder:
+        return pack(
+            model, path=Path(folder) / "a.edge", name="ad01", version="1.0.0", task="regression", processing=spec
+        )
+
+
+def _ours_run(model: Path, x: Output) -> Call:
+    from edge_sdk.model import EdgeModel
+
+    loaded = EdgeModel(_bundle(model))
+    return lambda: loaded.run(x)[0]
+
+
+def _ours_answer(model: Path, x: Output) -> Call:
+    from edge_sdk.model import EdgeModel
+
+    loaded = EdgeModel(_bundle(model))
+    return lambda: cast("Output", loaded.predict_tensor(x)[0][None])
+
+
 def tasks() -> tuple[Task, ...]:
     """Return a task for each runtime whose model is at hand."""
     x = np.random.default_rng(1).normal(size=(1, FEATURES)).astype(np.float32)
@@ -96,21 +132,32 @@ def tasks() -> tuple[Task, ...]:
     model = Path(os.environ.get("EDGE_SDK_DATA", "")) / "mlperf_tiny" / "ad01_int8.tflite"
     if model.is_file():
         vector = np.random.default_rng(2).integers(-128, 128, (1, 640)).astype(np.int8)
-        ours = partial(_ours_litert, model, vector)
-        made.append(
+        peer = partial(Case, module="ai_edge_litert", pip="ai-edge-litert")
+        our = partial(Case, module="ai_edge_litert", pip="edge-sdk")
+        made += [
             Task(
                 "litert",
-                "ad01_int8.tflite in LiteRT",
+                "ad01_int8.tflite in LiteRT, int8 out",
                 (
-                    Case("edge-sdk", ours, module="ai_edge_litert", pip="edge-sdk", ours=True),
-                    Case(
-                        "interpreter",
-                        partial(_interpreter, model, vector),
-                        module="ai_edge_litert",
-                        pip="ai-edge-litert",
-                    ),
+                    our("EdgeModel.run", partial(_ours_run, model, vector), ours=True),
+                    our("our session", partial(_ours_litert, model, vector)),
+                    peer("interpreter", partial(_interpreter, model, vector)),
                 ),
                 tolerance=0,
-            )
-        )
+            ),
+            Task(
+                "answer",
+                "ad01_int8.tflite in LiteRT, dequantized",
+                (
+                    our(
+                        "EdgeModel.predict_tensor",
+                        partial(_ours_answer, model, vector),
+                        ours=True,
+                        note="with timing, digest and decision id",
+                    ),
+                    peer("interpreter + NumPy", partial(_dequantized, model, vector)),
+                ),
+                tolerance=1e-4,
+            ),
+        ]
     return tuple(made)

@@ -14,6 +14,7 @@ from outside.detectors import SIDE, cell_boxes, embedder_onnx, ssd_onnx, yolo_on
 from outside.services import edge_sdk as run
 
 SPEC = ProcessingSpec((Color("rgb"), Resize(SIDE, SIDE), Normalize((0.0,) * 3, (255.0,) * 3), Layout("NCHW")))
+SSD = ["--decoder", "ssd", "--box-order", "yx", "--background"]
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +57,7 @@ def refused(done) -> str:
         ("yolo.onnx", ["--decoder", "yolo", "--score-threshold", "0.5"]),
         (
             "ssd.onnx",
-            # fmt: off
-            [
-                "--decoder",
-                "ssd",
-                "--anchors",
-                "anchors.npy",
-                "--variances",
-                "0.1",
-                "0.2",
-                "--box-order",
-                "yx",
-                "--background",
-                "--box-units",
-                "fractions",
-            ],
-            # fmt: on
+            [*SSD, "--anchors", "anchors.npy", "--box-units", "fractions", "--variances", "0.1", "0.2"],
         ),
     ],
     ids=["yolo", "ssd"],
