@@ -206,12 +206,15 @@ class Control:
         What is known of it.
     asked_at
         When a request last went out, in seconds.
+    doubted
+        Whether that one was expected too late, and went out to put what is known to the test.
     """
 
     budget: Budget
     buckets: tuple[Bucket | None, Bucket | None, Bucket | None]
     network: Network = Network()
     asked_at: float = -math.inf
+    doubted: bool = False
 
     @classmethod
     def of(cls, budget: Budget, now: float) -> Control:
@@ -239,8 +242,8 @@ class Control:
         What comes after, and why the request may not be sent: ``deadline``, ``budget``, or None
         where it may.
         """
-        probe = now - self.asked_at >= PROBE_SECONDS
-        if remaining is not None and not probe and self.network.is_late(size, remaining):
+        late = remaining is not None and self.network.is_late(size, remaining)
+        if late and now - self.asked_at < PROBE_SECONDS:
             return self, "deadline"
         if now - self.asked_at < self.budget.floor:
             return self, "budget"
@@ -252,11 +255,16 @@ class Control:
                 return self, "budget"
             paid.append(left)
         calls, sent, money = paid
-        return replace(self, buckets=(calls, sent, money), asked_at=max(now, self.asked_at)), None
+        asked_at = max(now, self.asked_at)
+        return replace(self, buckets=(calls, sent, money), asked_at=asked_at, doubted=late), None
 
     def learn(self, size: int, seconds: float) -> Control:
-        """Return the control after a request of ``size`` bytes was answered within ``seconds``."""
-        return replace(self, network=self.network.learn(size, seconds))
+        """Return the control after a request of ``size`` bytes was answered within ``seconds``.
+
+        Where no answer was expected in time, what was known of the network is forgotten.
+        """
+        known = Network() if self.doubted else self.network
+        return replace(self, network=known.learn(size, seconds), doubted=False)
 
     def spare(self, now: float) -> float:
         """Return the share of kept answers to escalate as well: none below half a bucket, all of it at a full one."""

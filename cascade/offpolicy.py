@@ -8,9 +8,11 @@ says. Where nothing was audited, nothing is estimated.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,30 +96,52 @@ def columns(records: Iterable[Record | Feedback], *, rule: str | None = None, cl
     JournalError
         There are no decisions, or those of several rules, or answers of several cloud models.
     """
-    made: dict[str, Record] = {}
+    made: dict[str, _Row] = {}
     labels: dict[str, int] = {}
     for record in records:
         if isinstance(record, Feedback):
             labels[record.id] = record.label  # the last word counts
         else:
-            made[record.id] = record
-    rule = _only("rule", rule, Counter(record.rule for record in made.values()))
-    chosen = [record for record in made.values() if record.rule == rule]
+            made[record.id] = _row(record)
+    rule = _only("rule", rule, Counter(row.rule for row in made.values()))
+    chosen = {name: row for name, row in made.items() if row.rule == rule}
     if not chosen:
         raise JournalError("the journal holds no decisions" + (f" of the rule {rule}" if rule else ""))
-    answers = Counter(record.outcome.cloud.model for record in chosen if record.outcome.cloud is not None)
-    cloud = _only("cloud model", cloud, answers)
-    rows = np.full((5, len(chosen)), math.nan)
-    for n, record in enumerate(chosen):
-        decision, outcome, label = record.decision, record.outcome, labels.get(record.id)
-        rows[:2, n] = -math.inf if decision.value is None else decision.value, decision.propensity
+    cloud = _only("cloud model", cloud, Counter(row.cloud for row in chosen.values() if row.cloud is not None))
+    filled = np.full((5, len(chosen)), math.nan)
+    for n, (name, row) in enumerate(chosen.items()):
+        label = labels.get(name)
+        filled[:2, n] = row.value, row.propensity
         if label is not None:
-            rows[3, n] = outcome.index == label
-        if outcome.cloud is not None and outcome.cloud.model == cloud:
-            rows[2, n] = outcome.index == outcome.cloud.index
+            filled[3, n] = row.edge_index == label
+        if row.cloud is not None and row.cloud == cloud:
+            filled[2, n] = row.edge_index == row.cloud_index
             if label is not None:
-                rows[4, n] = outcome.cloud.index == label
-    return Columns(*rows)
+                filled[4, n] = row.cloud_index == label
+    return Columns(*filled)
+
+
+class _Row(NamedTuple):
+    """What is needed of a record; journals are long."""
+
+    rule: str
+    value: float
+    propensity: float
+    edge_index: int
+    cloud: str | None
+    cloud_index: int
+
+
+def _row(record: Record) -> _Row:
+    decision, outcome, cloud = record.decision, record.outcome, record.outcome.cloud
+    return _Row(
+        sys.intern(record.rule),
+        -math.inf if decision.value is None else decision.value,
+        decision.propensity,
+        outcome.index,
+        None if cloud is None else sys.intern(cloud.model),
+        0 if cloud is None else cloud.index,
+    )
 
 
 def _only(what: str, wanted: str | None, there: Counter[str]) -> str | None:

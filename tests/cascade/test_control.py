@@ -166,7 +166,13 @@ def test_what_cannot_be_back_in_time_is_not_begun_but_tried_again_later():
     assert refused is None
     assert control.ask(2.0, 1000, 0.05)[1] == "deadline"
     assert control.ask(2.0, 1000, None)[1] is None, "no deadline, no hurry"
-    assert control.ask(1.0 + PROBE_SECONDS, 1000, 0.05)[1] is None, "the network may be faster by now"
+    later = 1.0 + PROBE_SECONDS
+    probed, refused = control.ask(later, 1000, 0.05)
+    assert refused is None, "the network may be faster by now"
+    assert probed.ask(later, 1000, 0.05)[1] == "deadline", "one try, until it is answered"
+    quick = probed.learn(1000, 0.02)
+    assert quick.ask(later, 1000, 0.05)[1] is None, "and it was: what had been known is forgotten"
+    assert quick.learn(1000, 0.02).network.calls == 2
 
 
 def test_a_large_picture_may_be_too_late_where_a_small_one_is_not():

@@ -121,6 +121,18 @@ def test_every_decision_is_derived_again_bit_for_bit_in_another_process(tmp_path
     assert json.loads(done.stdout) == [2000, 2000, None], done.stderr
 
 
+def test_decisions_about_boxes_are_derived_again_also_where_there_were_none():
+    policy, audit, logged = Policy(0.4, signal="detections"), Audit(KEY, 0.5), []
+    for boxes in range(40):
+        scores = np.random.default_rng(boxes).random(boxes % 4).astype(np.float32)
+        decision = derive(policy, scores, f"{boxes}", audit=audit)
+        made = records(policies()[0], 1)[0]
+        made = replace(made, id=f"{boxes}", rule=rule_digest(policy), scores=scores.tobytes(), decision=decision)
+        logged.append(parse(replace(made, threshold=0.4, audit_rate=0.5).to_line()))
+    assert {record.decision.reason for record in logged} == {"confident", "escalated", "audit"}
+    assert replay(logged, [policy], [KEY]).passed
+
+
 def test_a_replay_names_the_first_decision_that_does_not_come_out_as_logged():
     policy = policies()[0]
     logged = records(policy, 60)

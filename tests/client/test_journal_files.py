@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -86,6 +88,35 @@ def test_after_a_power_cut_a_new_file_is_begun_and_all_others_are_read(tmp_path)
     reader = Reader(tmp_path)
     assert list(reader) == [*LABELS[:2], *LABELS[3:5]]
     assert reader.torn == 1
+
+
+WRITER = """
+import sys
+from edge_sdk.cascade.journal import Feedback
+from edge_sdk.client.journal import Journal
+journal = Journal(sys.argv[1], pause=0.005, file_bytes=20_000, max_bytes=1 << 30)
+n = 0
+while True:
+    journal.put(Feedback(f"{n:08x}", float(n), n % 10))
+    n += 1
+    if n % 50 == 0:
+        journal.flush()
+        print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("lines", [5, 17, 60])
+def test_a_process_that_is_killed_while_it_writes_leaves_all_that_was_durable(tmp_path, lines):
+    command = [sys.executable, "-P", "-c", WRITER, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(lines):
+            durable = int(process.stdout.readline())
+        process.kill()
+    reader = Reader(tmp_path)
+    found = list(reader)
+    assert len(found) >= durable
+    assert found == [Feedback(f"{n:08x}", float(n), n % 10) for n in range(len(found))]
+    assert reader.torn <= 1
 
 
 def test_a_damaged_line_elsewhere_is_named(tmp_path):
