@@ -55,7 +55,7 @@ class SentAs:
             return cls()
         if kind == "jpeg" and not colon:
             return cls(JPEG_QUALITY)
-        if kind == "jpeg" and quality.isascii() and quality.isdecimal():
+        if kind == "jpeg" and quality.isascii() and quality.isdecimal() and len(quality) <= 3:
             return cls(int(quality))
         raise InputError(f"encoding is {name!r}; it should be captured, jpeg or jpeg:QUALITY")
 

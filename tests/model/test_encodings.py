@@ -1,0 +1,58 @@
+"""As what pictures are sent: names that certificates hold, and what the cloud then sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_sdk.encodings import JPEG_QUALITY, SentAs
+from edge_sdk.errors import InputError
+from edge_sdk.frames import decode_image
+from outside.bundles import tiny_images
+
+PICTURE = tiny_images(1, 0, side=40)[0][0]
+
+
+@given(st.none() | st.integers(1, 100))
+def test_a_name_is_read_as_it_was_written(quality):
+    assert SentAs.parse(str(SentAs(quality))) == SentAs(quality)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "png", "jpeg:", "jpeg:0", "jpeg:101", "jpeg:9.5", "jpeg:²", "captured:1", "jpeg:" + "9" * 5000]
+)
+def test_any_other_name_is_refused(name):
+    with pytest.raises(InputError, match="it should be"):
+        SentAs.parse(name)
+
+
+def test_captured_is_every_pixel():
+    seen, size = SentAs().send(PICTURE)
+    assert seen is PICTURE
+    assert size == PICTURE.nbytes
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (40, 40, 1), (40, 40, 3), (40, 40, 4)])
+def test_jpeg_loses_the_more_the_lower_its_quality_is(shape):
+    pytest.importorskip("PIL")
+    picture = np.resize(PICTURE, shape) if len(shape) == 2 or shape[2] != 4 else np.dstack([PICTURE, PICTURE[..., :1]])
+    wanted = picture if picture.ndim == 2 else picture[..., :3].squeeze()
+    errors, sizes = [], []
+    for quality in (100, JPEG_QUALITY, 50, 10):
+        seen, size = SentAs(quality).send(picture)
+        assert seen.dtype == np.uint8
+        assert seen.shape == wanted.shape
+        errors.append(np.abs(seen.astype(int) - wanted).mean())
+        sizes.append(size)
+    assert errors == sorted(errors)
+    assert errors[0] < errors[-1]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_cloud_sees_what_was_sent():
+    pytest.importorskip("PIL")
+    from edge_sdk.encodings import encode_jpeg
+
+    np.testing.assert_array_equal(SentAs(60).send(PICTURE)[0], decode_image(encode_jpeg(PICTURE, 60), "x"))
