@@ -125,7 +125,8 @@ def main() -> int:
         console.print(
             f"  learned less max_probability, paired, 95 % lower bound: at worst {100 * beside['worst']['bound']:+.2f} "
             f"points (at {beside['worst']['share']:.0%} escalated); "
-            f"{'used' if beside['used'] else 'not used, as it is not surely better: max_probability is'}\n"
+            f"{'used' if beside['used'] else 'not used, as it is not surely better: max_probability is'}\n",
+            soft_wrap=True,
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
