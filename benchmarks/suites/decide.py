@@ -93,7 +93,7 @@ def _distance(answer: Any, expected: Any) -> float:
 
 def _scores(classes: int) -> Scores:
     levels = np.exp(np.random.default_rng(0).normal(0, 2, classes))
-    return (levels / levels.sum()).astype(np.float32)
+    return np.asarray(levels / levels.sum(), np.float32)
 
 
 def tasks() -> tuple[Task, ...]:

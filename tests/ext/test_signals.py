@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,6 +19,7 @@ from edge_sdk.errors import InputError
 from edge_sdk.ext import signals
 from edge_sdk.ext.pure import signals as twin
 from edge_sdk.ext.signals import KINDS, Signal, check, features
+from outside.sources import ROOT
 
 PLAIN = KINDS[:-1]
 TEMPERATURES = st.one_of(st.just(1.0), st.floats(0.05, 20), st.floats(1e-320, 1e308))
@@ -72,6 +76,7 @@ def test_many_classes_give_the_same_bits_as_well(classes, temperature):
     for kind in PLAIN:
         expected = twin.Signal(kind, temperature).values(scores)
         assert bits(Signal(kind, temperature).values(scores)) == bits(expected), kind
+    assert bits(features(scores)) == bits(twin.features(scores))
 
 
 @settings(max_examples=200, deadline=None)
@@ -115,6 +120,27 @@ def test_the_bits_are_those_of_every_other_machine():
             for x in (scores, scores.astype(np.float32)):
                 made.update(signal.values(x).astype("<f8"))
     assert made.hexdigest() == BITS
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gcc -O0",
+        pytest.param("gcc -O3 -march=native", marks=pytest.mark.slow),
+        pytest.param("clang -O3 -march=native", marks=pytest.mark.slow),
+        pytest.param("aarch64-linux-gnu-gcc -O3 -mcpu=cortex-a53 -static", marks=pytest.mark.slow),
+    ],
+)
+def test_any_compiler_at_hand_gives_the_bits(command, tmp_path):
+    compiler, *options = command.split()
+    emulator = ["qemu-aarch64-static"] if compiler.startswith("aarch64") and os.uname().machine != "aarch64" else []
+    if not all(map(shutil.which, [compiler, *emulator])):
+        pytest.skip(f"no {compiler}")
+    sources = [ROOT / "tools/signals_bits.c", ROOT / "ext/src/signals_kernel.c"]
+    always = ["-std=c11", "-ffp-contract=off", f"-I{ROOT}/ext/src", "-o", tmp_path / "bits"]
+    subprocess.run([compiler, *options, *sources, *always, "-lm"], check=True, timeout=120)
+    done = subprocess.run([*emulator, tmp_path / "bits"], capture_output=True, check=True, timeout=120)
+    assert hashlib.sha256(done.stdout).hexdigest() == BITS
 
 
 def longest(scores, temperature):
