@@ -158,6 +158,7 @@ static void sample(const run *r, int index, edge_row_job part, const tap *t, siz
     size_t tail = columns->tail < from ? from : columns->tail < to ? columns->tail : to;
     part.a = r->frame->planes[plane] + t->first * r->frame->strides[plane];
     part.b = r->frame->planes[plane] + t->second * r->frame->strides[plane];
+    part.ahead = (t[1].first - t->first) * r->frame->strides[plane];
     part.weight = t->weight;
     if (from < tail) {
         part.from = from;
@@ -171,6 +172,7 @@ static void sample(const run *r, int index, edge_row_job part, const tap *t, siz
             memset(r->tails[i] + columns->tail_bytes, 0, 16);
         part.a = r->tails[0];
         part.b = r->tails[1];
+        part.ahead = 0;
         part.from = tail;
         part.to = to;
         r->ops->sample(columns, &part);

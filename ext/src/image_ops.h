@@ -24,6 +24,14 @@
 /* Scratch rows are this many elements longer than a multiple of it. */
 #define BLOCK 16
 
+/* Where eight output columns are, side by side in memory because a loop has few registers for addresses. */
+typedef struct {
+    uint8_t near[4][32]; /* byte shuffles for each four columns: see `make_near` */
+    int32_t even[8], odd[8]; /* the weights of columns 0 1 0 1 and 2 3 2 3 of each four */
+    int32_t weights[8];      /* two negated int16: left, right */
+    int32_t offsets[8];
+} edge_eight;
+
 /* How output columns read one plane. Columns from `tail` on would read past the end of a row: the
  * offsets of those count from `base`, and they read a padded copy of the rows' ends. */
 typedef struct {
@@ -36,11 +44,13 @@ typedef struct {
     uint8_t table[4][16];        /* byte shuffles made of these: see `make_tables` */
     size_t tail;    /* a multiple of BLOCK */
     size_t base, tail_bytes;
-    int *offsets;       /* [padded width] */
-    int32_t *weights;   /* [padded width], two negated int16: left, right */
-    int32_t *even, *odd; /* the weights of columns 0 1 0 1 and 2 3 2 3 of each four */
-    uint8_t *near[4];    /* [4 * padded width], byte shuffles for each four columns */
+    edge_eight *eights; /* [padded width / 8] */
 } edge_columns;
+
+static inline int *edge_offset(const edge_columns *columns, size_t x)
+{
+    return &columns->eights[x / 8].offsets[x % 8];
+}
 
 /* One output row: blend rows `a` and `b`, then columns [from, to), into rows[c][from..to). What is stored
  * are levels, or, with a `gain`, what `to_float` makes of them. */
@@ -48,7 +58,8 @@ typedef struct {
     float *rows[3];
     const float *offset, *gain; /* [3] or NULL */
     const uint8_t *a, *b;
-    int weight; /* of row b, 15 bits */
+    ptrdiff_t ahead; /* bytes to the rows that come next */
+    int weight;      /* of row b, 15 bits */
     size_t from, to;
 } edge_row_job;
 

@@ -18,8 +18,9 @@
 static void scalar_sample(const edge_columns *columns, const edge_row_job *job)
 {
     for (size_t x = job->from; x < job->to; x++) {
-        const uint8_t *a = job->a + columns->offsets[x], *b = job->b + columns->offsets[x];
-        int right = (int)((uint32_t)columns->weights[x] >> 16);
+        const edge_eight *eight = &columns->eights[x / 8];
+        const uint8_t *a = job->a + eight->offsets[x % 8], *b = job->b + eight->offsets[x % 8];
+        int right = (int)((uint32_t)eight->weights[x % 8] >> 16);
         right = right == 0 ? 0 : right - 65536;
         int left = -32768 - right;
         for (int c = 0; c < columns->rows; c++) {

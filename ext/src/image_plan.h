@@ -90,7 +90,7 @@ static void make_tables(edge_columns *columns)
 }
 
 /* Where all that a lane loads lies within 16 bytes, one load does it: of `wide` columns of one or two values,
- * or of two columns of three. The shuffles then differ from lane to lane: 4 bytes a column in `near`. */
+ * or of two columns of three. The shuffles then differ from lane to lane. */
 static void make_near(edge_columns *columns, size_t padded)
 {
     size_t wide = columns->load == 8 ? 2 : 4;
@@ -99,26 +99,26 @@ static void make_near(edge_columns *columns, size_t padded)
         span = columns->second[c] < span ? span : columns->second[c] + 1;
     columns->is_near = 1;
     for (size_t x = 0; x < padded; x += wide)
-        if (columns->offsets[x + wide - 1] - columns->offsets[x] + span > 16)
+        if (*edge_offset(columns, x + wide - 1) - *edge_offset(columns, x) + span > 16)
             columns->is_near = 0;
     if (!columns->is_near)
         return;
     columns->reach = 16;
-    for (int i = 0; i < 4; i++)
-        memset(columns->near[i], 0x80, 4 * padded);
     for (size_t x = 0; x < padded; x++) {
-        size_t lane = x & ~(size_t)3, pixel = x & 1;
-        int apart = columns->offsets[x] - columns->offsets[x & ~(wide - 1)];
+        int apart = *edge_offset(columns, x) - *edge_offset(columns, x & ~(wide - 1));
+        size_t at = 4 * (x % 8), lane = at & ~(size_t)15, pixel = x & 1, odd = x >> 1 & 1;
+        uint8_t(*tables)[32] = columns->eights[x / 8].near;
+        if (x % 8 == 0)
+            memset(tables, 0x80, sizeof columns->eights->near);
         for (int c = 0; c < columns->rows; c++)
             for (size_t side = 0; side < 2; side++) {
                 uint8_t from = (uint8_t)(apart + (side ? columns->second[c] : columns->first[c]));
-                size_t odd = x >> 1 & 1;
                 if (columns->load == 4)
-                    columns->near[c][4 * x + 2 * side + 1] = from;
+                    tables[c][at + 2 * side + 1] = from;
                 else if (c < 2)
-                    columns->near[odd][4 * lane + 8 * (size_t)c + 4 * pixel + 2 * side + 1] = from;
+                    tables[odd][lane + 8 * (size_t)c + 4 * pixel + 2 * side + 1] = from;
                 else
-                    columns->near[2 + odd][4 * x + 2 * side + 1] = from;
+                    tables[2 + odd][at + 2 * side + 1] = from;
             }
     }
 }
@@ -138,22 +138,23 @@ static void make_columns(edge_columns *columns, const source *from, const axis *
     for (size_t x = 0; x < padded; x++) {
         tap t = axis_tap(&along, (int)(x < width ? x : width - 1));
         uint32_t left = (uint32_t)(t.weight - 32768) & 0xffffu, right = (uint32_t)-t.weight & 0xffffu;
-        columns->offsets[x] = t.first * from->step;
-        columns->weights[x] = (int32_t)(left | right << 16);
+        *edge_offset(columns, x) = t.first * from->step;
+        columns->eights[x / 8].weights[x % 8] = (int32_t)(left | right << 16);
     }
     for (size_t x = 0; x < padded; x++) {
-        columns->even[x] = columns->weights[(x & ~(size_t)3) + (x & 1)];
-        columns->odd[x] = columns->weights[(x & ~(size_t)3) + 2 + (x & 1)];
+        edge_eight *eight = &columns->eights[x / 8];
+        eight->even[x % 8] = eight->weights[(x % 8 & 4) + (x & 1)];
+        eight->odd[x % 8] = eight->weights[(x % 8 & 4) + 2 + (x & 1)];
     }
     make_near(columns, padded);
     columns->tail = 0;
     while (columns->tail < padded &&
-           (size_t)columns->offsets[columns->tail + BLOCK - 1] + (size_t)columns->reach <= row_bytes)
+           (size_t)*edge_offset(columns, columns->tail + BLOCK - 1) + (size_t)columns->reach <= row_bytes)
         columns->tail += BLOCK;
-    columns->base = columns->tail < padded ? (size_t)columns->offsets[columns->tail] : row_bytes;
+    columns->base = columns->tail < padded ? (size_t)*edge_offset(columns, columns->tail) : row_bytes;
     columns->tail_bytes = row_bytes - columns->base;
     for (size_t x = columns->tail; x < padded; x++)
-        columns->offsets[x] -= (int)columns->base;
+        *edge_offset(columns, x) -= (int)columns->base;
 }
 
 /* For antialias: the source positions that an output position averages, `wide` weights each. */
@@ -207,7 +208,7 @@ struct edge_image_plan {
     float offset[3], gain[3], yuv[6];
     size_t item, sampled, row; /* bytes an element, columns with padding, bytes of a scratch row */
     int at_once;    /* sampling stores the tensor's elements itself */
-    tap *rows[2];   /* [inner_height] for each source */
+    tap *rows[2];   /* [inner_height + 1] for each source */
     edge_columns columns[2];
     averages down, across; /* for antialias */
     uint8_t *fill;         /* an output row of nothing but fill */
@@ -219,6 +220,7 @@ static void make_rows(tap *rows, const source *from, const axis *axis_y)
     along.halved = from->halved_y;
     for (int y = 0; y < along.count; y++)
         rows[y] = axis_tap(&along, y);
+    rows[along.count] = rows[along.count - 1]; /* nothing comes next */
 }
 
 /* All but the fill, in one block of memory. */
@@ -229,14 +231,14 @@ static edge_image_plan *make_plan(const edge_image_job *job)
     size_t item = ITEMS[job->type], count = (size_t)planes->count;
     size_t sampled = ((size_t)job->inner_width + BLOCK - 1) / BLOCK * BLOCK;
     size_t padded = ((size_t)job->out_width + BLOCK - 1) / BLOCK * BLOCK;
-    size_t words = aligned(sampled * sizeof(int32_t)), taps = aligned((size_t)job->inner_height * sizeof(tap));
+    size_t eights = sampled / 8 * sizeof(edge_eight), taps = aligned(((size_t)job->inner_height + 1) * sizeof(tap));
     size_t fill = aligned((size_t)job->out_width * (size_t)job->out_channels * item);
     axis across = {job->inner_width, job->left, job->window_width, job->width, job->nearest, 0,
                    (double)job->window_width / (double)job->inner_width};
     axis down = {job->inner_height, job->top, job->window_height, job->height, job->nearest, 0,
                  (double)job->window_height / (double)job->inner_height};
     size_t weights = job->antialias ? averages_bytes(&down) + averages_bytes(&across) : 0;
-    edge_image_plan *plan = malloc(sizeof *plan + count * (8 * words + taps) + fill + weights + 64);
+    edge_image_plan *plan = malloc(sizeof *plan + count * (eights + taps) + fill + weights + 64);
     if (plan == NULL)
         return NULL;
     char *next = (char *)aligned((size_t)(uintptr_t)(plan + 1));
@@ -255,13 +257,8 @@ static edge_image_plan *make_plan(const edge_image_job *job)
         memcpy(plan->yuv, job->yuv, sizeof plan->yuv);
     for (size_t i = 0; i < count; i++) {
         edge_columns *columns = &plan->columns[i];
-        columns->offsets = (int *)next;
-        columns->weights = (int32_t *)(next + words);
-        columns->even = (int32_t *)(next + 2 * words);
-        columns->odd = (int32_t *)(next + 3 * words);
-        for (size_t table = 0; table < 4; table++)
-            columns->near[table] = (uint8_t *)next + (4 + table) * words;
-        next += 8 * words;
+        columns->eights = (edge_eight *)next;
+        next += eights;
         make_columns(columns, &planes->sources[i], &across, (size_t)job->inner_width, sampled);
         plan->rows[i] = (tap *)next;
         next += taps;

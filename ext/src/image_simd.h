@@ -13,41 +13,51 @@ INLINE F NAME(blend)(V a, V b, V weight, V columns)
 }
 
 /* Columns [from, to) of three values, or of two where not `three`. The flags are constants: each combination
- * is compiled by itself. */
+ * is compiled by itself. Everything is in variables because stores could change what `job` points to. */
 INLINE void NAME(wide)(const edge_columns *columns, const edge_row_job *job, int three, int is_near, int finished)
 {
     V weight = v_set16(job->weight);
     V t0 = v_table(columns->table[0]), t1 = t0, t2 = v_table(columns->table[1]), t3 = v_table(columns->table[2]);
+    const edge_eight *eights = columns->eights;
+    const uint8_t *row_a = job->a, *row_b = job->b;
+    float *to0 = job->rows[0], *to1 = job->rows[1], *to2 = three ? job->rows[2] : NULL;
+    ptrdiff_t ahead = job->ahead;
+    size_t end = job->to;
     F offset[3], gain[3];
     for (int c = 0; finished && c < 3; c++) {
         offset[c] = f_set(job->offset[c]);
         gain[c] = f_set(job->gain[c]);
     }
-    for (size_t x = job->from; x < job->to; x += WIDE) {
-        const int *at = columns->offsets + x;
+    for (size_t x = job->from; x < end; x += WIDE) {
+        const edge_eight *eight = eights + x / 8;
+        const size_t half = WIDE == 8 ? 0 : x % 8; /* its second four columns, where a vector takes four */
+        const int32_t *at = eight->offsets + half;
         V a0, a1, b0, b1; /* four columns a lane: 0 1, then 2 3 */
         if (is_near) {
-            a0 = v_near(job->a, at), b0 = v_near(job->b, at);
-            a1 = v_near(job->a, at + 2), b1 = v_near(job->b, at + 2);
-            t0 = v_load(columns->near[0] + 4 * x);
-            t1 = v_load(columns->near[1] + 4 * x);
+            a0 = v_near(row_a, at), b0 = v_near(row_b, at);
+            a1 = v_near(row_a, at + 2), b1 = v_near(row_b, at + 2);
+            t0 = v_load(eight->near[0] + 4 * half);
+            t1 = v_load(eight->near[1] + 4 * half);
+            t2 = v_load(eight->near[2] + 4 * half);
+            t3 = v_load(eight->near[3] + 4 * half);
         } else {
-            a0 = v_gather8(job->a, at), b0 = v_gather8(job->b, at);
-            a1 = v_gather8(job->a, at + 2), b1 = v_gather8(job->b, at + 2);
-        }
-        F even = NAME(blend)(v_shuffle(a0, t0), v_shuffle(b0, t0), weight, v_load(columns->even + x));
-        F odd = NAME(blend)(v_shuffle(a1, t1), v_shuffle(b1, t1), weight, v_load(columns->odd + x));
-        F level[3] = {f_low(even, odd), f_high(even, odd)};
-        if (three) {
-            if (is_near) {
-                t2 = v_load(columns->near[2] + 4 * x);
-                t3 = v_load(columns->near[3] + 4 * x);
+            a0 = v_gather8(row_a, at), b0 = v_gather8(row_b, at);
+            a1 = v_gather8(row_a, at + 2), b1 = v_gather8(row_b, at + 2);
+            for (int i = 0; i < WIDE; i += 2) { /* so far apart, processors do not see what comes next */
+                __builtin_prefetch(row_a + ahead + at[i]);
+                __builtin_prefetch(row_b + ahead + at[i]);
             }
-            V a = v_or(v_shuffle(a0, t2), v_shuffle(a1, t3)), b = v_or(v_shuffle(b0, t2), v_shuffle(b1, t3));
-            level[2] = NAME(blend)(a, b, weight, v_load(columns->weights + x));
         }
-        for (int c = 0; c < (three ? 3 : 2); c++)
-            f_store(job->rows[c] + x, finished ? f_mul(f_sub(offset[c], level[c]), gain[c]) : level[c]);
+        F even = NAME(blend)(v_shuffle(a0, t0), v_shuffle(b0, t0), weight, v_load(eight->even + half));
+        F odd = NAME(blend)(v_shuffle(a1, t1), v_shuffle(b1, t1), weight, v_load(eight->odd + half));
+        F first = f_low(even, odd), second = f_high(even, odd);
+        f_store(to0 + x, finished ? f_mul(f_sub(offset[0], first), gain[0]) : first);
+        f_store(to1 + x, finished ? f_mul(f_sub(offset[1], second), gain[1]) : second);
+        if (three) {
+            V a = v_or(v_shuffle(a0, t2), v_shuffle(a1, t3)), b = v_or(v_shuffle(b0, t2), v_shuffle(b1, t3));
+            F third = NAME(blend)(a, b, weight, v_load(eight->weights + half));
+            f_store(to2 + x, finished ? f_mul(f_sub(offset[2], third), gain[2]) : third);
+        }
     }
 }
 
@@ -56,23 +66,27 @@ INLINE void NAME(narrow)(const edge_columns *columns, const edge_row_job *job, i
 {
     V weight = v_set16(job->weight);
     V first = v_table(columns->table[0]), second = v_table(columns->table[1]);
+    const edge_eight *eights = columns->eights;
+    const uint8_t *row_a = job->a, *row_b = job->b;
+    float *to0 = job->rows[0], *to1 = two ? job->rows[1] : NULL;
+    size_t end = job->to;
     F offset = f_set(finished ? job->offset[0] : 0.0f), gain = f_set(finished ? job->gain[0] : 0.0f);
-    for (size_t x = job->from; x < job->to; x += WIDE) {
-        const int *at = columns->offsets + x;
-        V a, b, pairs = v_load(columns->weights + x);
+    for (size_t x = job->from; x < end; x += WIDE) {
+        const edge_eight *eight = eights + x / 8;
+        const size_t half = WIDE == 8 ? 0 : x % 8;
+        const int32_t *at = eight->offsets + half;
+        V a, b, pairs = v_load(eight->weights + half);
         if (is_near) {
-            a = v_near(job->a, at), b = v_near(job->b, at);
-            first = v_load(columns->near[0] + 4 * x);
+            a = v_near(row_a, at), b = v_near(row_b, at);
+            first = v_load(eight->near[0] + 4 * half);
+            second = v_load(eight->near[1] + 4 * half);
         } else {
-            a = v_gather4(job->a, at), b = v_gather4(job->b, at);
+            a = v_gather4(row_a, at), b = v_gather4(row_b, at);
         }
         F level = NAME(blend)(v_shuffle(a, first), v_shuffle(b, first), weight, pairs);
-        f_store(job->rows[0] + x, finished ? f_mul(f_sub(offset, level), gain) : level);
-        if (two) {
-            if (is_near)
-                second = v_load(columns->near[1] + 4 * x);
-            f_store(job->rows[1] + x, NAME(blend)(v_shuffle(a, second), v_shuffle(b, second), weight, pairs));
-        }
+        f_store(to0 + x, finished ? f_mul(f_sub(offset, level), gain) : level);
+        if (two)
+            f_store(to1 + x, NAME(blend)(v_shuffle(a, second), v_shuffle(b, second), weight, pairs));
     }
 }
 
