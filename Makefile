@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 SUITES ?=
+SECONDS ?= 60
 
 # The folders compression/ and cloud/ at the top must not be importable by their short names: from
 # Python 3.14 the standard library has a package `compression` of its own.
@@ -23,10 +24,10 @@ INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip in
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint lint-style lint-tree lint-imports lint-types format bench proto lock clean
+.PHONY: help demo test test-slow lint lint-style lint-tree lint-imports lint-types format bench proto lock clean fuzz asan clang portable arm64-kernels
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/stamp-venv: tools/preflight.py
 	@command -v $(PYTHON) > /dev/null || { echo "edge-sdk: error: there is no $(PYTHON). On Debian:" \
@@ -85,6 +86,21 @@ format: $(VENV)/stamp-dev ## let ruff mend what it can
 
 bench: $(VENV)/stamp-dev ## time ours against peers: make bench SUITES="softmax" ARGS="--json out.json"
 	$(BIN)/python benchmarks/run.py $(SUITES) $(ARGS)
+
+fuzz: $(VENV)/stamp-dev ## feed damaged bytes to every reader and odd arguments to every kernel, for SECONDS
+	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) $(ARGS)
+
+asan: $(VENV)/stamp-dev ## run the kernels' tests and the fuzzer under AddressSanitizer and UBSan
+	$(BIN)/python tools/kernels.py asan
+
+clang: $(VENV)/stamp-dev ## build the kernels with clang: the same bits, and their tests
+	$(BIN)/python tools/kernels.py clang
+
+portable: $(VENV)/stamp-dev ## build the kernels for a compiler they have never heard of: the same bits
+	$(BIN)/python tools/kernels.py portable
+
+arm64-kernels: $(VENV)/stamp-dev ## build the kernels for aarch64 and run them emulated: the same bits
+	$(BIN)/python tools/kernels.py arm64
 
 proto: $(VENV)/stamp-dev ## compile edge_sdk/protocol/*.proto to descriptor files
 	for file in edge_sdk/protocol/*.proto; do \

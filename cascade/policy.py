@@ -272,7 +272,7 @@ class Policy:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+    def from_json(cls, value: object) -> Policy:
         """Read a policy from JSON values.
 
         A certified threshold that was found with other arithmetic is raised by 2^-40: what is kept was
@@ -283,6 +283,8 @@ class Policy:
         CertificateError
             The policy is from a newer version, or a field is missing or impossible.
         """
+        if not isinstance(value, Mapping):
+            raise CertificateError(f"policy: need an object, not {type(value).__name__}")
         if value.get("format") != FORMAT:
             raise CertificateError(f"policy format {value.get('format')!r} cannot be read; this SDK reads {FORMAT}")
         try:

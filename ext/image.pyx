@@ -391,7 +391,7 @@ cdef tuple _read_frame(edge_image_job *job, frame, pixels):
         if frame.ndim != 3 or frame.shape[2] != 2 or frame.shape[1] % 2:
             raise InputError(f"frame: need shape (H, W, 2) with an even W, not {frame.shape}")
         job.format = EDGE_IMAGE_YUYV
-    elif pixels in CHANNELS:
+    elif isinstance(pixels, str) and pixels in CHANNELS:
         channels = 1 if frame.ndim == 2 else frame.shape[2]
         if channels not in CHANNELS[pixels]:
             wanted = "(H, W) or (H, W, 1|3|4)" if pixels == "rgb" else "(H, W, 3|4)"

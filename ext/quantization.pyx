@@ -69,10 +69,7 @@ def quantize(x, scale, zero_point, out=None, *, dtype=np.int8, axis=None):
 
     _check_array("x", x, (FLOAT32,))
     if out is None:
-        kind = np.dtype(dtype)
-        if kind not in (INT8, UINT8):
-            raise InputError(f"dtype: need int8 or uint8, not {kind}")
-        out = np.empty(x.shape, kind)
+        out = np.empty(x.shape, _byte_type(dtype))
     else:
         _check_out(out, x, (INT8, UINT8))
     affine = _Affine(x.shape, out.dtype, scale, zero_point, axis)
@@ -142,6 +139,16 @@ def dequantize(x, scale, zero_point, out=None, *, axis=None):
         with nogil:
             edge_dequantize_int32(&wide[0], &filled[0], &affine.it)
     return out
+
+
+cdef _byte_type(dtype):
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        raise InputError("dtype: need int8 or uint8") from None
+    if kind not in (INT8, UINT8):
+        raise InputError(f"dtype: need int8 or uint8, not {kind}")
+    return kind
 
 
 cdef class _Affine:

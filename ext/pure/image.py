@@ -263,7 +263,7 @@ def _check_frame(frame: Any, pixels: str) -> None:
     if pixels == "yuyv":
         if frame.ndim != 3 or frame.shape[2] != 2 or frame.shape[1] % 2:
             raise InputError(f"frame: need shape (H, W, 2) with an even W, not {frame.shape}")
-    elif pixels in _CHANNELS:
+    elif isinstance(pixels, str) and pixels in _CHANNELS:
         if (1 if frame.ndim == 2 else frame.shape[2]) not in _CHANNELS[pixels]:
             wanted = "(H, W) or (H, W, 1|3|4)" if pixels == "rgb" else "(H, W, 3|4)"
             raise InputError(f"frame: need shape {wanted}, not {frame.shape}")

@@ -32,9 +32,7 @@ def quantize(
     """Return ``saturate(round_half_even(x / scale) + zero_point)``."""
     _check_array("x", x, _FLOATS)
     if out is None:
-        if np.dtype(dtype) not in _BYTES:
-            raise InputError(f"dtype: need int8 or uint8, not {np.dtype(dtype)}")
-        out = np.empty(x.shape, dtype)
+        out = np.empty(x.shape, _byte_type(dtype))
     else:
         _check_out(out, x, _BYTES)
     scales, zero_points = _affine(x.shape, out.dtype, scale, zero_point, axis)
@@ -79,6 +77,16 @@ def _check_out(out: NDArray[Any], x: NDArray[Any], dtypes: tuple[np.dtype[Any], 
     check_writeable("out: need", out)
     if np.may_share_memory(out, x):
         raise InputError("out: shares memory with x")
+
+
+def _byte_type(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        made = np.dtype(dtype)
+    except TypeError:
+        raise InputError("dtype: need int8 or uint8") from None
+    if made not in _BYTES:
+        raise InputError(f"dtype: need int8 or uint8, not {made}")
+    return made
 
 
 def _affine(

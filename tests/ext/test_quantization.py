@@ -134,6 +134,7 @@ F32, I8 = np.zeros(3, np.float32), np.zeros(3, np.int8)
         (lambda: quantize(F32, 1.0, -1, dtype=np.uint8), "zero_point: -1 is not within 0..255 of uint8"),
         (lambda: quantize(F32, 1.0, 0.5), "zero_point: need an integer"),
         (lambda: quantize(F32, 1.0, 0, dtype=np.int16), "dtype: need int8 or uint8, not int16"),
+        (lambda: quantize(F32, 1.0, 0, dtype="bytes of mine"), "dtype: need int8 or uint8"),
         (lambda: quantize(F32, 1.0, 0, F32.copy()), "out: need an array of int8 or uint8"),
         (lambda: quantize(F32, 1.0, 0, np.zeros(4, np.int8)), r"out: need shape \(3,\), not \(4,\)"),
         (lambda: quantize(F32, 1.0, 0, np.zeros(6, np.int8)[::2]), "C-contiguous"),

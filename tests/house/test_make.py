@@ -13,7 +13,7 @@ from outside.sources import ROOT, copy_sources
 
 NO_HEADERS = "import os; there = os.path.exists; os.path.exists = lambda p: not p.endswith('Python.h') and there(p)"
 # what a make above this run, if there is one, was told
-TOLD = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "PYTHON", "VENV", "ARGS", "SUITES"}
+TOLD = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "PYTHON", "VENV", "ARGS", "SUITES", "SECONDS"}
 PREFLIGHT = ROOT / "tools" / "preflight.py"
 
 
