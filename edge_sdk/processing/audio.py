@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
+from edge_sdk.ext.pure.audio import cosines, hann, mel_weights
 from edge_sdk.ext.quantization import quantize
 from edge_sdk.processing.arrays import describe
 from edge_sdk.processing.audio_steps import LogMel, Mfcc, Spectral
@@ -16,16 +17,7 @@ from edge_sdk.processing.shapes import spectral_of
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Layout, Quantize, Standardize
 
-__all__ = [
-    "PCM",
-    "AudioProcessor",
-    "audio_reference",
-    "audio_sample",
-    "audio_slack",
-    "cosines",
-    "hann",
-    "mel_weights",
-]
+__all__ = ["PCM", "AudioProcessor", "audio_reference", "audio_sample", "audio_slack", "weights_of"]
 
 PCM = 1 / 32768
 """What an int16 sample stands for."""
@@ -109,7 +101,7 @@ def audio_reference(spec: ProcessingSpec, x: object) -> _Floats:
             case LogMel():
                 y = np.log(y + one.floor)
             case Mfcc():
-                y = np.log(y + one.floor) @ cosines(one)
+                y = np.log(y + one.floor) @ cosines(one.mels, one.coefficients)
             case Standardize():
                 y = (y - np.array(one.mean)) / np.array(one.std)
             case Layout():
@@ -122,40 +114,9 @@ def audio_reference(spec: ProcessingSpec, x: object) -> _Floats:
 
 
 @lru_cache(maxsize=8)
-def hann(length: int) -> _Floats:
-    """Return the window of ``tf.signal``: periodic where the length is even, symmetric where it is odd."""
-    if length == 1:
-        return np.ones(1)
-    window: _Floats = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - length % 2))
-    return window
-
-
-@lru_cache(maxsize=8)
-def _weights(fft_length: int, sample_rate: int, mels: int, low_hz: float, high_hz: float) -> _Floats:
-    hertz = np.linspace(0.0, sample_rate / 2, fft_length // 2 + 1)[1:, None]
-    ends = _mels_of(np.array([low_hz, high_hz]))
-    edges = np.linspace(float(ends[0]), float(ends[1]), mels + 2)
-    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    at = _mels_of(hertz)
-    weights = np.maximum(0.0, np.minimum((at - low) / (middle - low), (high - at) / (high - middle)))
-    return np.pad(weights, ((1, 0), (0, 0)))  # nothing of the mean
-
-
-def _mels_of(hertz: _Floats) -> _Floats:
-    mels: _Floats = 1127.0 * np.log1p(hertz / 700.0)
-    return mels
-
-
-def mel_weights(step: Spectral) -> _Floats:
-    """Return what each frequency adds to each band, [fft_length / 2 + 1, mels]: even triangles on the HTK scale."""
-    return _weights(step.fft_length, step.sample_rate, step.mels, step.low_hz, step.high_hz)
-
-
-def cosines(step: Mfcc) -> _Floats:
-    """Return the transform of a logarithmic spectrum to cepstral coefficients, [mels, coefficients]."""
-    at = (np.arange(step.mels)[:, None] + 0.5) * np.arange(step.coefficients)
-    transform: _Floats = np.cos(np.pi / step.mels * at) * np.sqrt(2.0 / step.mels)
-    return transform
+def weights_of(step: Spectral) -> _Floats:
+    """Return what each frequency adds to each band, [fft_length / 2 + 1, mels]."""
+    return mel_weights(step.sample_rate, step.fft_length, step.mels, step.low_hz, step.high_hz)
 
 
 def _checked(step: Spectral, x: object) -> NDArray[Any]:
@@ -183,7 +144,7 @@ def _framed(step: Spectral, x: _Floats) -> _Floats:
 
 
 def _mel(step: Spectral, frames: _Floats) -> _Floats:
-    bands: _Floats = np.abs(np.fft.rfft(frames, step.fft_length)) ** step.power @ mel_weights(step)
+    bands: _Floats = np.abs(np.fft.rfft(frames, step.fft_length)) ** step.power @ weights_of(step)
     return bands
 
 
@@ -196,7 +157,7 @@ def audio_slack(spec: ProcessingSpec, x: object, expected: _Floats) -> _Floats:
     step = spectral_of(spec)
     frames = _framed(step, _scaled(_checked(step, x)))
     off = _FFT_ERROR * np.log2(step.fft_length) * np.linalg.norm(frames, axis=1, keepdims=True)
-    spectrum, weights = np.abs(np.fft.rfft(frames, step.fft_length)), mel_weights(step)
+    spectrum, weights = np.abs(np.fft.rfft(frames, step.fft_length)), weights_of(step)
     off = (2 * spectrum * off + off**2 if step.power == 2.0 else np.broadcast_to(off, spectrum.shape)) @ weights
     value = spectrum**step.power @ weights
     off += value * 2.0**-20
@@ -204,7 +165,9 @@ def audio_slack(spec: ProcessingSpec, x: object, expected: _Floats) -> _Floats:
     slack = np.maximum(np.log1p(off / value), np.log(value / np.maximum(value - off, least)))
     slack += 2.0**-21 * (1 + np.abs(np.log(value)))
     if isinstance(step, Mfcc):
-        slack = slack @ np.abs(cosines(step)) + 2.0**-21 * np.abs(np.log(value)).sum(axis=1, keepdims=True)
+        slack = slack @ np.abs(cosines(step.mels, step.coefficients)) + 2.0**-21 * np.abs(np.log(value)).sum(
+            axis=1, keepdims=True
+        )
     standardize, quantize = spec.find(Standardize), spec.find(Quantize)
     if standardize is not None:
         mean, std = np.array(standardize.mean), np.array(standardize.std)

@@ -14,8 +14,9 @@ import numpy as np
 from keras import ops
 
 from edge_sdk.errors import ProcessingError
+from edge_sdk.ext.pure.audio import cosines, hann
 from edge_sdk.ext.pure.image import LUMA
-from edge_sdk.processing.audio import PCM, cosines, hann, mel_weights
+from edge_sdk.processing.audio import PCM, weights_of
 from edge_sdk.processing.audio_steps import Mfcc
 from edge_sdk.processing.geometry import place
 from edge_sdk.processing.shapes import spectral_of
@@ -120,9 +121,9 @@ def _audio(clips: Any, spec: ProcessingSpec) -> Any:
     spectrum = ops.square(real) + ops.square(imaginary)
     if step.power == 1.0:
         spectrum = ops.sqrt(spectrum)
-    x = ops.log(ops.matmul(spectrum, ops.cast(mel_weights(step), "float32")) + step.floor)
+    x = ops.log(ops.matmul(spectrum, ops.cast(weights_of(step), "float32")) + step.floor)
     if isinstance(step, Mfcc):
-        x = ops.matmul(x, ops.cast(cosines(step), "float32"))
+        x = ops.matmul(x, ops.cast(cosines(step.mels, step.coefficients), "float32"))
     x = _standardized(x, spec.find(Standardize))
     layout = spec.find(Layout)
     return x if layout is None else ops.expand_dims(x, 1 if layout.order == "NCHW" else -1)

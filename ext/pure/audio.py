@@ -1,4 +1,7 @@
-"""Log-mel spectra and cepstra of sound: the twin of `edge_sdk.ext.audio`."""
+"""Log-mel spectra and cepstra of sound: the twin of `edge_sdk.ext.audio`.
+
+`hann`, `mel_weights` and `cosines` are what the other executors of a processing specification are made of, too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 from edge_sdk.errors import InputError
 from edge_sdk.ext.pure.checks import kind
 
-__all__ = ["LogMel", "LogMelStream", "path", "paths", "use_path"]
+__all__ = ["LogMel", "LogMelStream", "cosines", "hann", "mel_weights", "path", "paths", "use_path"]
 
 _LONGEST = 1 << 20
 _MOST_MELS = 1024
@@ -79,10 +82,9 @@ class LogMel:
         if self._power not in {1.0, 2.0}:
             raise InputError(f"power: need 1.0 for magnitudes or 2.0 for powers, not {power}")
         self.columns: Final = mfcc or mels
-        self._window = _window(self.frame_length)
-        self._weights = _weights(rate, self._fft_length, mels, low, high)
-        angles = np.pi / mels * (np.arange(mels) + 0.5)[:, None] * np.arange(mfcc)
-        self._cosines = np.cos(angles) * 2 / math.sqrt(2 * mels)
+        self._window = hann(self.frame_length)
+        self._weights = mel_weights(rate, self._fft_length, mels, low, high)
+        self._cosines = cosines(mels, mfcc)
         self._options = {
             "sample_rate": sample_rate,
             "frame_length": frame_length,
@@ -172,14 +174,17 @@ class LogMelStream:
         return self._log_mel._features(held).astype(np.float32)  # noqa: SLF001 - two halves of one thing
 
 
-def _window(length: int) -> NDArray[np.float64]:
+def hann(length: int) -> NDArray[np.float64]:
+    """Return the window of ``tf.signal``: periodic where the length is even, symmetric where it is odd."""
     if length == 1:
         return np.ones(1)
     period = length if length % 2 == 0 else length - 1  # tf.signal: odd lengths are symmetric all the same
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / period)
 
 
-def _weights(rate: float, fft_length: int, mels: int, low: float, high: float) -> NDArray[np.float64]:
+def mel_weights(rate: float, fft_length: int, mels: int, low: float, high: float) -> NDArray[np.float64]:
+    """Return what each frequency adds to each band, [fft_length / 2 + 1, mels]: even triangles on the HTK scale."""
+
     def mel(hz: Any) -> Any:
         return 1127.0 * np.log1p(hz / 700.0)
 
@@ -189,6 +194,13 @@ def _weights(rate: float, fft_length: int, mels: int, low: float, high: float) -
     weights = np.maximum(np.minimum((at - left) / (middle - left), (right - at) / (right - middle)), 0.0)
     weights[0] = 0.0
     return np.vstack([weights, np.zeros(mels)])  # no filter goes beyond half the sample rate
+
+
+def cosines(mels: int, coefficients: int) -> NDArray[np.float64]:
+    """Return the transform of a logarithmic spectrum to cepstral coefficients, [mels, coefficients]."""
+    angles = np.pi / mels * (np.arange(mels) + 0.5)[:, None] * np.arange(coefficients)
+    transform: NDArray[np.float64] = np.cos(angles) * 2 / math.sqrt(2 * mels)
+    return transform
 
 
 def _real(x: _Samples) -> NDArray[np.float64]:
