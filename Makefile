@@ -120,6 +120,6 @@ lock: ## write constraints.txt anew from the newest versions that fit together (
 	rm -rf build/lock
 
 clean: ## remove what the build, the tests and the demo leave behind
-	rm -rf build dist demo-out $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist demo-out keywords-out $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find ext -name '*.so' -delete
