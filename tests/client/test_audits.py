@@ -202,6 +202,22 @@ def test_while_another_model_answers_nothing_is_certified_and_afterwards_it_is(
         assert model.certificate_void is None
 
 
+def test_the_guard_hears_only_the_model_and_the_encoding_that_were_certified(
+    guarded, pair, cloud, service, tmp_path: Path
+) -> None:
+    foreign = build_tiny_bundle(tmp_path, name="foreign", seed=9).path
+    address = service("serve", foreign, "--grpc-port", "0").ready["grpc"]
+    ways = {"foreign": (address, "auto"), "lossy": (cloud, "jpeg"), "certified": (cloud, "auto")}
+    for name, (target, encoding) in ways.items():
+        options = {"deadline": PATIENT, "audit_rate": 1.0, "journal": tmp_path / name, "encoding": encoding}
+        with edge_sdk.connect(guarded, cloud=target, **options) as model:
+            for frame in pair.easy[:3]:
+                assert model.predict(frame).reason == "audit"
+            assert model.counters["audits"]["answered"] == 3
+    heard = {name for name in ways if (tmp_path / name / "guards.json").exists()}
+    assert heard == {"certified"}
+
+
 @pytest.mark.parametrize(
     ("encoding", "certified"), [("auto", True), ("captured", True), ("tensor", True), ("jpeg", False)]
 )
