@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -109,7 +110,8 @@ print(json.dumps([report.decisions, report.matched, report.problem]))
 """
 
 
-def test_every_decision_is_derived_again_bit_for_bit_in_another_process(tmp_path):
+@pytest.mark.parametrize("pure", ["", "1"], ids=["kernels", "numpy alone"])
+def test_every_decision_is_derived_again_bit_for_bit_in_another_process(tmp_path, pure):
     rules = policies()
     logged = [record for policy in rules for record in records(policy, 400)]
     reasons = {record.decision.reason for record in logged}
@@ -117,7 +119,8 @@ def test_every_decision_is_derived_again_bit_for_bit_in_another_process(tmp_path
     (tmp_path / "rules").write_bytes(b"\n".join(canonical.dumps(policy.to_json()) for policy in rules))
     (tmp_path / "log").write_bytes(b"".join(record.to_line() + b"\n" for record in logged))
     command = [sys.executable, "-P", "-c", REPLAY, tmp_path / "rules", tmp_path / "log", KEY.hex()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    env = {**os.environ, "EDGE_SDK_PURE": pure}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
     assert json.loads(done.stdout) == [2000, 2000, None], done.stderr
 
 
