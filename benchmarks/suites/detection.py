@@ -6,6 +6,7 @@ ten anchors each; nearly all others are far below the threshold.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,6 +30,10 @@ ANCHORS = 8400
 SCORE = 0.25
 IOU = 0.45
 LIMIT = 300
+
+# A peer in Rust reads these when it is imported.
+os.environ.setdefault("RAYON_NUM_THREADS", "1")
+os.environ.setdefault("EDGEFIRST_DISABLE_GL", "1")
 
 
 def _scene(seed: int) -> Floats:
@@ -151,6 +156,24 @@ def _supervision(x: Tensor, quantization: Quantization | None) -> Call:
     return call
 
 
+def _edgefirst(x: Tensor, quantization: Quantization | None) -> Call:
+    import edgefirst_hal as hal
+
+    output = hal.Output.detection(shape=[1, 4 + CLASSES, ANCHORS]).with_normalized(quantization is not None)
+    if quantization is not None:
+        output = output.with_quantization(*quantization)
+    decoder = hal.Decoder.new_from_outputs([output], SCORE, IOU, hal.Nms.ClassAware, hal.DecoderVersion.Yolov8)
+    tensor = hal.Tensor([1, 4 + CLASSES, ANCHORS], x.dtype.name, hal.TensorMemory.MEM)
+    tensor.from_numpy(x[None])
+    size = 1 if quantization is None else SIDE
+
+    def call() -> Answer:
+        boxes, scores, classes, *_ = decoder.decode([tensor], LIMIT)
+        return boxes * size, scores, classes
+
+    return call
+
+
 def tasks() -> tuple[Task, ...]:
     """Return one task for a float32 output and one for the same in int8."""
     scene = _scene(0)
@@ -180,6 +203,13 @@ def tasks() -> tuple[Task, ...]:
                         module="supervision",
                         pip="supervision",
                         note=decoded,
+                    ),
+                    Case(
+                        "edgefirst-hal",
+                        partial(_edgefirst, x, given),
+                        module="edgefirst_hal",
+                        pip="edgefirst-hal",
+                        note="all of it, without the copy of the output into its memory",
                     ),
                 ),
                 tolerance=0.01,  # of a pixel
