@@ -44,9 +44,9 @@ class LiteRTSession:
             with _greeting_logged():
                 self._interpreter: Any = Interpreter(**options, num_threads=threads)
                 self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+            inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        except (ValueError, RuntimeError) as error:  # also a name of a tensor that is no text
             raise ModelError(f"LiteRT cannot load the model: {_first_line(error)}") from error
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self.inputs = tuple(_spec(detail) for detail in inputs)
         self.outputs = check_outputs(tuple(_spec(detail) for detail in outputs))
         self._input = single(self.inputs, "inputs")

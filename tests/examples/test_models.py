@@ -18,7 +18,7 @@ pytest.importorskip("tensorflow")
 def run(example: str, *arguments: object) -> str:
     """Return what an example prints; it writes nothing on standard error."""
     command = [sys.executable, "-m", f"edge_sdk.examples.{example}", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -31,11 +31,12 @@ def test_digits_are_classified_by_a_bundle_that_verifies(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_digits_in_scenes_are_found_and_drawn_by_an_int8_bundle(tmp_path):
-    text = run("detect", tmp_path, "--scenes", 1500, "--epochs", 8)
+    text = run("detect", tmp_path)
     recall, precision = map(float, re.search(r"([\d.]+)% of \d+ digits.*, ([\d.]+)% of what", text).groups())
-    assert recall > 40
-    assert precision > 50
+    assert recall > 80
+    assert precision > 80
     bundle = Bundle.open(tmp_path / "scenes-1.0.0.edge")
     assert bundle.manifest.artifacts[0].outputs[0].dtype == "int8"
     assert verify(bundle)["examples"] == 4

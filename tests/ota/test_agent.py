@@ -9,12 +9,18 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import edge_sdk
+from edge_sdk.bundle import Detector
 from edge_sdk.cloud.ota.repository import Lifetimes, Repository
 from edge_sdk.errors import BrokerError, InputError, StorageError, TrustError
 from edge_sdk.ota import Event, OtaAgent, active
+from edge_sdk.packing import pack
+from edge_sdk.processing import ProcessingSpec
+from outside.detectors import SIDE as DETECTOR_SIDE
+from outside.detectors import yolo_onnx
 from outside.network import MisbehavingNetwork
 from outside.updates import Fleet, make_bundle, spoil_golden, wait_for
 
@@ -44,6 +50,17 @@ def test_a_device_installs_what_it_is_assigned_and_then_the_next_version(fleet: 
     assert (last["state"], last["version"], last["device"]) == ("active", "1.1.0", "cam-1")
     assert last["digest"] == fleet.repository.bundles()["tiny-1.1.0"].bundle_digest
     assert last["bytes"] > fleet.repository.bundles()["tiny-1.1.0"].size
+
+
+def test_a_device_installs_a_detector_that_answers_as_it_did_where_it_was_packed(fleet: Fleet) -> None:
+    path = fleet.folder / "cells-1.0.0.edge"
+    spec = ProcessingSpec.image(DETECTOR_SIDE, DETECTOR_SIDE, 3, order="NCHW")
+    options = {"name": "cells", "version": "1.0.0", "labels": ("red", "green"), "processing": spec}
+    pack(yolo_onnx(), runtime="onnx", path=path, task="detection", detection=Detector("yolo"), **options)
+    fleet.ship(path)
+    assert fleet.check() == "active"
+    with edge_sdk.load(active(fleet.folder / "state" / "cam-1")) as model:
+        assert model.predict(np.full((64, 64, 3), 255, np.uint8)).labels == ("red",) * 16
 
 
 def test_a_second_look_installs_nothing_and_says_nothing_new(fleet: Fleet) -> None:
