@@ -7,7 +7,6 @@ in the same folder, fsync the file, rename it, fsync the folder.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +74,8 @@ def open_durably(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     with storage_errors(path):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise StorageError(f"cannot write {path}: it is a device or a pipe, and a file would take its place")
+        import tempfile  # only who writes needs it
+
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -434,4 +434,4 @@ def load(bundle: str | Path | bytes | IO[bytes], *, threads: Threads = 1, delega
 
 def new_decision_id() -> str:
     """Return a fresh random name for a decision."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()

@@ -67,7 +67,17 @@ def run_tests(tree: Path, environment: dict[str, str], arguments: list[str]) -> 
     environment = {**os.environ, "PYTHONPATH": str(tree), "EDGE_SDK_PURE": "0", **environment}
     check = f"import edge_sdk.ext.image as i; assert i.__file__.startswith({str(tree)!r}), i.__file__"
     subprocess.run([sys.executable, "-P", "-c", check], env=environment, check=True)
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *(arguments or ["tests/ext"])]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        *(arguments or ["tests/ext"]),
+    ]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +103,8 @@ class Bundle:
             fsync_dir(folder)
             fsync_dir(folder.parent)
         except BaseException:
+            import shutil  # only who unpacks needs it
+
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return Bundle.open(folder)

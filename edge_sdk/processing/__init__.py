@@ -7,16 +7,21 @@ holds them together.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from edge_sdk._lazy import loader
 from edge_sdk.processing.audio_steps import LogMel, Mfcc
 from edge_sdk.processing.device import DeviceProcessor
 from edge_sdk.processing.geometry import Box, Placement
 from edge_sdk.processing.grammar import Modality, Step
 from edge_sdk.processing.reference import reference
 from edge_sdk.processing.samples import samples
-from edge_sdk.processing.skew import SkewReport, check_skew
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize, Standardize
 from edge_sdk.processing.table_steps import Categories, Clip, Columns, Impute, Window
+
+if TYPE_CHECKING:
+    from edge_sdk.processing.skew import SkewReport, check_skew
 
 __all__ = [
     "Box",
@@ -46,3 +51,6 @@ __all__ = [
     "reference",
     "samples",
 ]
+
+# a device that only predicts does without
+__getattr__ = loader(__name__, dict.fromkeys(("SkewReport", "check_skew"), "edge_sdk.processing.skew"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +115,10 @@ def _catcher() -> IO[bytes] | None:
     """Return a file to write to, or None where there is no room for one or no standard error (a daemon)."""
     try:
         os.fstat(2)
+        if hasattr(os, "memfd_create"):
+            return os.fdopen(os.memfd_create("greeting"), "w+b")
+        import tempfile
+
         return tempfile.TemporaryFile()
     except OSError:
         return None

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from edge_sdk.errors import InputError, MissingExtraError, ModelError
 from edge_sdk.runtime.base import Session
-from edge_sdk.runtime.tuning import fastest
 
 __all__ = ["Threads", "open_session"]
 
@@ -54,6 +52,8 @@ def open_session(model: Path | bytes, runtime: str, *, threads: Threads = 1, del
         raise InputError(f"threads is {threads!r}; it should be 'auto' or at least 1")
     factory = _factory(runtime)
     if threads == "auto":
+        from edge_sdk.runtime.tuning import fastest
+
         return fastest(lambda count: factory(model, count, delegate))
     return factory(model, threads, delegate)
 
@@ -66,6 +66,8 @@ def _factory(runtime: str) -> Callable[[Path | bytes, int, str | None], Session]
         except ModuleNotFoundError as error:
             raise MissingExtraError(distribution, extra) from error
         return built_in
+    from importlib import metadata  # brings half of the standard library
+
     found = {point.name: point for point in metadata.entry_points(group="edge_sdk.runtimes")}
     if runtime not in found:
         names = ", ".join([*_BUILT_IN, *found])
