@@ -13,6 +13,7 @@ import pytest
 
 import edge_sdk
 from edge_sdk.bundle import Detector, GoldenSet, build_bundle
+from edge_sdk.canonical import sha256
 from edge_sdk.cascade import Policy
 from edge_sdk.errors import CertificateError, GoldenError, InputError, ModelClosedError, ModelError
 from edge_sdk.model import EdgeModel
@@ -321,6 +322,17 @@ def test_an_output_that_is_not_a_number_is_an_error_and_the_model_goes_on(tmp_pa
         with pytest.raises(ModelError, match=r"cells 1\.0\.0: output \w+ holds a NaN or an infinity"):
             loaded.predict_tensor(np.full((1, 3, SIDE, SIDE), value, np.float32))
         loaded.predict(painted(SIDE, SIDE))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[::-1]])
+def test_a_damaged_model_in_a_well_formed_bundle_is_refused(made, tmp_path, damage):
+    for bundle in (packed(tmp_path, yolo_onnx(), Detector("yolo")), made.pack(tmp_path / "m.edge")):
+        (artifact,) = bundle.manifest.artifacts
+        data = damage(bundle.read(artifact.file))
+        members = {name: bundle.read(name) for name in bundle.manifest.files} | {artifact.file: data}
+        damaged = replace(artifact, sha256=sha256(data), size=len(data))
+        with pytest.raises(ModelError, match="cannot load the model"):
+            EdgeModel(build_bundle(replace(bundle.manifest, artifacts=(damaged,)), members))
 
 
 def test_a_tensor_of_another_shape_or_type_is_refused(tmp_path):
