@@ -10,7 +10,7 @@
  *   2. change colour;
  *   3. normalise, round and store.
  * Rows are blended first because that is half the multiplications: both pixels at once. Nothing but
- * the touched pixels is read. Weights have 15 bits, so levels are off by at most 3/256: rounding of
+ * the touched pixels is read, and what lies between two or four columns that are near one another. Weights have 15 bits, so levels are off by at most 3/256: rounding of
  * the two weights and of the blended row costs 1/256 each.
  *
  * Float32 planes that need no other colour are stored by step 1 right away.
