@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError, ProcessingError
+from edge_sdk.ext.tables import TablePlan
 from edge_sdk.processing.arrays import describe
 from edge_sdk.processing.spec import ProcessingSpec
-from edge_sdk.processing.steps import RANGES, Cast, Quantize, Standardize
+from edge_sdk.processing.steps import Quantize, Standardize
 from edge_sdk.processing.table_steps import Categories, Clip, Columns, Impute, Window
 
 __all__ = ["FoldedTable", "Lookup", "TableProcessor", "fold_table", "table_reference", "table_sample", "table_slack"]
 
-_LARGEST = float(np.finfo(np.float32).max)
+_FLOATS = (np.float32, np.float64)
+_DONE = -1  # of the kernel
 
 _Floats = NDArray[np.float64]
 
@@ -105,7 +108,7 @@ def fold_table(spec: ProcessingSpec) -> FoldedTable:
 
 
 class TableProcessor:
-    """The device executor: NumPy in float64, rounded once at the end.
+    """The device executor: one pass of the kernel, in float64, rounded once at the end.
 
     Holds no state but constants, so threads may share one.
 
@@ -117,10 +120,15 @@ class TableProcessor:
 
     def __init__(self, spec: ProcessingSpec) -> None:
         self._folded = folded = fold_table(spec)
-        self._quantize, self._cast = spec.find(Quantize), spec.find(Cast)
-        self._scale = 1.0 if self._quantize is None else 1.0 / self._quantize.scale
-        gain = self._scale if folded.std is None else self._scale / folded.std
-        self._gain = None if np.all(gain == 1.0) else gain
+        quantize = spec.find(Quantize)
+        scale = 1.0 if quantize is None else 1.0 / quantize.scale
+        numbers = _per_number(folded, scale)
+        lookups = {lookup.column: (lookup.codes, lookup.one_hot, scale) for lookup in folded.lookups}
+        self._plan = TablePlan(
+            folded.shape[0] if len(folded.shape) == 2 else 1,
+            [lookups[at] if at in lookups else next(numbers) for at in range(len(folded.names))],
+            0 if quantize is None else quantize.zero_point,
+        )
 
     def __call__(self, x: object, tensor: NDArray[Any]) -> None:
         """Process one row or window into a tensor without its batch axis.
@@ -137,53 +145,27 @@ class TableProcessor:
         InputError
             Wrong dtype or shape; an infinity; a NaN where nothing is put in its place.
         """
-        folded = self._folded
-        table = _checked(folded, x)
-        numbers = table[..., folded.numbers] if folded.lookups else table
-        if folded.impute is not None:
-            missing = np.isnan(numbers)
-            if missing.any():
-                numbers = np.where(missing, folded.impute, numbers)
-        if folded.low is not None and folded.high is not None:
-            numbers = np.minimum(np.maximum(numbers, folded.low), folded.high)
-        if folded.mean is not None:
-            numbers = numbers - folded.mean
-        if self._gain is not None:
-            numbers = numbers * self._gain
-        if not folded.lookups:
-            self._store(numbers, tensor)
-            return
-        values = np.zeros(tensor.shape)
-        values[..., folded.features] = numbers
-        for lookup in folded.lookups:
-            found = table[..., lookup.column, None].astype(np.float32) == lookup.codes
-            if lookup.one_hot:
-                values[..., lookup.feature] = ~found.any(axis=-1)
-                values[..., lookup.feature + 1 : lookup.feature + lookup.width] = found
-            else:
-                values[..., lookup.feature] = np.where(found.any(axis=-1), 1 + found.argmax(axis=-1), 0)
-            values[..., lookup.feature : lookup.feature + lookup.width] *= self._scale
-        self._store(values, tensor)
-
-    def _store(self, values: _Floats, tensor: NDArray[Any]) -> None:
-        if self._quantize is not None:
-            rounded = np.rint(values) + self._quantize.zero_point
-            tensor[...] = np.minimum(np.maximum(rounded, self._low), self._high)
-            return
-        if not np.abs(values).max() <= _LARGEST:
+        table = _shaped(self._folded, x)
+        direct = tensor.dtype != np.float16 and tensor.flags.c_contiguous
+        out = tensor if direct else np.empty(tensor.shape, np.float32 if tensor.dtype == np.float16 else tensor.dtype)
+        result = self._plan(table if table.flags.c_contiguous else np.ascontiguousarray(table), out)
+        if result >= 0:
+            _refuse(self._folded, table, result)
+        if result < _DONE:
             raise InputError("table: a value is too large for float32 after processing; clip it")
-        with np.errstate(over="ignore"):  # a float16 may become infinite
-            tensor[...] = values
+        if not direct:
+            with np.errstate(over="ignore"):  # a float16 may become infinite
+                tensor[...] = out
 
-    @property
-    def _low(self) -> int:
-        assert self._quantize is not None
-        return RANGES[self._quantize.dtype][0]
 
-    @property
-    def _high(self) -> int:
-        assert self._quantize is not None
-        return RANGES[self._quantize.dtype][1]
+def _per_number(folded: FoldedTable, scale: float) -> Iterator[tuple[float, float, float, float, float]]:
+    """Give fill, low, high, mean and gain of each number column."""
+    nothing = np.array([np.nan]), np.array([-np.inf]), np.array([np.inf]), np.zeros(1), np.ones(1)
+    given = folded.impute, folded.low, folded.high, folded.mean, folded.std
+    values = [default if value is None else value for value, default in zip(given, nothing, strict=True)]
+    count = len(folded.numbers)
+    for fill, low, high, mean, std in zip(*(np.broadcast_to(v, count) for v in values), strict=True):
+        yield float(fill), float(low), float(high), float(mean), scale / float(std)
 
 
 def table_reference(spec: ProcessingSpec, x: object) -> _Floats:
@@ -225,22 +207,29 @@ def _looked_up(step: Categories, column: _Floats) -> _Floats:
     return places.reshape(column.shape)
 
 
-def _checked(folded: FoldedTable, x: object) -> _Floats:
-    """Return an input as float64, with nothing missing or infinite that is not allowed to be."""
-    if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or x.shape != folded.shape:
+def _shaped(folded: FoldedTable, x: object) -> NDArray[Any]:
+    if not isinstance(x, np.ndarray) or x.dtype not in _FLOATS or x.shape != folded.shape:
         what = "a row" if len(folded.shape) == 1 else "a window of rows"
         raise InputError(f"table: need {what}, float32 or float64 of shape {folded.shape}, not {describe(x)}")
-    table: _Floats = x.astype(np.float64, copy=False)
-    if not np.isfinite(table).all():
-        wrong = np.isinf(table)
-        if folded.impute is None:
-            wrong[..., folded.numbers] |= np.isnan(table[..., folded.numbers])
-        if wrong.any():
-            *row, column = (int(index) for index in np.argwhere(wrong)[0])
-            where = f" in row {row[0]}" if row else ""
-            value = "infinite" if np.isinf(table[(*row, column)]) else "missing (NaN), and there is no impute step"
-            raise InputError(f"table: column {folded.names[column]!r} is {value}{where}")
+    return x
+
+
+def _checked(folded: FoldedTable, x: object) -> _Floats:
+    """Return an input as float64, with nothing missing or infinite that is not allowed to be."""
+    table: _Floats = _shaped(folded, x).astype(np.float64, copy=False)
+    wrong = np.isinf(table)
+    if folded.impute is None:
+        wrong[..., folded.numbers] |= np.isnan(table[..., folded.numbers])
+    if wrong.any():
+        _refuse(folded, table, int(np.flatnonzero(wrong)[0]))
     return table
+
+
+def _refuse(folded: FoldedTable, table: NDArray[Any], element: int) -> NoReturn:
+    row, column = divmod(element, len(folded.names))
+    where = f" in row {row}" if table.ndim == 2 else ""
+    value = "infinite" if np.isinf(table.flat[element]) else "missing (NaN), and there is no impute step"
+    raise InputError(f"table: column {folded.names[column]!r} is {value}{where}")
 
 
 def table_slack(spec: ProcessingSpec, expected: _Floats, *, keras: bool) -> _Floats:

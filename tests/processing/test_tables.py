@@ -238,7 +238,7 @@ def test_device_and_reference_agree_on_any_specification_and_table(data):
     assert ProcessingSpec.from_json(spec.to_json()) == spec
 
 
-@settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(derandomize=True, deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_keras_agrees_on_any_specification_and_table(data):
     layers = pytest.importorskip("edge_sdk.processing.keras")
