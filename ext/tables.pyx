@@ -37,6 +37,9 @@ cdef extern from "tables_kernel.h" nogil:
     ptrdiff_t edge_table_f64_i8(const double *x, int8_t *out, const edge_table *t)
     ptrdiff_t edge_table_f64_u8(const double *x, uint8_t *out, const edge_table *t)
 
+# of rows and of columns: no product of two overflows
+cdef Py_ssize_t MOST = 1 << 24
+
 cdef object FLOAT32 = np.dtype(np.float32)
 cdef object FLOAT64 = np.dtype(np.float64)
 cdef object INT8 = np.dtype(np.int8)
@@ -68,8 +71,8 @@ cdef class TablePlan:
         cdef Py_ssize_t at = 0
         codes = [np.zeros(1, np.float32)]
         first = 1
-        if rows < 1 or len(columns) == 0:
-            raise InputError("columns: need at least one, and at least one row")
+        if not 1 <= rows <= MOST or not 1 <= len(columns) <= MOST:
+            raise InputError(f"rows and columns: need 1 to {MOST} of each")
         if not -128 <= zero_point <= 255:
             raise InputError(f"zero_point: need -128 to 255, not {zero_point}")
         self.column = <edge_column *>calloc(len(columns), sizeof(edge_column))

@@ -147,6 +147,10 @@ def targets(folder):
         "bundle": {"name": "a", "version": "1.0.0", "target": "bundles/a.edge", "sha256": "sha256:" + "0" * 64},
     }  # fmt: skip
     steps = [ProcessingSpec.image(8, 8, 3).with_quantize("int8", 0.1, 3).to_json(), manifest["processing"]]
+    rows = ProcessingSpec.table(
+        ["a", "b", "c"], categories={"b": ["x", "y"], "c": [1, 2]}, impute=0, clip=(-1, 1), mean=3
+    )
+    steps += [rows.to_json(), ProcessingSpec.sensor(["a"], 9).to_json(), ProcessingSpec.audio(900, pad=True).to_json()]
     return {
         "bundle": of_bytes([path.read_bytes()], Bundle.from_bytes),
         "manifest": of_json([manifest], read_manifest),
@@ -257,6 +261,19 @@ def fuzz_detection(draw):
     )
 
 
+def fuzz_tables(draw):
+    """Process a window of rows."""
+    from edge_sdk.ext import tables
+
+    rows, columns = draw.size(9), draw.size(6)
+    number, lookup = (0.0, -9.0, 9.0, 1.0, 0.5), ([1.0, 2.0, 200.0], draw.flag(), 1.0)
+    plan = tables.TablePlan(rows, [lookup if draw.flag() else number for _ in range(columns)], 3)
+    plan(
+        draw.array(rows, columns, kinds=["float32", "float64"]),
+        draw.array(rows, draw.size(9) if draw.rare() else plan.features),
+    )
+
+
 def fuzz_image(draw):
     """Make a tensor of a picture."""
     from edge_sdk.ext import image
@@ -284,7 +301,7 @@ def fuzz_image(draw):
 def run_kernel(data):
     """Call a kernel with arguments that are drawn from a seed: fitting ones, and some that do not fit."""
     draw = Arguments(data)
-    kernels = (fuzz_scores, fuzz_quantization, fuzz_detection, fuzz_image)
+    kernels = (fuzz_scores, fuzz_quantization, fuzz_detection, fuzz_tables, fuzz_image)
     kernels[draw.random.integers(0, len(kernels))](draw)
 
 

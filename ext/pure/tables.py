@@ -13,6 +13,7 @@ from edge_sdk.errors import InputError
 __all__ = ["TablePlan"]
 
 _LARGEST = float(np.finfo(np.float32).max)
+_MOST = 1 << 24
 _OUTPUTS = (np.dtype(np.float32), np.dtype(np.int8), np.dtype(np.uint8))
 
 
@@ -25,8 +26,8 @@ class TablePlan:
         columns: Sequence[tuple[float, float, float, float, float] | tuple[ArrayLike, bool, float]],
         zero_point: int = 0,
     ) -> None:
-        if rows < 1 or len(columns) == 0:
-            raise InputError("columns: need at least one, and at least one row")
+        if not 1 <= rows <= _MOST or not 1 <= len(columns) <= _MOST:
+            raise InputError(f"rows and columns: need 1 to {_MOST} of each")
         if not -128 <= zero_point <= 255:
             raise InputError(f"zero_point: need -128 to 255, not {zero_point}")
         self._rows, self._columns, self._zero_point = rows, tuple(columns), zero_point
