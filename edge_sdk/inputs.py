@@ -14,8 +14,6 @@ from edge_sdk.errors import InputError
 from edge_sdk.frames import as_frame
 from edge_sdk.processing import Categories, Columns, Modality, ProcessingSpec
 from edge_sdk.processing.shapes import spectral_of
-from edge_sdk.processing.tables import fold_table
-from edge_sdk.sounds import read_wav
 
 __all__ = ["Input", "as_input"]
 
@@ -40,6 +38,8 @@ def as_input(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
 
 
 def _as_clip(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
+    from edge_sdk.sounds import read_wav
+
     if isinstance(value, bytes | bytearray | memoryview):
         return read_wav(bytes(value), rate=spectral_of(spec).sample_rate)
     if isinstance(value, str | os.PathLike):
@@ -74,6 +74,8 @@ def _as_table(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
 
 
 def _from_names(spec: ProcessingSpec, given: Mapping[Any, Any]) -> NDArray[np.float64]:
+    from edge_sdk.processing.tables import fold_table
+
     shape, columns = fold_table(spec).shape, spec.find(Columns)
     assert columns is not None  # fold_table
     foreign = sorted(str(name) for name in given if name not in columns.names)

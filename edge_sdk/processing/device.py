@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from edge_sdk.errors import InputError
 from edge_sdk.ext.image import ImagePlan
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
-from edge_sdk.processing.audio import AudioProcessor
 from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_constants
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Crop, Letterbox
-from edge_sdk.processing.tables import TableProcessor
 
 __all__ = ["DeviceProcessor"]
 
@@ -194,10 +192,23 @@ def _layout(frame: object) -> object:
     return tuple(map(_layout, frame)) if isinstance(frame, tuple) else None
 
 
-_OTHERS: dict[str, Callable[[ProcessingSpec], Callable[[object, NDArray[Any]], None]]] = {
-    "audio": AudioProcessor,
-    "table": TableProcessor,
-}
+_Fill = Callable[[object, NDArray[Any]], None]
+
+
+# loaded where they are needed: most devices look at pictures
+def _audio(spec: ProcessingSpec) -> _Fill:
+    from edge_sdk.processing.audio import AudioProcessor
+
+    return AudioProcessor(spec)
+
+
+def _table(spec: ProcessingSpec) -> _Fill:
+    from edge_sdk.processing.tables import TableProcessor
+
+    return TableProcessor(spec)
+
+
+_OTHERS: dict[str, Callable[[ProcessingSpec], _Fill]] = {"audio": _audio, "table": _table}
 
 
 def _size(frame: object, pixels: Pixels) -> tuple[int, int]:

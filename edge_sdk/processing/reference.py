@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from edge_sdk.errors import InputError
 from edge_sdk.ext.pure.image import colored, rgb_of, sampled
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
-from edge_sdk.processing.audio import audio_reference
 from edge_sdk.processing.geometry import Placement
 from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_constants, planes_of
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize
-from edge_sdk.processing.tables import table_reference
 
 __all__ = ["reference"]
 
@@ -52,8 +50,12 @@ def reference(
         An input of the wrong type, dtype, shape or size.
     """
     if spec.modality == "audio":
+        from edge_sdk.processing.audio import audio_reference
+
         return audio_reference(spec, frame)
     if spec.modality == "table":
+        from edge_sdk.processing.tables import table_reference
+
         return table_reference(spec, frame)
     return _image(spec, frame, pixels, matrix, roi)
 

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.processing.audio import audio_sample
 from edge_sdk.processing.grammar import Modality
 from edge_sdk.processing.spec import ProcessingSpec
-from edge_sdk.processing.tables import table_sample
 
 __all__ = ["samples"]
 
@@ -47,8 +45,20 @@ def _frame(spec: ProcessingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:
     return frame
 
 
+def _clip(spec: ProcessingSpec, rng: np.random.Generator) -> NDArray[Any]:
+    from edge_sdk.processing.audio import audio_sample
+
+    return audio_sample(spec, rng)
+
+
+def _table(spec: ProcessingSpec, rng: np.random.Generator) -> NDArray[Any]:
+    from edge_sdk.processing.tables import table_sample
+
+    return table_sample(spec, rng)
+
+
 _MAKERS: dict[Modality, Callable[[ProcessingSpec, np.random.Generator], NDArray[Any]]] = {
     "image": _frame,
-    "audio": audio_sample,
-    "table": table_sample,
+    "audio": _clip,
+    "table": _table,
 }
