@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from edge_sdk import canonical
 from edge_sdk.bundle import (
-    RUNTIMES,
     TASKS,
     Artifact,
     Bundle,
@@ -105,7 +104,7 @@ def pack(
     anchors
         Of an SSD-style detector whose boxes are offsets, float32 [anchors, 4].
     runtime
-        ``litert`` or ``onnx``; by default what the file's suffix says.
+        ``litert``, ``onnx``, or that of another package; by default what the file's suffix says.
     golden_inputs
         Raw inputs, such as frames uint8 [height, width, channels], whose answers devices must
         reproduce; by default seeded samples.
@@ -130,8 +129,6 @@ def pack(
     _check_arguments(name, version, labels)
     _check_task(task, labels, output, detection)
     runtime = runtime or _runtime_of(model)
-    if runtime not in RUNTIMES:
-        raise InputError(f"runtime is {runtime!r}; it should be one of {', '.join(RUNTIMES)}")
     data = model if isinstance(model, bytes) else _read(model)
     session = open_session(data, runtime)
     inputs, outputs = session.inputs, session.outputs
@@ -143,7 +140,7 @@ def pack(
     if not 0 < len(raw_inputs) <= MAX_GOLDEN:
         raise InputError(f"there are {len(raw_inputs)} golden inputs; there should be 1 to {MAX_GOLDEN}")
     check_skew(spec, raw_inputs)
-    file = _FILES[runtime]
+    file = _FILES.get(runtime, f"model.{runtime}")
     members = {file: data}
     if detection is not None:
         detection = _with_positions(detection, len(labels), outputs)
@@ -322,7 +319,7 @@ def _check_task(task: str, labels: Sequence[str], output: str | None, detection:
 
 def _runtime_of(model: Path | bytes) -> str:
     if isinstance(model, bytes):
-        raise InputError("say which runtime the model's bytes are for: 'litert' or 'onnx'")
+        raise InputError("say which runtime the model's bytes are for, such as 'litert' or 'onnx'")
     if model.suffix not in SUFFIXES:
         raise InputError(f"{model}: a model file should end in {' or '.join(SUFFIXES)}")
     return SUFFIXES[model.suffix]

@@ -69,7 +69,7 @@ def tasks() -> tuple[Task, ...]:
     """Return the task of importing, and that of loading where the model and its runtime are."""
     python = _case("Python alone", PYTHON)
     imports = (
-        _case("edge_sdk.model", "import edge_sdk.model", pip="edge-sdk", ours=True),
+        _case("edge-sdk", "import edge_sdk.model", pip="edge-sdk", ours=True),
         _case("numpy", "import numpy", pip="numpy"),
         python,
     )
@@ -78,7 +78,7 @@ def tasks() -> tuple[Task, ...]:
     if model.is_file() and importlib.util.find_spec("ai_edge_litert") is not None:
         litert = partial(_case, module="ai_edge_litert")
         loads = (
-            litert("edge_sdk.load", OURS.format(bundle=_bundle(model)), pip="edge-sdk", ours=True),
+            litert("edge-sdk", OURS.format(bundle=_bundle(model)), pip="edge-sdk", ours=True),
             litert("NumPy and interpreter", INTERPRETER.format(model=str(model)), pip="ai-edge-litert"),
             python,
         )

@@ -4,13 +4,12 @@ from edge_sdk.bundle.arrays import read_array, save_array
 from edge_sdk.bundle.bundle import Bundle, build_bundle, write_bundle
 from edge_sdk.bundle.detector import DECODERS, Detector
 from edge_sdk.bundle.golden import GoldenSet, thinned
-from edge_sdk.bundle.manifest import FORMAT, OUTPUTS, RUNTIMES, TASKS, Artifact, Golden, Manifest
+from edge_sdk.bundle.manifest import FORMAT, OUTPUTS, TASKS, Artifact, Golden, Manifest
 
 __all__ = [
     "DECODERS",
     "FORMAT",
     "OUTPUTS",
-    "RUNTIMES",
     "TASKS",
     "Artifact",
     "Bundle",

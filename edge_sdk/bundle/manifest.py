@@ -13,7 +13,7 @@ from edge_sdk.canonical import digest_of, dumps, loads
 from edge_sdk.errors import BundleFormatError, BundleVersionError, InputError
 from edge_sdk.types import TensorSpec
 
-__all__ = ["FORMAT", "NAME", "OUTPUTS", "RUNTIMES", "TASKS", "VERSION", "Artifact", "Golden", "Manifest"]
+__all__ = ["FORMAT", "NAME", "OUTPUTS", "RUNTIME", "TASKS", "VERSION", "Artifact", "Golden", "Manifest"]
 
 FORMAT = (1, 1)
 """Major and minor version of the format. Readers accept every minor of their major that is not newer in meaning:
@@ -22,7 +22,7 @@ the tasks beside classification."""
 
 TASKS = ("classification", "detection", "regression", "embedding")
 LABELLED = ("classification", "detection")
-RUNTIMES = ("litert", "onnx")
+RUNTIME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 OUTPUTS = ("probabilities", "logits")
 """What the first output of a classifier may hold; of other tasks, outputs are ``tensors``."""
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?")
@@ -345,7 +345,7 @@ def _artifact(value: Any, number: int) -> Artifact:
     fields = _Fields(value, where)
     return Artifact(
         file=fields.text("file", pattern=MEMBER),
-        runtime=fields.text("runtime", among=RUNTIMES),
+        runtime=fields.text("runtime", pattern=RUNTIME),
         precision=fields.text("precision"),
         sha256=fields.text("sha256", pattern=DIGEST),
         size=fields.integer("size"),

@@ -71,6 +71,6 @@ def _factory(runtime: str) -> Callable[[Path | bytes, int, str | None], Session]
     found = {point.name: point for point in metadata.entry_points(group="edge_sdk.runtimes")}
     if runtime not in found:
         names = ", ".join([*_BUILT_IN, *found])
-        raise ModelError(f"there is no runtime {runtime!r}; there are {names}")
+        raise ModelError(f"there is no runtime {runtime!r}; there are {names}: install the package that brings it")
     loaded: Callable[[Path | bytes, int, str | None], Session] = found[runtime].load()
     return loaded

@@ -71,7 +71,7 @@ def test_a_newer_minor_format_with_unknown_fields_is_read(tmp_path, with_manifes
         ("artifacts", ["model.tflite"], "artifacts[0]"),
         ("artifacts.0.file", "../model", "artifacts[0].file"),
         ("artifacts.0.file", "MODEL_CARD.md", "MODEL_CARD.md"),
-        ("artifacts.0.runtime", "magic", "artifacts[0].runtime"),
+        ("artifacts.0.runtime", "no name", "artifacts[0].runtime"),
         ("artifacts.0.sha256", "sha256:00", "artifacts[0].sha256"),
         ("artifacts.0.size", 1.5, "artifacts[0].size"),
         ("artifacts.0.size", 7, "model.tflite"),

@@ -176,7 +176,7 @@ def test_a_model_whose_output_is_not_one_row_of_classes_is_refused(tmp_path):
         ({"labels": ("a", "b", "a")}, InputError, "a name twice"),
         ({"labels": ("a", "b")}, ModelError, "for 2 labels"),
         ({"output": "votes"}, InputError, "output is 'votes'"),
-        ({"runtime": "magic"}, InputError, "runtime is 'magic'"),
+        ({"runtime": "magic"}, ModelError, "there is no runtime 'magic'"),
         ({"runtime": None}, InputError, "say which runtime"),
         ({"golden_inputs": []}, InputError, "0 golden inputs"),
         ({"golden_inputs": [np.zeros((4, 4), np.float32)]}, (InputError, ProcessingError), "uint8"),
