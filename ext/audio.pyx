@@ -124,8 +124,8 @@ cdef class LogMel:
     ):
         cdef edge_audio_options given
         given.sample_rate = _number("sample_rate", sample_rate)
-        if not given.sample_rate > 0:
-            raise InputError(f"sample_rate: need more than 0 Hz, not {sample_rate}")
+        if not 0 < given.sample_rate <= 1e9:
+            raise InputError(f"sample_rate: need more than 0 Hz and at most 1e9, not {sample_rate}")
         self.frame_length = given.frame_length = _integer("frame_length", frame_length, 1, LONGEST)
         self.frame_step = given.frame_step = _integer("frame_step", frame_step, 1, LONGEST)
         given.fft_length = _integer("fft_length", fft_length, 4, LONGEST)

@@ -298,10 +298,33 @@ def fuzz_image(draw):
     )
 
 
+def fuzz_audio(draw):
+    """Make spectra of sound, whole and in two chunks."""
+    from edge_sdk.ext import audio
+
+    length = draw.size(600)
+    log_mel = audio.LogMel(
+        sample_rate=draw.number(16000, 8000.5),
+        frame_length=length,
+        frame_step=draw.size(900),
+        fft_length=max(4, 1 << max(int(length) - 1, 0).bit_length()),
+        mels=draw.size(70),
+        low_hz=draw.number(0, 20.0),
+        high_hz=draw.number(3000, 4000.25),
+        mfcc=draw.number(0, 1, 13),
+        power=draw.number(1.0, 2.0),
+    )
+    x = draw.array(draw.size(4000), kinds=["float32", "int16"])
+    stream, cut = log_mel.stream(), draw.size(4000)
+    stream.push(x[:cut])
+    stream.push(x[cut:])
+    log_mel(x)
+
+
 def run_kernel(data):
     """Call a kernel with arguments that are drawn from a seed: fitting ones, and some that do not fit."""
     draw = Arguments(data)
-    kernels = (fuzz_scores, fuzz_quantization, fuzz_detection, fuzz_tables, fuzz_image)
+    kernels = (fuzz_scores, fuzz_quantization, fuzz_detection, fuzz_tables, fuzz_image, fuzz_audio)
     kernels[draw.random.integers(0, len(kernels))](draw)
 
 

@@ -59,8 +59,8 @@ class LogMel:
         power: float = 2.0,
     ) -> None:
         rate = _number("sample_rate", sample_rate)
-        if not rate > 0:
-            raise InputError(f"sample_rate: need more than 0 Hz, not {sample_rate}")
+        if not 0 < rate <= 1e9:
+            raise InputError(f"sample_rate: need more than 0 Hz and at most 1e9, not {sample_rate}")
         self.frame_length: Final = _integer("frame_length", frame_length, 1, _LONGEST)
         self.frame_step: Final = _integer("frame_step", frame_step, 1, _LONGEST)
         self._fft_length = _integer("fft_length", fft_length, 4, _LONGEST)

@@ -69,7 +69,7 @@ def test_keywords_of_voices_never_heard_are_spotted_in_a_recording(tmp_path):
     command = [sys.executable, "-m", "edge_sdk.examples.keywords", "--output", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert float(re.search(r"never heard: ([\d.]+)% of 600 clips", done.stdout)[1]) > 88
+    assert float(re.search(r"never heard: ([\d.]+)% of 600 clips", done.stdout)[1]) > 85
     said = [(float(at), word) for at, word in re.findall(r"said +([\d.]+) s  (\w+)", done.stdout) if word in KEYWORDS]
     found = [(float(at), word) for at, word in re.findall(r"heard +([\d.]+) s  (\w+)", done.stdout)]
     right = [word for begin, word in said if any(w == word and abs(at - begin - 0.25) < 0.6 for at, w in found)]

@@ -242,6 +242,7 @@ def test_two_threads_in_one_stream_are_refused_or_in_turn():
     ("wrong", "message"),
     [
         ({"sample_rate": 0}, "sample_rate: need more than 0 Hz"),
+        ({"sample_rate": 1e308}, "sample_rate: need more than 0 Hz and at most 1e9"),
         ({"sample_rate": "fast"}, "sample_rate: need a number"),
         ({"sample_rate": np.nan}, "sample_rate: need a finite number"),
         ({"frame_length": 0}, r"frame_length: need an integer in 1\.\."),
