@@ -39,6 +39,7 @@ from edge_sdk.model import EdgeModel, not_certified_for
 from edge_sdk.processing import ProcessingSpec, check_skew, samples
 from edge_sdk.processing.skew import processed_tolerance
 from edge_sdk.runtime import open_session
+from edge_sdk.runtime.trial import try_out
 from edge_sdk.types import TensorSpec
 from edge_sdk.verification import verify
 
@@ -118,7 +119,8 @@ def pack(
     InputError
         An argument is not what it should be.
     ModelError
-        The model cannot be loaded, or does not fit the processing or the labels.
+        The model cannot be loaded, does not fit the processing or the labels, or ends the process that
+        runs it, which is not this one.
     CertificateError
         The policy is certified for another model, processing or runtime, or is from a newer version.
     SkewError
@@ -130,6 +132,7 @@ def pack(
     _check_task(task, labels, output, detection)
     runtime = runtime or _runtime_of(model)
     data = model if isinstance(model, bytes) else _read(model)
+    try_out(data, runtime)
     session = open_session(data, runtime)
     inputs, outputs = session.inputs, session.outputs
     session.close()

@@ -55,3 +55,19 @@ def test_without_its_package_the_runtime_is_named(linear, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ModelError, match=r"there is no runtime 'linear'; there are litert, onnx.*: install"):
         edge_sdk.load(linear / "tiny.edge")
+
+
+@pytest.mark.parametrize(
+    ("fault", "match"),
+    [("os.abort()", r"the model is damaged: linear crashed on it \(signal 6\)"), ("os._exit(3)", r"\(exit code 3\)")],
+)
+def test_a_model_that_ends_the_process_it_runs_in_is_refused_and_this_process_lives(linear, fault, match):
+    site = linear / "site" / "linear_runtime.py"
+    source = site.read_text()
+    assert source.count("def run(self, x") == 1
+    broken = re.sub(r"(    def run\(self, x.*:\n)", rf"\1        import os; {fault}\n", source)
+    assert broken != source
+    site.write_text(broken)
+    with pytest.raises(ModelError, match=match):
+        packed(linear)
+    assert not (linear / "tiny.edge").exists()
