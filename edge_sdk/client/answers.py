@@ -51,9 +51,9 @@ def answer_of_cloud(
         label=watch.model.labels[index],
         confidence=float(outcome.probabilities[index]),
         scores=tuple(outcome.probabilities.tolist()),
-        source="cloud",
+        source="cache" if outcome.cached else "cloud",
         reason=reason,
-        certified=watch.is_certified and not watch.is_foreign(outcome.digest),
+        certified=watch.certifies(outcome),
         timing=Timing(
             *((0.0, 0.0, 0.0) if scored is None else (scored.pre_ms, scored.infer_ms, scored.post_ms)),
             cloud_ms=outcome.elapsed_ms,

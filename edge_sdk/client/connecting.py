@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_sdk.cascade.control import Budget
+from edge_sdk.client.cache import Cache
 from edge_sdk.client.hybrid import HybridModel, Mode
 from edge_sdk.client.journal import Journal
+from edge_sdk.client.privacy import PrivacyRule
 from edge_sdk.model import load
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ def connect(
     audit_key: bytes | None = None,
     budget: Budget | None = None,
     journal: str | Path | Journal | None = None,
+    privacy: Iterable[PrivacyRule] = (),
+    cache: Cache | int | None = None,
 ) -> HybridModel:
     """Load a bundle to run on this device with a cloud behind it; see `HybridModel`.
 
@@ -56,6 +61,8 @@ def connect(
             audit_key=audit_key,
             budget=budget,
             journal=journal,
+            privacy=privacy,
+            cache=cache,
         )
     except BaseException:
         edge.close()

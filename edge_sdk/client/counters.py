@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 from edge_sdk.types import Reason, Source
 
@@ -20,6 +20,7 @@ class Counters:
         self._answered: Counter[Source] = Counter()
         self._reasons: Counter[Reason] = Counter()
         self._uploads: Counter[str] = Counter()
+        self._privacy: Counter[str] = Counter()
 
     def request(self, source: Source | None, reason: Reason) -> None:
         """Count one finished request; ``source`` is None where it ended in an error."""
@@ -36,6 +37,11 @@ class Counters:
             self._uploads["bytes_sent" if usable else "bytes_failed"] += size
             self._uploads["foreign_model"] += foreign
 
+    def privacy(self, what: str) -> None:
+        """Count one input that rules had ``kept`` on the device, or ``reduced`` before it was sent."""
+        with self._lock:
+            self._privacy[what] += 1
+
     def snapshot(self) -> dict[str, Any]:
         """Return the counts so far.
 
@@ -46,16 +52,19 @@ class Counters:
             ``escalated``: requests that the cloud answered usefully, ``bytes_sent`` in them;
             ``failed_uploads``: tries without a useful answer, ``bytes_failed`` in them (where the
             cloud was offline, they may not have left the device);
-            ``foreign_model``: useful answers of another model than the certificate names.
+            ``foreign_model``: useful answers of another model than the certificate names;
+            ``privacy``: inputs that were to be sent, audits among them, and that rules ``kept`` on the
+            device, and requests that they ``reduced``.
         """
         with self._lock:
             return {
                 "requests": self._requests,
-                "answered": {"edge": self._answered["edge"], "cloud": self._answered["cloud"]},
+                "answered": {name: self._answered[name] for name in get_args(Source)},
                 "reasons": dict(sorted(self._reasons.items())),
                 "escalated": self._uploads["escalated"],
                 "failed_uploads": self._uploads["failed_uploads"],
                 "bytes_sent": self._uploads["bytes_sent"],
                 "bytes_failed": self._uploads["bytes_failed"],
                 "foreign_model": self._uploads["foreign_model"],
+                "privacy": {"kept": self._privacy["kept"], "reduced": self._privacy["reduced"]},
             }

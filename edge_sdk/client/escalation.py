@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from edge_sdk.client.answers import read_probabilities
 from edge_sdk.client.breaker import Breaker
-from edge_sdk.client.payload import Capture, Contract, EncodingChoice, new_request
+from edge_sdk.client.payload import Capture, Contract, EncodingChoice, prepare
+from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages, read_outputs, read_parameters
@@ -68,7 +69,8 @@ class Outcome:
     digest
         Digest of the model that answered; empty where the server does not say.
     reason
-        ``escalated``, or why there is no answer: ``deadline``, ``offline``, ``breaker``, ``rejected``.
+        ``escalated``, or why there is no answer: ``deadline``, ``offline``, ``breaker``, ``budget``,
+        ``privacy``, ``rejected``.
     detail
         One line about a failure.
     bytes_sent
@@ -77,6 +79,10 @@ class Outcome:
         Wall time spent.
     encoding
         What the cloud's model saw (`Contract.seen`); empty where there is no answer.
+    reduced
+        True where privacy rules had something taken off before.
+    cached
+        True where the answer was given before.
     """
 
     probabilities: NDArray[np.float32] | None
@@ -86,6 +92,8 @@ class Outcome:
     bytes_sent: int = 0
     elapsed_ms: float = 0.0
     encoding: str = ""
+    reduced: bool = False
+    cached: bool = False
 
 
 class Escalation:
@@ -148,6 +156,8 @@ class CloudLink:
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._breaker = Breaker()
         self._contract: Contract | None = None
+        self._known: Contract | None = None
+        self._is_answering = False
         self._warned: set[str] = set()
         if tls_ca is not None:
             try:
@@ -174,6 +184,16 @@ class CloudLink:
     def described(self) -> bool:
         """True where the server's model is known, so that `begin` does not wait."""
         return self._contract is not None
+
+    @property
+    def known(self) -> Contract | None:
+        """What the server said last of its model, though it may be gone."""
+        return self._known
+
+    @property
+    def is_answering(self) -> bool:
+        """True where the last call was answered, and by the model that is known."""
+        return self._contract is not None and self._is_answering
 
     def begin(
         self,
@@ -224,11 +244,10 @@ class CloudLink:
         contract = self._contract or self._describe(deadline)
         try:
             self._check_labels(contract, labels)
-            encoding = contract.choose(self._encoding, capture)
-            request = new_request(contract, contract.payload(encoding, capture, edge_spec), encoding)
+            request, seen = prepare(contract, self._encoding, capture, edge_spec)
         except InputError as error:
             raise self._rejected(str(error)) from error
-        size, seen = request.ByteSize(), contract.seen(encoding, capture)
+        size, reduced = request.ByteSize(), capture.reduction != WHOLE
         refused = None if gate is None else gate(size, _remaining(deadline))
         if refused is not None:
             raise _Failed(refused, _REFUSALS[refused])
@@ -237,7 +256,7 @@ class CloudLink:
         def finish() -> Outcome:
             try:
                 response = self._finish(call, deadline)
-                return replace(self._read(response, contract, deadline, labels, size), encoding=seen)
+                return replace(self._read(response, contract, deadline, labels, size), encoding=seen, reduced=reduced)
             except _Failed as failed:
                 return replace(failed.outcome, bytes_sent=size)
 
@@ -266,11 +285,13 @@ class CloudLink:
         try:
             response = self._result(call)
         except _Failed as failed:
+            self._is_answering = False
             if failed.outcome.reason == "deadline":
                 self._breaker.missed()
             else:
                 self._breaker.answered()
             raise
+        self._is_answering = True
         self._breaker.answered()
         return response
 
@@ -334,7 +355,7 @@ class CloudLink:
             ask_for_metadata(names[0])
 
         def read_metadata(call: Any) -> None:
-            self._contract = Contract.read(self._result(call))
+            self._contract = self._known = Contract.read(self._result(call))
             learnt.set_result(self._contract)
 
         def begin(_: Any) -> None:

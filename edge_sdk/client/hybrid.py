@@ -10,17 +10,20 @@ import importlib.util
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from edge_sdk.cascade.control import Budget
 from edge_sdk.client.answers import answer_of_cloud
+from edge_sdk.client.cache import Cache
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.journal import Journal
 from edge_sdk.client.oversight import Made, Oversight, Watch
+from edge_sdk.client.privacy import PrivacyRule, check_rules
 from edge_sdk.errors import EscalationError, InputError, MissingExtraError, ModelClosedError
 from edge_sdk.inputs import Input
 from edge_sdk.model import EdgeModel, load, new_decision_id
@@ -28,8 +31,12 @@ from edge_sdk.streams import Stream
 from edge_sdk.types import Classification, Reason
 
 if TYPE_CHECKING:
-    from edge_sdk.client.escalation import CloudLink, Escalation, Outcome
+    from numpy.typing import NDArray
+
+    from edge_sdk.client.asking import Asking
+    from edge_sdk.client.escalation import Escalation, Outcome
     from edge_sdk.client.payload import Capture, EncodingChoice
+    from edge_sdk.encodings import Reduction
 
 __all__ = ["MODES", "HybridModel", "Mode"]
 
@@ -79,6 +86,11 @@ class HybridModel:
     journal
         A folder that every decision is written to, or an `edge_sdk.client.Journal`, which its
         owner closes; mode ``hybrid`` only.
+    privacy
+        Rules of what may not leave the device, or only less of it; see ``docs/privacy.md``.
+    cache
+        How many answers of the cloud to keep for inputs that come again, or an
+        `edge_sdk.client.Cache`; None keeps none.
 
     Raises
     ------
@@ -105,6 +117,8 @@ class HybridModel:
         audit_key: bytes | None = None,
         budget: Budget | None = None,
         journal: str | Path | Journal | None = None,
+        privacy: Iterable[PrivacyRule] = (),
+        cache: Cache | int | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"mode is {mode!r}; it should be one of {', '.join(MODES)}")
@@ -117,14 +131,20 @@ class HybridModel:
         self._mode: Mode = mode
         self._deadline = deadline
         self._check_edge(edge)
+        rules = _check_rules(privacy, edge)
         self._swapping = threading.Lock()
         self._closed = False
         self._counters = Counters()
-        self._link: CloudLink | None = None
+        self._asking: Asking | None = None
+        if cache is not None and not isinstance(cache, Cache):
+            cache = Cache(cache)
         if mode != "edge":
             target, in_target = _parse_target(cloud)
-            self._link = _new_link(
+            self._asking = _new_asking(
                 target,
+                cache=cache,
+                counters=self._counters,
+                gate=self._gate,
                 model_name=model_name or in_target,
                 encoding=encoding,
                 tls_ca=tls_ca,
@@ -135,10 +155,10 @@ class HybridModel:
                 mode, audit_rate=audit_rate, audit_key=audit_key, budget=budget, journal=journal
             )
         except BaseException:
-            if self._link is not None:
-                self._link.close()
+            if self._asking is not None:
+                self._asking.close()
             raise
-        self._watch = self._oversight.watch(edge)
+        self._watch = self._oversight.watch(edge, rules)
 
     @property
     def edge(self) -> EdgeModel:
@@ -165,17 +185,21 @@ class HybridModel:
 
         Beside that ``audits``: ``asked``, ``answered`` and ``missing`` add up, ``disagreed`` are of those
         answered; ``network``: what calls tell of ``round_trip_ms`` and ``bytes_per_second``, None where
-        size makes no difference; ``certificate_void``; and ``journal``: records ``written`` and ``lost``.
+        size makes no difference; ``certificate_void``; ``journal``: records ``written`` and ``lost``; and
+        ``cache``: ``hits`` and ``misses`` of inputs that were to be sent, and the ``entries`` kept now.
         """
-        return {**self._counters.snapshot(), **self._oversight.snapshot(self._watch)}
+        cache = {} if self._asking is None else {"cache": self._asking.cache_counters}
+        return {**self._counters.snapshot(), **self._oversight.snapshot(self._watch), **cache}
 
-    def predict(self, frame: Input) -> Classification:
+    def predict(self, frame: Input, context: Mapping[str, Any] | None = None) -> Classification:
         """Classify one frame.
 
         Parameters
         ----------
         frame
             A uint8 array [height, width(, channels)], a path, JPEG or PNG bytes, or a Pillow image.
+        context
+            What privacy rules are to know of this call, such as ``{"tenant": "acme"}``.
 
         Returns
         -------
@@ -186,33 +210,42 @@ class HybridModel:
         Raises
         ------
         InputError
-            The frame is not a picture that the model can take.
+            The frame is not a picture that the model can take, or the context no mapping.
         EscalationError
             Mode ``cloud`` only: there is no usable answer.
         ModelClosedError
             This has been closed.
         """
         started = time.perf_counter()
-        if self._mode == "edge" or self._link is None:
+        if context is not None and not isinstance(context, Mapping):
+            raise InputError(f"the context is {type(context).__name__}; it should be a mapping of names to values")
+        if self._mode == "edge" or self._asking is None:
             answer = self._answer(self._infer(frame), None, started)
         elif self._mode == "hybrid":
-            answer = self._hybrid(frame, started, self._link)
+            answer = self._hybrid(frame, context, started, self._asking)
         elif self._mode == "prefer_cloud":
-            answer = self._prefer_cloud(frame, started, self._link)
+            answer = self._prefer_cloud(frame, context, started, self._asking)
         else:
-            answer = self._cloud(frame, started, self._link)
+            answer = self._cloud(frame, context, started, self._asking)
         self._counters.request(answer.source, answer.reason)
         return answer
 
-    async def apredict(self, frame: Input) -> Classification:
+    async def apredict(self, frame: Input, context: Mapping[str, Any] | None = None) -> Classification:
         """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
         import asyncio
 
-        return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame)
+        return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame, context)
 
-    def stream(self, source: Iterable[Input], *, live: bool | None = None, depth: int = 1) -> Stream[Classification]:
-        """Classify the frames of a source, one after the other; see `edge_sdk.model.EdgeModel.stream`."""
-        return Stream(self.predict, source, live=live, depth=depth)
+    def stream(
+        self,
+        source: Iterable[Input],
+        *,
+        live: bool | None = None,
+        depth: int = 1,
+        context: Mapping[str, Any] | None = None,
+    ) -> Stream[Classification]:
+        """Classify the frames of a source, all in one context; see `edge_sdk.model.EdgeModel.stream`."""
+        return Stream(partial(self.predict, context=context), source, live=live, depth=depth)
 
     def feedback(self, decision_id: str, label: str | int) -> None:
         """Write into the journal what an answer should have been, be it days later.
@@ -238,15 +271,23 @@ class HybridModel:
             raise InputError(f"there is no class {label}; there are {len(labels)}")
         self._oversight.feedback(decision_id, label)
 
-    def swap(self, path: str | Path) -> None:
+    def swap(self, path: str | Path, *, privacy: Iterable[PrivacyRule] | None = None) -> None:
         """Replace the edge model by that of another bundle, while calls go on.
 
         The new model is loaded first; a call that meets the old one closed runs on the new one.
 
+        Parameters
+        ----------
+        path
+            The bundle.
+        privacy
+            Rules that come into force with it; None keeps those that are.
+
         Raises
         ------
         InputError, BundleError, ModelError
-            The bundle cannot be used; the old model stays.
+            The bundle cannot be used, or privacy rules name labels that it does not have; the old
+            model stays, and its rules.
         ModelClosedError
             This has been closed.
         """
@@ -255,10 +296,13 @@ class HybridModel:
             model = load(path)
             try:
                 self._check_edge(model)
-            except InputError:
+                rules = _check_rules(self._watch.rules if privacy is None else privacy, model)
+            except BaseException:
                 model.close()
                 raise
-            old, self._watch = self._watch.model, self._oversight.watch(model)
+            old, self._watch = self._watch.model, self._oversight.watch(model, rules)
+            if self._asking is not None:
+                self._asking.forget()
         old.close()
 
     def close(self) -> None:
@@ -266,8 +310,8 @@ class HybridModel:
         with self._swapping:
             self._closed = True
         self._watch.model.close()
-        if self._link is not None:
-            self._link.close()
+        if self._asking is not None:
+            self._asking.close()
         self._oversight.close()
 
     def __enter__(self) -> Self:
@@ -308,59 +352,84 @@ class HybridModel:
         margin = min(max(self._deadline * _MARGIN_SHARE, _MARGIN_LEAST), _MARGIN_MOST)
         return started + self._deadline - margin
 
-    def _ask(self, link: CloudLink, capture: Capture, model: EdgeModel, started: float) -> Escalation:
-        return link.begin(
-            capture,
-            self._ends_at(started),
-            labels=model.labels,
-            edge_spec=model.processor.spec,
-            gate=self._oversight.gate,
-        )
+    def _gate(self, size: int, remaining: float | None) -> Reason | None:
+        return self._oversight.gate(size, remaining)
 
-    def _hybrid(self, frame: Input, started: float, link: CloudLink) -> Classification:
+    def _hybrid(
+        self, frame: Input, context: Mapping[str, Any] | None, started: float, asking: Asking
+    ) -> Classification:
         capture = _capture(frame, self._watch.model)
         made = self._infer(capture.pixels)
+        asks = made.decision is None or made.decision.escalate
+        pixels: NDArray[Any] | None = capture.pixels
+        reduction: Reduction | None = None
+        if made.watch.rules and (asks or self._oversight.hashes):
+            reduction = asking.may_leave(capture, made.watch, made, context)
+            if reduction is None or reduction.takes:
+                pixels = None  # no hash either, for who knows where journals go
+        elif asks:
+            reduction = asking.whole
         outcome = None
-        if made.decision is None or made.decision.escalate:
-            outcome = self._ask(link, capture, made.model, started).wait()
+        if asks:
+            ends_at = self._ends_at(started)
+            outcome = asking.ask(capture, reduction, made.watch, ends_at, audit=made.is_audit).wait()
         answer = self._answer(made, outcome, started)
-        self._oversight.record(made, outcome, answer, capture.pixels)
+        self._oversight.record(made, outcome, answer, pixels)
         return answer
 
-    def _prefer_cloud(self, frame: Input, started: float, link: CloudLink) -> Classification:
-        model = self._watch.model
-        capture = _capture(frame, model)
+    def _prefer_cloud(
+        self, frame: Input, context: Mapping[str, Any] | None, started: float, asking: Asking
+    ) -> Classification:
+        watch = self._watch
+        capture = _capture(frame, watch.model)
         # the edge works while the cloud does; where the cloud's model is not known yet, asking
-        # would wait, and the edge's answer could come too late
+        # would wait, and the edge's answer could come too late; rules may have to see that first
         call = None
-        if link.described:
-            call = self._ask(link, capture, model, started)
+        if asking.described and not watch.needs_answer:
+            call = self._ask(asking, capture, watch, None, context, started)
         made = self._infer(capture.pixels)
         if call is None:
-            call = self._ask(link, capture, made.model, started)
+            call = self._ask(asking, capture, made.watch, made, context, started)
         outcome = call.wait()
-        if outcome.probabilities is not None and model.labels != made.model.labels:  # swapped meanwhile
+        if outcome.probabilities is not None and watch.model.labels != made.model.labels:  # swapped meanwhile
             outcome = replace(outcome, probabilities=None, reason="rejected")
         return self._answer(made, outcome, started)
 
-    def _cloud(self, frame: Input, started: float, link: CloudLink) -> Classification:
+    def _cloud(self, frame: Input, context: Mapping[str, Any] | None, started: float, asking: Asking) -> Classification:
         self._check_open()
-        watch = self._watch
+        watch, made = self._watch, None
         capture = _capture(frame, watch.model)
-        outcome = self._ask(link, capture, watch.model, started).wait()
+        if watch.needs_answer:
+            made = self._infer(capture.pixels)
+            watch = made.watch
+        outcome = self._ask(asking, capture, watch, made, context, started).wait()
         self._count_upload(outcome, watch)
         if outcome.probabilities is None:
             self._counters.request(None, outcome.reason)
             raise EscalationError(f"the cloud gave no usable answer ({outcome.reason}): {outcome.detail}")
-        self._oversight.judge(watch, outcome)
-        return answer_of_cloud(outcome, watch, None, "forced", started)
+        if not outcome.cached:
+            self._oversight.judge(watch, outcome)
+        return answer_of_cloud(outcome, watch, made, "forced", started)
+
+    def _ask(
+        self,
+        asking: Asking,
+        capture: Capture,
+        watch: Watch,
+        made: Made | None,
+        context: Mapping[str, Any] | None,
+        started: float,
+    ) -> Escalation:
+        reduction = asking.may_leave(capture, watch, made, context)
+        return asking.ask(capture, reduction, watch, self._ends_at(started))
 
     def _answer(self, made: Made, outcome: Outcome | None, started: float) -> Classification:
         """Put the better answer there is into the record."""
         reason: Reason = "confident" if made.kept and self._mode in ("hybrid", "edge") else "forced"
         if outcome is not None:
             self._count_upload(outcome, made.watch)
-            self._oversight.observe(made, outcome)
+            if not outcome.cached:
+                self._oversight.observe(made, outcome)
             if outcome.probabilities is not None:
                 if self._mode == "hybrid":
                     reason = "audit" if made.is_audit else "escalated"
@@ -395,12 +464,16 @@ def _parse_target(cloud: str) -> tuple[str, str | None]:
     return target, model or None
 
 
-def _new_link(target: str, **options: Any) -> CloudLink:
+def _new_asking(target: str, **options: Any) -> Asking:
     try:
-        from edge_sdk.client.escalation import CloudLink
+        from edge_sdk.client.asking import Asking
     except ModuleNotFoundError as error:
         raise MissingExtraError("grpcio", "hybrid") from error
-    return CloudLink(target, **options)
+    return Asking(target, **options)
+
+
+def _check_rules(rules: Iterable[PrivacyRule], edge: EdgeModel) -> tuple[PrivacyRule, ...]:
+    return check_rules(rules, edge.labels, edge.processor.spec.modality)
 
 
 def _capture(frame: Input, model: EdgeModel) -> Capture:

@@ -22,6 +22,7 @@ from edge_sdk.cascade.control import Budget, Control, Threshold
 from edge_sdk.cascade.journal import CloudAnswer, Feedback, Outcome, Record, derive, key_id, rule_digest
 from edge_sdk.cascade.policy import Decision
 from edge_sdk.client.journal import Journal, keep_key
+from edge_sdk.client.privacy import PrivacyRule, needs_answer
 from edge_sdk.errors import CertificateError, EdgeSdkError, InputError
 from edge_sdk.model import EdgeModel, Scored
 from edge_sdk.types import Classification, Reason
@@ -95,16 +96,28 @@ class Watch:
         The edge model.
     audit
         Which of its confident answers are escalated as well, or None.
+    rules
+        Privacy rules, checked against the model's labels.
     is_certified
         Whether there is a certificate and it is not void now.
     """
 
-    def __init__(self, model: EdgeModel, audit: Audit | None, guard: Guard | None, *, adapts: bool) -> None:
+    def __init__(
+        self,
+        model: EdgeModel,
+        audit: Audit | None,
+        guard: Guard | None,
+        *,
+        adapts: bool,
+        rules: tuple[PrivacyRule, ...] = (),
+    ) -> None:
         policy = model.policy
         certificate = None if policy is None else policy.certificate
         self.model = model
         self.audit = audit
         self.guard = guard
+        self.rules = rules
+        self.needs_answer = needs_answer(rules)
         self.guard_name = "" if guard is None else _name(model)
         self.key_id = None if audit is None else key_id(audit.key)
         self.rule = "" if policy is None else rule_digest(policy)
@@ -139,6 +152,10 @@ class Watch:
         """Tell whether another cloud model answered than the certificate names."""
         certificate = None if self.model.policy is None else self.model.policy.certificate
         return certificate is not None and certificate.validity.get("cloud_model") != digest
+
+    def certifies(self, said: CloudOutcome) -> bool:
+        """Tell whether an answer of the cloud stands under a certificate that is not void."""
+        return self.is_certified and not self.is_foreign(said.digest) and _is_encoding(self, said)
 
 
 class Oversight:
@@ -182,8 +199,13 @@ class Oversight:
             raise
         self._key = audit_key or secrets.token_bytes(32)
 
-    def watch(self, model: EdgeModel) -> Watch:
-        """Return what watches over a model that is taken into use."""
+    @property
+    def hashes(self) -> bool:
+        """Whether inputs are hashed, for the journal."""
+        return self._journal is not None and self._journal.hash_inputs
+
+    def watch(self, model: EdgeModel, rules: tuple[PrivacyRule, ...] = ()) -> Watch:
+        """Return what watches over a model that is taken into use, with privacy rules that fit it."""
         certificate = None if model.policy is None else model.policy.certificate
         guard = None
         if certificate is not None and self._mode == "hybrid":
@@ -196,7 +218,7 @@ class Oversight:
         if rate is None:
             rate = 0.0 if guard is None else AUDIT_RATE
         audit = Audit(self._key, rate) if rate else None
-        return Watch(model, audit, guard, adapts=self._budget.spare > 0 and self._mode == "hybrid")
+        return Watch(model, audit, guard, adapts=self._budget.spare > 0 and self._mode == "hybrid", rules=rules)
 
     def decide(self, watch: Watch, scored: Scored, decision_id: str) -> Made:
         """Decide about an answer of the edge."""
@@ -251,11 +273,15 @@ class Oversight:
         """Void the certificate, or not any more, by who answered and what it saw."""
         foreign = f"another cloud model answers ({said.digest or 'it does not say which'})"
         watch.set_cause("cloud_model", foreign if watch.is_foreign(said.digest) else None)
+        if said.reduced and not _is_encoding(watch, said):
+            return  # by rule, and not for good: this answer alone is not certified
         other = f"the cloud's model sees pictures as {said.encoding}, for which it was not certified"
         watch.set_cause("encoding", None if _is_encoding(watch, said) else other)
 
-    def record(self, made: Made, said: CloudOutcome | None, answer: Classification, pixels: NDArray[Any]) -> None:
-        """Write a decision and what came of it into the journal, if there is one."""
+    def record(
+        self, made: Made, said: CloudOutcome | None, answer: Classification, pixels: NDArray[Any] | None
+    ) -> None:
+        """Write a decision and what came of it into the journal, if there is one; without a hash of no pixels."""
         if self._journal is None or made.decision is None:
             return
         cloud = missing = None
@@ -269,7 +295,9 @@ class Oversight:
             Record(
                 id=made.decision_id,
                 time=time.time(),
-                input=canonical.sha256(np.ascontiguousarray(pixels).data) if self._journal.hash_inputs else "",
+                input=""
+                if pixels is None or not self._journal.hash_inputs
+                else canonical.sha256(np.ascontiguousarray(pixels).data),
                 model=made.model.digest,
                 rule=made.watch.rule,
                 scores=scores.astype("<f4").tobytes(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import canonical
-from edge_sdk.encodings import JPEG_QUALITY, SentAs, encode_jpeg
+from edge_sdk.client.metadata import strip_jpeg
+from edge_sdk.encodings import JPEG_QUALITY, WHOLE, Reduction, SentAs, encode_jpeg, reduce_frame
 from edge_sdk.errors import InputError, ProcessingError
 from edge_sdk.frames import as_frame
 from edge_sdk.inputs import Input, as_input
@@ -36,7 +38,9 @@ from edge_sdk.protocol.names import (
     QUANTIZATION_PROPERTY,
 )
 
-__all__ = ["Capture", "Contract", "EncodingChoice", "new_request"]
+__all__ = ["Capture", "Contract", "EncodingChoice", "new_request", "prepare"]
+
+_log = logging.getLogger("edge_sdk.client")
 
 EncodingChoice = Literal["auto", "captured", "jpeg", "tensor"]
 _JPEG_MAGIC = b"\xff\xd8\xff"
@@ -53,10 +57,13 @@ class Capture:
         Uint8 [height, width(, channels)]; of other inputs, the array that processing takes.
     jpeg
         The bytes it was decoded from, or None.
+    reduction
+        What has been taken off it.
     """
 
     pixels: NDArray[Any]
     jpeg: bytes | None
+    reduction: Reduction = WHOLE
 
     @classmethod
     def of(cls, frame: Input, spec: ProcessingSpec) -> Capture:
@@ -75,6 +82,22 @@ class Capture:
         if data is None or not data.startswith(_JPEG_MAGIC):
             return cls(as_frame(frame), None)
         return cls(as_frame(frame), data)
+
+    def reduced(self, reduction: Reduction) -> Capture:
+        """Return the picture with something taken off; the file that it came as is not part of that."""
+        if reduction == WHOLE:
+            return self
+        return Capture(reduce_frame(self.pixels, reduction), None, reduction)
+
+    def stripped(self) -> Capture:
+        """Return it with a file that tells nothing but the picture, or without the file where that cannot be."""
+        if self.jpeg is None:
+            return self
+        try:
+            return replace(self, jpeg=strip_jpeg(self.jpeg))
+        except InputError as error:
+            _log.debug("a JPEG file is not sent as it came: %s", error)
+            return replace(self, jpeg=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +191,9 @@ class Contract:
         and of a tensor that its own processing made here. See `edge_sdk.encodings`.
         """
         if encoding == "jpeg" and capture.jpeg is None:
-            return str(SentAs(JPEG_QUALITY))
-        return "tensor" if encoding == "tensor" and self.processing is None else "captured"
+            return str(SentAs(JPEG_QUALITY, capture.reduction))
+        name = "tensor" if encoding == "tensor" and self.processing is None else "captured"
+        return name + str(capture.reduction)
 
     def payload(self, encoding: Encoding, capture: Capture, edge_spec: ProcessingSpec) -> NDArray[Any]:
         """Return the tensor to send.
@@ -179,7 +203,7 @@ class Contract:
         encoding
             What `choose` returned.
         capture
-            The picture.
+            The picture, stripped.
         edge_spec
             The edge model's processing, used without its quantization where the server does not
             tell its own.
@@ -213,6 +237,33 @@ class Contract:
                 f"bytes, but processing gives {dtype}{list(shape)}"
             )
         return np.asarray(DeviceProcessor(spec)(capture.pixels))
+
+
+def prepare(contract: Contract, wanted: EncodingChoice, capture: Capture, edge_spec: ProcessingSpec) -> tuple[Any, str]:
+    """Return the request that asks about an input, and what the cloud's model sees of it.
+
+    All that is sent of inputs is made here: files without their metadata.
+
+    Parameters
+    ----------
+    contract
+        What the server says of its model.
+    wanted
+        The encoding, or ``auto``.
+    capture
+        What may be sent.
+    edge_spec
+        As of `Contract.payload`.
+
+    Raises
+    ------
+    InputError, MissingExtraError
+        As `Contract.choose` and `Contract.payload` do.
+    """
+    capture = capture.stripped()
+    encoding = contract.choose(wanted, capture)
+    request = new_request(contract, contract.payload(encoding, capture, edge_spec), encoding)
+    return request, contract.seen(encoding, capture)
 
 
 def new_request(contract: Contract, tensor: NDArray[Any], encoding: Encoding) -> Any:

@@ -54,7 +54,7 @@ def test_every_request_is_counted_once(pair, cloud) -> None:
             model.predict(frame)
         counters = model.counters
     assert counters["requests"] == 12
-    assert counters["answered"] == {"edge": 7, "cloud": 5}
+    assert counters["answered"] == {"edge": 7, "cloud": 5, "cache": 0}
     assert counters["reasons"] == {"confident": 7, "escalated": 5}
     assert (counters["escalated"], counters["failed_uploads"]) == (5, 0)
     assert counters["bytes_sent"] > 5 * pair.hard[0].nbytes
@@ -65,7 +65,7 @@ def test_a_failed_upload_is_counted_apart(pair) -> None:
         answer = model.predict(pair.hard[0])
         counters = model.counters
     assert (answer.source, answer.reason, answer.certified) == ("edge", "offline", False)
-    assert counters["answered"] == {"edge": 1, "cloud": 0}
+    assert counters["answered"] == {"edge": 1, "cloud": 0, "cache": 0}
     assert (counters["escalated"], counters["bytes_sent"]) == (0, 0)
 
 
@@ -106,7 +106,7 @@ def test_without_a_cloud_prefer_cloud_answers_from_the_edge_and_cloud_raises(pai
         with pytest.raises(EscalationError, match="offline"):
             model.predict(pair.easy[0])
         assert model.counters["reasons"] == {"offline": 1}
-        assert model.counters["answered"] == {"edge": 0, "cloud": 0}
+        assert model.counters["answered"] == {"edge": 0, "cloud": 0, "cache": 0}
 
 
 @pytest.mark.parametrize("encoding", ["auto", "captured", "jpeg", "tensor"])

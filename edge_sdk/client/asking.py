@@ -1,0 +1,161 @@
+"""Asking the cloud on behalf of a hybrid model: what may leave, what is known already, and the call itself.
+
+Everything of an input that leaves the device goes through `Asking.ask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edge_sdk.client.cache import Cache, digest_of_input
+from edge_sdk.client.counters import Counters
+from edge_sdk.client.escalation import CloudLink, Escalation, Gate, Outcome
+from edge_sdk.client.oversight import Made, Watch
+from edge_sdk.client.payload import Capture, EncodingChoice
+from edge_sdk.client.privacy import Question, judge
+from edge_sdk.encodings import WHOLE, Reduction
+
+__all__ = ["Asking"]
+
+_KEPT = Outcome(None, "privacy", detail="a privacy rule keeps this input on the device")
+
+
+class Asking:
+    """A link to the cloud behind privacy rules and a cache; thread-safe.
+
+    Parameters
+    ----------
+    target, model_name, encoding, tls_ca, token
+        As of `edge_sdk.client.escalation.CloudLink`.
+    cache
+        Where answers are kept, or None.
+    counters
+        Where is counted what rules kept or reduced.
+    gate
+        Asked before anything is sent.
+
+    Attributes
+    ----------
+    whole
+        What `may_leave` returns where there are no rules.
+    """
+
+    whole = WHOLE
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        cache: Cache | None,
+        counters: Counters,
+        gate: Gate,
+        model_name: str | None,
+        encoding: EncodingChoice,
+        tls_ca: str | Path | None,
+        token: str | None,
+    ) -> None:
+        self._cache, self._counters, self._gate, self._encoding = cache, counters, gate, encoding
+        self._link = CloudLink(target, model_name=model_name, encoding=encoding, tls_ca=tls_ca, token=token)
+
+    @property
+    def described(self) -> bool:
+        """True where the server's model is known, so that `ask` does not wait."""
+        return self._link.described
+
+    @staticmethod
+    def may_leave(
+        capture: Capture, watch: Watch, made: Made | None, context: Mapping[str, Any] | None
+    ) -> Reduction | None:
+        """Return what must be taken off an input before it is sent; None where it may not be sent at all.
+
+        Parameters
+        ----------
+        capture
+            The input.
+        watch
+            Whose rules count where the edge has not answered.
+        made
+            The edge's answer; its own model's rules count then.
+        context
+            What the app said of this call.
+        """
+        rules = watch.rules if made is None else made.watch.rules
+        if not rules:
+            return WHOLE
+        pixels = capture.pixels.view()
+        pixels.flags.writeable = False  # predicates look, and do not touch
+        label = None if made is None else made.model.labels[int(made.scored.probabilities.argmax())]
+        return judge(rules, Question(pixels, label, context or {}))
+
+    def ask(
+        self, capture: Capture, reduction: Reduction | None, watch: Watch, ends_at: float | None, *, audit: bool = False
+    ) -> Escalation:
+        """Ask the cloud about what may leave of an input.
+
+        Parameters
+        ----------
+        capture
+            The input.
+        reduction
+            What `may_leave` returned for it.
+        watch
+            Of the edge model, whose labels count.
+        ends_at
+            `time.perf_counter` reading at which the answer must be there; None waits.
+        audit
+            Whether the cloud itself has to say, whatever it said before.
+        """
+        if reduction is None:
+            self._counters.privacy("kept")
+            return Escalation(lambda: _KEPT)
+        capture = capture.reduced(reduction)
+        key = None if self._cache is None or audit else self._key(capture, watch)
+        if key is not None and self._cache is not None:
+            known = self._cache.get(key)
+            if known is not None:
+                return Escalation(lambda: known)
+        call = self._link.begin(
+            capture, ends_at, labels=watch.model.labels, edge_spec=watch.model.processor.spec, gate=self._gate
+        )
+        if key is None and reduction == WHOLE:
+            return call
+        return Escalation(lambda: self._learn(call.wait(), key, reduction))
+
+    def _learn(self, outcome: Outcome, key: tuple[Hashable, ...] | None, reduction: Reduction) -> Outcome:
+        if outcome.bytes_sent and reduction != WHOLE:
+            self._counters.privacy("reduced")
+        # of another model than was known when it was asked, the key tells nothing
+        of_key = key is not None and outcome.digest == key[0]
+        if self._cache is not None and key is not None and outcome.probabilities is not None and of_key:
+            outcome.probabilities.flags.writeable = False
+            self._cache.put(key, replace(outcome, bytes_sent=0, cached=True))
+        return outcome
+
+    def _key(self, capture: Capture, watch: Watch) -> tuple[Hashable, ...] | None:
+        """Return all that the cloud's answer depends on, the cloud's model first; None where that is not known."""
+        known = self._link.known
+        if known is None or not known.digest or (known.labels is not None and known.labels != watch.model.labels):
+            return None
+        # of a model that is gone, answers are given on only if it is the one that the certificate names
+        if not self._link.is_answering and watch.is_foreign(known.digest):
+            return None
+        spec = watch.model.processor.spec if known.processing is None else known.processing
+        sent_as = f"{self._encoding}{capture.reduction}"
+        return known.digest, watch.model.bundle_digest, spec.digest, sent_as, digest_of_input(capture)
+
+    @property
+    def cache_counters(self) -> dict[str, int]:
+        """What the cache has done; see `Cache.counters`."""
+        return {"hits": 0, "misses": 0, "entries": 0} if self._cache is None else self._cache.counters
+
+    def forget(self) -> None:
+        """Forget what the cloud answered."""
+        if self._cache is not None:
+            self._cache.clear()
+
+    def close(self) -> None:
+        """Close the link."""
+        self._link.close()
