@@ -32,6 +32,7 @@ LEAST_KEY = 16  # bytes
 _ODDS = (1.5, 2.0, 3.0, 5.0, 10.0)
 # Half of the guard's stake is bet on a rise within about so many audits, the rest ever more slowly.
 _SOON = 50.0
+_MOST_AUDITS = 1 << 53
 
 
 def toss(key: bytes, decision_id: str) -> float:
@@ -301,9 +302,12 @@ class Guard:
                 stakes=tuple(float(stake) for stake in value["stakes"]),
                 alarm=bool(value["alarm"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CertificateError(f"guard: a field is missing or impossible: {error}") from error
         sound = all(math.isfinite(stake) and stake >= 0.0 for stake in guard.stakes)
-        if len(guard.stakes) != len(_ODDS) or not sound or not 0 <= guard.disagreements <= guard.audits:
+        counted = 0 <= guard.disagreements <= guard.audits < _MOST_AUDITS
+        if len(guard.stakes) != len(_ODDS) or not sound or not counted:
             raise CertificateError("guard: its stakes or counts are impossible")
+        if guard.alarm != (guard.wealth >= 1.0 / guard.level):
+            raise CertificateError("guard: its alarm is not what its stakes say")
         return guard

@@ -25,6 +25,7 @@ FORMAT = 1  # readers refuse a signal or a risk they do not know, so new ones ne
 # number is from version 0.1, whose values were up to some 1e-13 off, and other ones on other machines.
 ARITHMETIC = 1
 _SLACK = 2.0**-40
+_MOST_SAMPLES = 100_000_000  # in a certificate that is read: whoever writes more wants a device to count for minutes
 
 LEARNED = "learned"
 SIGNAL_NAMES = (*SIGNALS, LEARNED)
@@ -291,8 +292,8 @@ class Policy:
             certificate = value["certificate"]
             foreign = certificate is not None and value.get("arithmetic") != ARITHMETIC
             return cls(
-                threshold=float(value["threshold"]) + (_SLACK if foreign else 0.0),
-                temperature=float(value["temperature"]),
+                threshold=_real(value["threshold"]) + (_SLACK if foreign else 0.0),
+                temperature=_real(value["temperature"]),
                 signal=str(value["signal"]),
                 certificate=None if certificate is None else _certificate(certificate),
                 head=None if value.get("head") is None else Head.from_json(value["head"]),
@@ -301,19 +302,31 @@ class Policy:
             raise CertificateError(f"policy: a field is missing or has the wrong type: {error}") from error
 
 
+def _real(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{str(value)[:40]!r} is not a finite number")
+    return float(value)
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MOST_SAMPLES:
+        raise TypeError(f"{str(value)[:40]!r} is not a count of samples")
+    return value
+
+
 def _certificate(value: Mapping[str, Any]) -> Certificate:
     certificate = Certificate(
-        max_accuracy_loss=float(value["max_accuracy_loss"]),
-        confidence=float(value["confidence"]),
-        n=int(value["n"]),
-        harms=int(value["harms"]),
-        p_value=float(value["p_value"]),
-        local_share=float(value["local_share"]),
+        max_accuracy_loss=_real(value["max_accuracy_loss"]),
+        confidence=_real(value["confidence"]),
+        n=_count(value["n"]),
+        harms=_count(value["harms"]),
+        p_value=_real(value["p_value"]),
+        local_share=_real(value["local_share"]),
         validity={str(key): str(item) for key, item in value["validity"].items()},
         risk=str(value["risk"]),
-        gains=int(value.get("gains", 0)),
+        gains=_count(value.get("gains", 0)),
         strata=tuple(_stratum(stratum) for stratum in value.get("strata", ())),
-        disagreements=None if value.get("disagreements") is None else int(value["disagreements"]),
+        disagreements=None if value.get("disagreements") is None else _count(value["disagreements"]),
     )
     if certificate.risk not in (*RISKS, LOSS):
         raise CertificateError(
@@ -334,11 +347,11 @@ def _certificate(value: Mapping[str, Any]) -> Certificate:
 def _stratum(value: Mapping[str, Any]) -> Stratum:
     return Stratum(
         name=str(value["name"]),
-        n=int(value["n"]),
-        harms=int(value["harms"]),
-        p_value=float(value["p_value"]),
-        local_share=float(value["local_share"]),
-        needed=int(value["needed"]),
+        n=_count(value["n"]),
+        harms=_count(value["harms"]),
+        p_value=_real(value["p_value"]),
+        local_share=_real(value["local_share"]),
+        needed=_count(value["needed"]),
     )
 
 

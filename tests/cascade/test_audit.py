@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -254,6 +255,12 @@ def test_certify_counts_disagreements_among_kept_answers():
         {"baseline": 0.0},
         {"level": 1},
         {"audits": 1, "disagreements": 2},
+        {"audits": 10**400},
+        {"audits": 1 << 60},
+        {"baseline": 10**400},
+        {"disagreements": math.inf},
+        {"alarm": True},
+        {"stakes": [1e300] * 5},
         {"stakes": [1.0]},
         {"stakes": [-1.0] * 5},
         {"stakes": None},

@@ -31,6 +31,13 @@ def test_small_tails_keep_their_digits():
     assert binomial.cdf(20, 5000, 0.01) == pytest.approx(stats.binom.cdf(20, 5000, 0.01), rel=1e-9)
 
 
+@pytest.mark.parametrize("z", [-8.0, -1.0, 0.0, 1.0, 8.0])
+def test_tails_of_a_hundred_million_samples_are_summed_where_they_count(z):
+    n, p = 100_000_000, 0.3
+    k = round(n * p + z * (n * p * (1 - p)) ** 0.5)
+    assert binomial.cdf(k, n, p) == pytest.approx(stats.binom.cdf(k, n, p), rel=1e-5)
+
+
 @settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 500), confidence=st.sampled_from([0.9, 0.95, 0.999]), data=st.data())
 def test_the_bounds_are_those_of_clopper_and_pearson(n, confidence, data):
