@@ -44,6 +44,7 @@ COMMANDS = (
     Command("demo", "edge_sdk.examples.demo.command", "demo", "do the main job end to end on real images"),
     Command("train", "edge_sdk.cloud.commands.train", "compress", "train a teacher in mixed precision"),
     Command("compress", "edge_sdk.compression.command", "compress", "distil, prune and quantize a teacher"),
+    Command("split", "edge_sdk.compression.split_command", "compress", "find out where to cut a model, and cut it"),
     Command("pack", "edge_sdk.commands.pack", "device", "wrap a .tflite or .onnx file as a bundle"),
     Command("certify", "edge_sdk.commands.certify", "device", "certify the deferral threshold of a bundle"),
     Command("cascade", "edge_sdk.commands.cascade", "device", "compare what could decide when to ask the cloud"),
