@@ -1,7 +1,7 @@
 """EdgeModel: a bundle loaded on this device, from an input to an answer.
 
 One instance may be used from several threads; they take turns. Processing writes into one buffer
-that is reused, and nothing is allocated per call beyond the answer.
+that is reused, and nothing is allocated per call beyond the answer. A child of a fork loads its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from edge_sdk.inputs import Input, as_input
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec, samples
 from edge_sdk.processing.steps import Quantize
 from edge_sdk.runtime import Threads, open_session
+from edge_sdk.runtime.forks import keep_for_ever, watch
 from edge_sdk.streams import Stream
 from edge_sdk.types import Reason, TensorSpec, Timing
 
@@ -67,7 +68,7 @@ class EdgeModel:
             delegate=delegate,
         )
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._forked = False
         try:
             self._check_signature(artifact.inputs, artifact.outputs)
             anchors = None if self.manifest.detection is None else self.manifest.detection.anchors
@@ -81,6 +82,7 @@ class EdgeModel:
             self._session.close()
             raise
         self._buffer = np.empty(self.processor.spec.output_shape, dtype=self.processor.spec.output_dtype)
+        watch(self)
 
     @property
     def name(self) -> str:
@@ -310,6 +312,14 @@ class EdgeModel:
             if not self._closed:
                 self._closed = True
                 self._session.close()
+                del self._buffer
+
+    def after_fork(self) -> None:
+        """Close the model in the child of a fork, whatever its threads did in the parent; called by itself."""
+        self._lock = threading.Lock()  # the old one may be held by a thread that is not here
+        if not self._closed:
+            self._closed = self._forked = True
+            keep_for_ever(self._session)
 
     def __enter__(self) -> Self:
         return self
@@ -323,6 +333,11 @@ class EdgeModel:
         return f"<EdgeModel {self.name} {self.version}, {self.task}>"
 
     def _check_open(self) -> None:
+        if self._forked:
+            raise ModelClosedError(
+                f"{self.name} {self.version} was loaded before this process was forked, and did not survive that: "
+                "load it in the child, or start children with multiprocessing's 'spawn'"
+            )
         if self._closed:
             raise ModelClosedError(f"{self.name} {self.version} has been closed")
 

@@ -274,6 +274,28 @@ def fuzz_tables(draw):
     )
 
 
+def fuzz_signals(draw):
+    """Judge rows of probabilities, learned signals and others."""
+    from edge_sdk.ext import signals
+
+    rows, classes = draw.size(4), draw.size(300)
+    x = draw.array(rows, classes, kinds=["float32", "float64"])
+    if draw.flag():  # mostly what a model would give
+        x = np.abs(draw.random.normal(size=(rows, classes))).astype(str(draw.random.choice(["float32", "float64"])))
+        x /= x.sum(axis=1, keepdims=True)
+    kind = draw.number(*signals.KINDS)
+    given = {}
+    if kind == "learned":
+        count = signals.features(np.full((1, classes), 1 / classes)).shape[1] + 1
+        weights = draw.array(2, count, kinds=["float64"])
+        given = {"classes": draw.number(classes, 3), "edge": weights[:1].ravel(), "cloud": weights[1:].ravel()}
+    signal = signals.Signal(kind, draw.number(1.0, 0.5), **given)
+    signals.check(x)
+    signal.values(x, draw.flag())
+    signal.one(x[0])
+    signals.features(x)
+
+
 def fuzz_image(draw):
     """Make a tensor of a picture."""
     from edge_sdk.ext import image
@@ -324,7 +346,7 @@ def fuzz_audio(draw):
 def run_kernel(data):
     """Call a kernel with arguments that are drawn from a seed: fitting ones, and some that do not fit."""
     draw = Arguments(data)
-    kernels = (fuzz_scores, fuzz_quantization, fuzz_detection, fuzz_tables, fuzz_image, fuzz_audio)
+    kernels = (fuzz_scores, fuzz_quantization, fuzz_detection, fuzz_tables, fuzz_signals, fuzz_image, fuzz_audio)
     kernels[draw.random.integers(0, len(kernels))](draw)
 
 

@@ -9,6 +9,8 @@
 #include "image_kernel.h"
 #include "quantization_kernel.h"
 #include "scores_kernel.h"
+#include "signals_kernel.h"
+#include "tables_kernel.h"
 
 static uint64_t state = 88172645463325252u;
 
@@ -283,6 +285,89 @@ static void audio(void)
     told("audio", hash);
 }
 
+static void signals(void)
+{
+    uint64_t hash = START;
+    for (int round = 0; round < 60; round++) {
+        int wide = round % 2;
+        size_t rows = 1 + number() % 4, classes = 1 + number() % (round % 3 ? EDGE_MOST_CLASSES : 1500), bad_row = 0;
+        size_t count = rows * classes, features = edge_feature_count(classes);
+        double *p = memory(count * sizeof *p), *weights = memory(2 * (features + 1) * sizeof *weights), sum = 0;
+        double *values = memory(rows * sizeof *values), *confidences = memory(rows * sizeof *confidences);
+        double *described = memory(rows * features * sizeof *described);
+        float *narrow = memory(count * sizeof *narrow);
+        for (size_t row = 0; row < rows; row++) {
+            double total = 0;
+            for (size_t i = row * classes; i < (row + 1) * classes; i++) {
+                double level = number() % 7 ? real(0.0f, 1.0f) : 0.0;
+                p[i] = i % classes ? level * level * level : 0.125;
+                total += p[i];
+            }
+            for (size_t i = row * classes; i < (row + 1) * classes; i++)
+                narrow[i] = (float)(p[i] /= total);
+        }
+        for (size_t i = 0; i < 2 * (features + 1); i++)
+            weights[i] = real(-0.8f, 0.8f);
+        const void *x = wide ? (const void *)p : (const void *)narrow;
+        for (int kind = EDGE_MAX_PROBABILITY; kind <= (classes > EDGE_MOST_CLASSES ? EDGE_ENERGY : EDGE_LEARNED); kind++) {
+            edge_signal signal = {kind, kind == EDGE_LEARNED ? 1.0 : 1.0 / (0.5 + round % 4), weights};
+            if (edge_signals(x, wide, rows, classes, &signal, 1e-3, values, confidences, &bad_row, &sum))
+                exit(3);
+            hash = hashed(hashed(hash, values, rows * sizeof *values), confidences, rows * sizeof *confidences);
+        }
+        if (classes <= EDGE_MOST_CLASSES) {
+            if (edge_features(x, wide, rows, classes, described, &bad_row, &sum))
+                exit(3);
+            hash = hashed(hash, described, rows * features * sizeof *described);
+        }
+        p[count - 1] = -1.0;
+        if (edge_check(p, 1, rows, classes, 1e-3, &bad_row, &sum) != EDGE_NEGATIVE || bad_row != rows - 1)
+            exit(3);
+        free(p), free(weights), free(values), free(confidences), free(described), free(narrow);
+    }
+    told("signals", hash);
+}
+
+static void tables(void)
+{
+    uint64_t hash = START;
+    for (int round = 0; round < 90; round++) {
+        size_t rows = 1 + number() % 40, columns = 1 + number() % 12, features = 0, coded = 0;
+        edge_column *column = memory(columns * sizeof *column);
+        float *codes = memory(columns * 5 * sizeof *codes);
+        for (size_t i = 0; i < columns; i++) {
+            enum edge_column_kind kind = (enum edge_column_kind)(number() % 3);
+            size_t count = kind == EDGE_NUMBER ? 0 : 1 + number() % 5;
+            column[i] = (edge_column){kind, 0.5, -40, 60, real(-3, 3), real(0.01f, 2), coded, count};
+            for (size_t k = 0; k < count; k++)
+                codes[coded++] = (float)(number() % 9);
+            features += kind == EDGE_ONE_HOT ? count + 1 : 1;
+        }
+        double *x = memory(rows * columns * sizeof *x);
+        float *narrow = memory(rows * columns * sizeof *narrow), *out = memory(rows * features * sizeof *out);
+        int8_t *q = memory(rows * features);
+        uint8_t *u = memory(rows * features);
+        for (size_t i = 0; i < rows * columns; i++) {
+            x[i] = column[i % columns].kind == EDGE_NUMBER ? (double)real(-90, 90) : (double)(number() % 9);
+            x[i] = number() % 9 ? x[i] : strtod("nan", NULL);
+            narrow[i] = (float)x[i];
+        }
+        edge_table table = {rows, columns, column, codes, 3};
+        ptrdiff_t bad = edge_table_f64_f32(x, out, &table);
+        hash = hashed(hashed(hash, out, rows * features * sizeof *out), &bad, sizeof bad);
+        bad = edge_table_f32_f32(narrow, out, &table);
+        hash = hashed(hashed(hash, out, rows * features * sizeof *out), &bad, sizeof bad);
+        if (edge_table_f64_i8(x, q, &table) != bad || edge_table_f64_u8(x, u, &table) != bad)
+            exit(3);
+        hash = hashed(hashed(hash, q, rows * features), u, rows * features);
+        if (edge_table_f32_i8(narrow, q, &table) != bad || edge_table_f32_u8(narrow, u, &table) != bad)
+            exit(3);
+        hash = hashed(hashed(hash, q, rows * features), u, rows * features);
+        free(column), free(codes), free(x), free(narrow), free(out), free(q), free(u);
+    }
+    told("tables", hash);
+}
+
 int main(void)
 {
     quantization();
@@ -290,5 +375,7 @@ int main(void)
     detection();
     image();
     audio();
+    signals();
+    tables();
     return 0;
 }

@@ -151,13 +151,16 @@ class Signal:
     ) -> None:
         if kind not in KINDS:
             raise InputError(f"kind: need one of {', '.join(KINDS)}, not {kind!r}")
-        divisor = float(temperature)
+        try:
+            divisor = float(temperature)
+        except (TypeError, ValueError):
+            raise InputError(f"temperature: need a number, not {type(temperature).__name__}") from None
         if not 0.0 < divisor < math.inf:
             raise InputError(f"temperature: need a finite number above 0, not {divisor}")
         size = 0
         if kind == "learned":
-            if not 1 <= classes <= MOST_CLASSES:
-                raise InputError(f"classes: need 1 to {MOST_CLASSES}, not {classes}")
+            if not isinstance(classes, int) or not 1 <= classes <= MOST_CLASSES:
+                raise InputError(f"classes: need 1 to {MOST_CLASSES}, not {classes!r}")
             size = 4 * classes + min(_TOP, classes) + 3
         if len(edge) != size or len(cloud) != size:
             raise InputError(f"edge, cloud: need {size} weights each, not {len(edge)} and {len(cloud)}")

@@ -252,6 +252,8 @@ def test_other_shapes_and_arguments_are_refused_with_one_line(module):
     for temperature in (0.0, -1.0, np.inf, np.nan):
         with pytest.raises(InputError, match=r"^temperature: need a finite number above 0"):
             module.Signal("margin", temperature)
+    with pytest.raises(InputError, match=r"^temperature: need a number, not str"):
+        module.Signal("margin", "warm")
     with pytest.raises(InputError, match=r"^classes: need 1 to 256, not 257"):
         module.Signal("learned", classes=257)
     with pytest.raises(InputError, match=r"^edge, cloud: need 18 weights each, not 3 and 0"):
