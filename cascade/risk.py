@@ -334,10 +334,11 @@ def _refusal(tests: Mapping[str, RiskTest], threshold: float, target: float, lev
     more = f"; {len(failing) - 1} more of {len(tests)} strata fail, too" if len(failing) > 1 else ""
     promise = f"a loss of {target:g} at confidence {1 - level:g}"
     if few:
+        least = f"at least {test.least}" if test.least < _MOST_SAMPLES else f"more than {_MOST_SAMPLES:,}"
         return CannotCertifyError(
             f"{where}{test.n} calibration samples cannot certify {promise}: "
-            f"at least {test.least} are needed, and more if any of them is harmed{more}",
-            needed=test.least,
+            f"{least} are needed, and more if any of them is harmed{more}",
+            needed=test.least if test.least < _MOST_SAMPLES else None,
         )
     needed = test.needed(threshold)
     hint = f"about {needed} samples would do" if needed else "more samples will not help: allow more loss"

@@ -14,7 +14,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.policy import LEARNED
 from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.encodings import SentAs
-from edge_sdk.errors import CertificateError, InputError
+from edge_sdk.errors import CannotCertifyError, CertificateError, InputError
 from edge_sdk.model import EdgeModel, certified_for
 
 __all__ = ["CAPTURED", "STRATA", "certify_bundle", "check_encoding", "score"]
@@ -123,7 +123,7 @@ def certify_bundle(
         max_accuracy_loss=max_accuracy_loss,
         confidence=confidence,
         risk=risk,
-        strata=None if strata is None else _strata_of(strata, splits.calibration, scores["edge"]),
+        strata=None if strata is None else _strata_of(strata, splits, scores["edge"]),
         tuning=cascade.tune(
             tuning_scores["edge"],
             splits.validation.labels,
@@ -147,11 +147,24 @@ def check_encoding(encoding: SentAs, data: Dataset) -> None:
         raise InputError(f"only pictures can be sent as {encoding}; this data is sent as captured")
 
 
-def _strata_of(strata: str, data: Dataset, edge_scores: NDArray[np.float32]) -> NDArray[np.str_]:
+def _strata_of(strata: str, splits: Splits, edge_scores: NDArray[np.float32]) -> NDArray[np.str_]:
+    """Return the stratum of each calibration sample; refuse those of which there is none, and so no promise."""
+    data = splits.calibration
     if strata == "data":
         assert data.strata is not None
-        return data.strata
-    return np.array(data.classes)[data.labels if strata == "class" else edge_scores.argmax(axis=1)]
+        parts = (splits.train, splits.validation, data, splits.test)
+        wanted = {name for part in parts if part.strata is not None for name in part.strata.tolist()}
+        names = data.strata
+    else:
+        names = np.array(data.classes)[data.labels if strata == "class" else edge_scores.argmax(axis=1)]
+        wanted = set(data.classes)
+    missing = sorted(wanted - set(names.tolist()))
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise CannotCertifyError(
+            f"stratum {missing[0]}{more}: no calibration sample is of it, so nothing can be promised for it"
+        )
+    return names
 
 
 def _check(edge: Bundle, cloud: Bundle, splits: Splits) -> None:

@@ -306,6 +306,10 @@ def test_what_cannot_be_certified_says_how_many_samples_would_do():
     assert certify_loss(np.full(2 * least, 0.9), np.full(2 * least, 1e-4), alpha=ALPHA, grid=(0.5,)) == 0.5
     with pytest.raises(CannotCertifyError, match="more samples will not help"):
         certify_loss(signal, np.full(2000, 0.3), alpha=ALPHA, grid=(0.5,))
+    for losses in (np.zeros(2000), np.full(2000, 1e-30)):
+        with pytest.raises(CannotCertifyError, match="more than 10,000,000 are needed") as caught:
+            certify_loss(signal, losses, alpha=1e-12, grid=(0.5,))
+        assert caught.value.needed is None, "nobody collects so many"
     for bound in ("betting", "hoeffding_bentkus"):
         losses = np.tile([0.0, 0.0, 0.0, 0.015], 500)
         with pytest.raises(CannotCertifyError, match=r"loses 7\.5 of 2000 calibration samples, too many") as caught:

@@ -352,3 +352,30 @@ def test_a_class_of_too_few_samples_is_named(pair, tmp_path):
     line = refused(pair.certify(out, "--strata", "class", "--max-accuracy-loss", 0.01), out)
     assert "stratum " in line
     assert "at least 299 are needed" in line
+
+
+def test_a_stratum_that_calibration_never_saw_is_refused_and_not_left_out(pair, images, tmp_path):
+    splits, out = pair.splits, tmp_path / "c.edge"
+    rare = np.array(["usual"] * len(images[1]), dtype="<U5")
+    x, y = images
+    seen = {image.tobytes() for image in splits.calibration.images}
+    unseen = [n for n in range(len(x)) if x[n].tobytes() not in seen]
+    rare[unseen[:30]] = "night"
+    np.savez(tmp_path / "data.npz", x=x, y=y, classes=np.array(CLASSES), strata=rare)
+    line = refused(pair.certify(out, "--strata", "data", data=f"npz:{tmp_path / 'data.npz'}"), out)
+    assert "stratum night: no calibration sample is of it" in line
+    never = np.full(len(CLASSES), 0.0, np.float32)
+    weights, bias = train_tiny(SPEC)
+    never[0] = -1e4  # a model that never says the first class
+    mute = pack(
+        tiny_onnx(weights, (bias + never).astype(np.float32)),
+        runtime="onnx",
+        path=tmp_path / "mute.edge",
+        name="mute",
+        version="1.0.0",
+        labels=CLASSES,
+        processing=SPEC,
+        output="logits",
+    )
+    line = refused(pair.certify(out, "--strata", "answer", "--max-accuracy-loss", 0.5, edge=mute.path), out)
+    assert f"stratum {CLASSES[0]}: no calibration sample is of it" in line
