@@ -112,26 +112,25 @@ class Asking:
             self._counters.privacy("kept")
             return Escalation(lambda: _KEPT)
         capture = capture.reduced(reduction)
-        key = None if self._cache is None or audit else self._key(capture, watch)
-        if key is not None and self._cache is not None:
-            known = self._cache.get(key)
-            if known is not None:
-                return Escalation(lambda: known)
+        caches = self._cache is not None and not audit
+        known = self._cache.get(self._key(capture, watch)) if caches and self._cache is not None else None
+        if known is not None:
+            return Escalation(lambda: known)
         call = self._link.begin(
             capture, ends_at, labels=watch.model.labels, edge_spec=watch.model.processor.spec, gate=self._gate
         )
-        if key is None and reduction == WHOLE:
+        if not caches and reduction == WHOLE:
             return call
-        return Escalation(lambda: self._learn(call.wait(), key, reduction))
+        return Escalation(lambda: self._learn(call.wait(), capture, watch, caches=caches))
 
-    def _learn(self, outcome: Outcome, key: tuple[Hashable, ...] | None, reduction: Reduction) -> Outcome:
-        if outcome.bytes_sent and reduction != WHOLE:
+    def _learn(self, outcome: Outcome, capture: Capture, watch: Watch, *, caches: bool) -> Outcome:
+        if outcome.bytes_sent and capture.reduction != WHOLE:
             self._counters.privacy("reduced")
-        # of another model than was known when it was asked, the key tells nothing
-        of_key = key is not None and outcome.digest == key[0]
-        if self._cache is not None and key is not None and outcome.probabilities is not None and of_key:
-            outcome.probabilities.flags.writeable = False
-            self._cache.put(key, replace(outcome, bytes_sent=0, cached=True))
+        if caches and self._cache is not None and outcome.probabilities is not None and outcome.expected:
+            key = self._key(capture, watch)  # anew: before, the cloud's model may not have been known
+            if key is not None and key[0] == outcome.digest:
+                outcome.probabilities.flags.writeable = False
+                self._cache.put(key, replace(outcome, bytes_sent=0, cached=True))
         return outcome
 
     def _key(self, capture: Capture, watch: Watch) -> tuple[Hashable, ...] | None:

@@ -83,6 +83,8 @@ class Outcome:
         True where privacy rules had something taken off before.
     cached
         True where the answer was given before.
+    expected
+        False where another model answered than the request was made for.
     """
 
     probabilities: NDArray[np.float32] | None
@@ -94,6 +96,7 @@ class Outcome:
     encoding: str = ""
     reduced: bool = False
     cached: bool = False
+    expected: bool = True
 
 
 class Escalation:
@@ -387,10 +390,12 @@ class CloudLink:
     def _read(
         self, response: Any, contract: Contract, deadline: float | None, labels: tuple[str, ...], size: int
     ) -> Outcome:
+        expected = True
         try:
             digest = str(read_parameters(response.parameters).get(DIGEST_PARAMETER, ""))
             if digest != (contract.digest or ""):
                 # another model than was described answers: its labels may be others
+                expected = False
                 self._contract = None
                 contract = self._describe(deadline)
                 if digest != (contract.digest or ""):
@@ -402,7 +407,7 @@ class CloudLink:
             probabilities = read_probabilities(next(iter(outputs.values())), contract, len(labels))
         except InputError as error:
             raise self._rejected(str(error)) from error
-        return Outcome(probabilities, "escalated", digest=digest, bytes_sent=size)
+        return Outcome(probabilities, "escalated", digest=digest, bytes_sent=size, expected=expected)
 
 
 def _remaining(deadline: float | None) -> float | None:

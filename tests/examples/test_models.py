@@ -43,6 +43,16 @@ def test_digits_in_scenes_are_found_and_drawn_by_an_int8_bundle(tmp_path):
     assert [path.name for path in sorted(tmp_path.glob("*.png"))] == [f"scene-{n}.png" for n in range(4)]
 
 
+@pytest.mark.slow
+def test_what_privacy_rules_keep_does_not_reach_the_server():
+    text = run("privacy")
+    sent, kept = map(int, re.search(r"200 pictures (\d+) went.*\n  (\d+) stayed", text).groups())
+    assert sent + kept == 200
+    assert 5 < kept < 60
+    assert "of the clinic's 50 pictures 0 went to the cloud" in text
+    assert int(re.search(r"had (\d+) bytes", text)[1]) < 784
+
+
 @pytest.mark.parametrize("example", ["classify", "detect"])
 def test_an_example_says_how_it_is_called(example):
     assert f"python -m edge_sdk.examples.{example} OUT" in run(example, "--help")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_sdk.encodings import JPEG_QUALITY, SentAs
+from edge_sdk.encodings import JPEG_QUALITY, Reduction, SentAs
 from edge_sdk.errors import InputError
 from edge_sdk.frames import decode_image
 from outside.bundles import tiny_images
@@ -15,9 +15,41 @@ from outside.bundles import tiny_images
 PICTURE = tiny_images(1, 0, side=40)[0][0]
 
 
-@given(st.none() | st.integers(1, 100))
-def test_a_name_is_read_as_it_was_written(quality):
+SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(sorted)
+
+
+@given(st.none() | st.integers(1, 100), st.none() | st.integers(1, 99_999), SHARES, SHARES)
+def test_a_name_is_read_as_it_was_written(quality, side, rows, columns):
+    sent = SentAs(quality, Reduction(side, (rows[0], columns[0], rows[1], columns[1])))
+    assert SentAs.parse(str(sent)) == sent
     assert SentAs.parse(str(SentAs(quality))) == SentAs(quality)
+
+
+def test_what_is_taken_off_is_named_and_not_seen():
+    sent = SentAs.parse("captured+side:5+region:0.5,0,1,1")
+    assert str(sent) == "captured+side:5+region:0.5,0.0,1.0,1.0"
+    seen, size = sent.send(PICTURE)
+    assert seen.shape == (2, 5, 3)
+    assert size == seen.nbytes
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "captured+",
+        "captured+side",
+        "captured+side:0",
+        "captured+side:9999999",
+        "captured+region:0,0,1",
+        "captured+region:0,0,nan,1",
+        "captured+region:0.5,0,0.5,1",
+        "captured+region:0,0,1,1e9",
+        "captured+blur:3",
+    ],
+)
+def test_what_cannot_be_taken_off_is_refused(name):
+    with pytest.raises(InputError, match=r"should be"):
+        SentAs.parse(name)
 
 
 @pytest.mark.parametrize(

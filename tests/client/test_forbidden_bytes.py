@@ -1,0 +1,228 @@
+"""Random rules and frames in every mode and encoding: no byte that may not leave is in a request, or on the wire."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edge_sdk
+from edge_sdk.client import PrivacyRule, Question
+from edge_sdk.client.payload import Capture, Contract, prepare
+from edge_sdk.client.privacy import check_rules, judge, needs_answer
+from edge_sdk.errors import EscalationError
+from edge_sdk.frames import as_frame
+from edge_sdk.processing import ProcessingSpec
+from outside.network import MisbehavingNetwork
+from outside.wire import requests_in
+
+LABELS = ("red", "green", "blue")
+TENANTS = ("ours", "theirs", "nobody's")
+FORBIDDEN, MARK, BRIGHTEST = 255, b"\xfb-secret-\xfb", 100
+SPEC = ProcessingSpec.image(8, 8, 3)
+CONTRACT = Contract(
+    model="m",
+    input="image",
+    datatype="FP32",
+    shape=(-1, 8, 8, 3),
+    encodings=("captured", "jpeg", "tensor"),
+    labels=LABELS,
+    outputs="logits",
+    quantization=None,
+    processing=SPEC,
+    digest="d",
+)
+
+
+def random_rule(rng: np.random.Generator) -> PrivacyRule:
+    """Return a rule whose region lies on whole pixels."""
+    top, left = rng.integers(0, 4, 2) / 8
+    region = (
+        float(top),
+        float(left),
+        float(rng.integers(2, 9 - top * 8)) / 8,
+        float(rng.integers(2, 9 - left * 8)) / 8,
+    )
+    forbids = LABELS[rng.integers(3)]
+    return PrivacyRule(
+        labels={LABELS[rng.integers(3)]} if rng.random() < 0.4 else None,
+        where={"tenant": {TENANTS[rng.integers(3)]}} if rng.random() < 0.4 else None,
+        when=(lambda question: question.label == forbids) if rng.random() < 0.2 else None,
+        max_side=int(rng.integers(1, 20)) if rng.random() < 0.4 else None,
+        region_of_interest=region if rng.random() < 0.5 else None,
+    )
+
+
+def allowed(
+    rules: list[PrivacyRule], label: str | None, context: dict[str, str], side: int
+) -> tuple[np.ndarray, int] | None:
+    """Return which pixels may leave and the longest side, told in another way than the client's; None for none."""
+    pixels, longest = np.ones((side, side), bool), side
+    for rule in rules:
+        by_label = rule.labels is None or label is None or label in rule.labels
+        by_tenant = rule.where is None or "tenant" not in context or context["tenant"] in rule.where["tenant"]
+        by_predicate = rule.when is None or rule.when(Question(pixels, label, context))
+        if not (by_label and by_tenant and by_predicate):
+            continue
+        if rule.max_side is None and rule.region_of_interest is None:
+            return None
+        longest = min(longest, rule.max_side or longest)
+        top, left, height, width = (int(x * side) for x in rule.region_of_interest or (0, 0, 1, 1))
+        inside = np.zeros_like(pixels)
+        inside[top : top + height, left : left + width] = True
+        pixels &= inside
+    return (pixels, longest) if pixels.any() else None
+
+
+def frame_of(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """Return a picture that is dark where it may leave, and of the brightest where not."""
+    frame = rng.integers(0, BRIGHTEST, (*pixels.shape, 3)).astype(np.uint8)
+    frame[~pixels] = FORBIDDEN
+    return frame
+
+
+def as_file(frame: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(frame).save(stream, "JPEG", quality=95, comment=MARK)
+    return stream.getvalue() + MARK
+
+
+def check(request: object, encoding: str, may: tuple[np.ndarray, int], frame: np.ndarray) -> None:
+    """Find no trace of a forbidden pixel, nor of more detail than allowed, in a request."""
+    (content,) = request.raw_input_contents
+    pixels, longest = may
+    reduced = not pixels.all() or longest < pixels.shape[0]
+    if encoding == "tensor":  # from -1 to 1 or from 0 to 1, it grows with what was dark
+        seen = np.frombuffer(content, np.float32)
+        assert pixels.all() or seen.max() < 0.6
+        return
+    if content[4:6] == b"\xff\xd8":
+        assert MARK not in content
+        seen = as_frame(content[4:])
+        assert pixels.all() or seen.max() < 180  # compressed, but bright is far from dark
+    else:
+        seen = np.frombuffer(content, np.uint8).reshape(tuple(request.inputs[0].shape))
+        assert pixels.all() or FORBIDDEN not in seen
+        if not reduced:
+            assert np.array_equal(seen, frame)
+    assert max(seen.shape[:2]) <= longest
+
+
+def fuzz(seed: int, n: int) -> tuple[int, int]:
+    """Build ``n`` requests as the client does, and return how many were kept and how many reduced."""
+    rng = np.random.default_rng(seed)
+    kept = reduced = 0
+    for i in range(n):
+        if i % 8 == 0:
+            rules = [random_rule(rng) for _ in range(rng.integers(1, 4))]
+            checked = check_rules(rules, LABELS, "image")
+        answer = LABELS[rng.integers(3)]
+        context = {"tenant": TENANTS[rng.integers(3)]} if rng.random() < 0.8 else {}
+        # prefer_cloud and cloud ask before the edge has answered where no rule needs to know
+        label = None if rng.random() < 0.5 and not needs_answer(checked) else answer
+        may = allowed(rules, label, context, 16)
+        frame = frame_of(rng, np.ones((16, 16), bool) if may is None else may[0])
+        encoding = ("auto", "captured", "jpeg", "tensor")[(0, 1, 0, 1, 3, 1, 0, 2)[i % 8]]
+        reduction = judge(checked, Question(frame, label, context))
+        assert (reduction is None) == (may is None)
+        if reduction is None or may is None:
+            kept += 1
+            continue
+        reduced += reduction.takes
+        came_as_file = i % 16 == 0 or (encoding == "jpeg" and may[0].all())
+        capture = Capture.of(as_file(frame) if came_as_file else frame, SPEC)
+        if came_as_file and not may[0].all():  # compression has mixed what is apart
+            capture = replace(capture, pixels=frame)
+        request, _ = prepare(CONTRACT, encoding, capture.reduced(reduction), SPEC)
+        check(request, encoding, may, capture.pixels)
+    return kept, reduced
+
+
+def test_no_forbidden_byte_is_in_thousands_of_random_requests() -> None:
+    kept, reduced = fuzz(0, 4_000)
+    assert kept > 500
+    assert reduced > 1_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_no_forbidden_byte_is_in_a_hundred_thousand_random_requests() -> None:
+    kept, reduced = fuzz(1, 100_000)
+    assert kept > 12_500
+    assert reduced > 25_000
+
+
+@pytest.fixture
+def proxy(cloud: str) -> Iterator[MisbehavingNetwork]:
+    with MisbehavingNetwork(int(cloud.rpartition(":")[2])) as made:
+        yield made
+
+
+def over_the_wire(pair, proxy: MisbehavingNetwork, n: int) -> tuple[int, int]:
+    """Ask ``n`` times over a network that breaks, and return how many were kept, and how many arrived there."""
+    rng = np.random.default_rng(2)
+    kept = arrived = 0
+    modes = ("hybrid", "prefer_cloud", "cloud")
+    with edge_sdk.load(pair.edge) as edge:
+        for i in range(n // 50):
+            rules, encoding = (
+                [random_rule(rng) for _ in range(rng.integers(1, 3))],
+                ("auto", "captured", "jpeg", "tensor")[i % 4],
+            )
+            options = {"deadline": 20.0, "encoding": encoding, "mode": modes[i % 3], "privacy": rules, "cache": 8}
+            proxy.recorded.clear()
+            expected: list[np.ndarray] = []
+            with edge_sdk.connect(pair.edge, cloud=proxy.address, **options) as model:
+                for j in range(50):
+                    if j % 10 == 7:
+                        proxy.set("drop", limit=300)  # the answer is cut off: whoever asks again sends it again
+                    elif j % 10 == 9:
+                        proxy.set("pass")
+                    frame = pair.hard[rng.integers(len(pair.hard))].copy()
+                    frame[:, :, rng.integers(3)] ^= rng.integers(0, 8, frame.shape[:2], dtype=np.uint8)  # each its own
+                    context = {"tenant": TENANTS[rng.integers(3)]} if rng.random() < 0.8 else {}
+                    before = len(requests_in(proxy.recorded))
+                    asked = edge.predict(frame).label if needs_answer(rules) or modes[i % 3] == "hybrid" else None
+                    may = allowed(rules, asked, context, 24)
+                    try:
+                        answer = model.predict(frame, context)
+                        assert answer.source == "edge" or may is not None
+                    except EscalationError:
+                        pass
+                    if may is not None and may[0].all() and may[1] == 24:
+                        expected.append(frame)
+                    elif may is not None:
+                        expected.append(frame[np.ix_(may[0].any(1), may[0].any(0))])
+                    else:
+                        kept += 1
+                        assert len(requests_in(proxy.recorded)) == before
+                        # no row of it is anywhere, whole or in part
+                        assert not any(frame[row].tobytes()[:24] in proxy.recorded_bytes for row in range(0, 24, 6))
+            sizes = {picture.tobytes() for picture in expected}
+            for request in requests_in(proxy.recorded):
+                arrived += 1
+                if encoding in ("jpeg", "tensor"):
+                    continue
+                seen = request.raw_input_contents[0]
+                shape = tuple(request.inputs[0].shape)
+                # every picture on the wire is one that might leave, or fewer pixels than any that might
+                assert seen in sizes or any(r.max_side is not None and max(shape[:2]) <= r.max_side for r in rules)
+    return kept, arrived
+
+
+def test_no_forbidden_byte_is_on_the_wire_retries_included(pair, proxy) -> None:
+    kept, arrived = over_the_wire(pair, proxy, 300)
+    assert kept > 20
+    assert arrived > 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_no_forbidden_byte_is_on_the_wire_of_three_thousand_requests(pair, proxy) -> None:
+    kept, arrived = over_the_wire(pair, proxy, 3_000)
+    assert kept > 200
+    assert arrived > 500
