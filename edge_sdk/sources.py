@@ -1,7 +1,7 @@
 """Where frames come from.
 
 Any iterable of frames is a source. `Folder` replays files, `Camera` reads a camera or a video through OpenCV;
-`Recording` and `Microphone` give sound in windows that follow each other.
+`Recording` and `Microphone` give sound in windows that follow each other, `Windows` rows of sensors.
 A source that says ``live = True`` does not wait for answers; see `edge_sdk.streams`.
 """
 
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.sounds import wav_chunks, windows
 
-__all__ = ["Camera", "Folder", "Microphone", "Recording"]
+__all__ = ["Camera", "Folder", "Microphone", "Recording", "Windows"]
 
 _PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -231,6 +231,64 @@ class Microphone:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Windows:
+    """Rows of sensors as they come, in windows that overlap: what a model of a time series takes.
+
+    Rows at the end that do not fill a window are in none.
+
+    Parameters
+    ----------
+    rows
+        Rows of numbers [columns], or chunks of them [n, columns], oldest first; any iterable.
+    length, hop
+        Rows of a window, and from the begin of one to the next; `hop` is at most `length`.
+
+    Attributes
+    ----------
+    live
+        Whether `rows` do not wait for answers, as they say themselves.
+
+    Raises
+    ------
+    InputError
+        An option is out of its range; or, while windows are taken, what comes is no row of numbers, or
+        one of other columns than the first.
+    """
+
+    def __init__(self, rows: Iterable[ArrayLike], *, length: int, hop: int) -> None:
+        if not 1 <= hop <= length:
+            raise InputError(f"length, hop: need rows, 1 or more, the hop at most the length, not {length} and {hop}")
+        self.length, self.hop = length, hop
+        self.live = bool(getattr(rows, "live", False))
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[NDArray[np.floating[Any]]]:
+        """Yield windows [length, columns]; float32 where all rows are, else float64. Each is an array of its own."""
+        held: NDArray[np.floating[Any]] | None = None
+        for chunk in self._rows:
+            fresh = _rows_of(chunk)
+            if held is not None and held.shape[1] != fresh.shape[1]:
+                raise InputError(f"rows: need {held.shape[1]} columns as before, not {fresh.shape[1]}")
+            held, start = fresh if held is None else np.concatenate([held, fresh]), 0
+            while start + self.length <= len(held):
+                yield held[start : start + self.length].copy()
+                start += self.hop
+            held = held[start:].copy()  # what is before it, and the caller's memory, is let go
+
+
+def _rows_of(chunk: ArrayLike) -> NDArray[np.floating[Any]]:
+    """Return a row or several as [n, columns]."""
+    try:
+        rows = np.asarray(chunk)
+        if rows.dtype != np.float32:
+            rows = rows.astype(np.float64, casting="safe" if rows.dtype.kind == "f" else "same_kind")
+    except (TypeError, ValueError):
+        raise InputError(f"rows: need numbers, not {type(chunk).__name__}") from None
+    if rows.ndim not in (1, 2) or rows.shape[-1] == 0:
+        raise InputError(f"rows: need [columns] or [n, columns], not {list(rows.shape)}")
+    return np.atleast_2d(rows)
 
 
 def _window_of(rate: int, window: float, hop: float) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from edge_sdk.errors import EdgeSdkError
 from edge_sdk.model import EdgeModel
 from edge_sdk.packing import pack
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec, check_skew
+from edge_sdk.sources import Windows
 
 __all__ = ["Fault", "Outcome", "main", "run", "simulate"]
 
@@ -115,10 +116,9 @@ def _spoil(part: NDArray[np.float64], turn: NDArray[np.float64], kind: str, rng:
         part[:, axis] = part[0, axis]
 
 
-def windows(signal: Floats) -> Iterator[Floats]:
-    """Give the last `LENGTH` rows whenever `HOP` more have come: what a driver of a sensor would do."""
-    for start in range(0, len(signal) - LENGTH + 1, HOP):
-        yield signal[start : start + LENGTH]
+def windows(signal: Floats) -> Windows:
+    """Give the last `LENGTH` rows whenever `HOP` more have come; rows come in chunks, as from a driver."""
+    return Windows((signal[at : at + 50] for at in range(0, len(signal), 50)), length=LENGTH, hop=HOP)
 
 
 def build(path: Path, healthy: Floats, *, epochs: int, seed: int) -> ProcessingSpec:
@@ -165,7 +165,7 @@ def build(path: Path, healthy: Floats, *, epochs: int, seed: int) -> ProcessingS
     return spec
 
 
-def scores(model: EdgeModel, spec: ProcessingSpec, source: Iterator[Floats]) -> Iterator[float]:
+def scores(model: EdgeModel, spec: ProcessingSpec, source: Iterable[Floats]) -> Iterator[float]:
     """Give for each window of a stream how much of it the model could not give back: the mean squared difference."""
     processor = DeviceProcessor(spec)
     kept, streamed = itertools.tee(source)

@@ -14,6 +14,7 @@ from PIL import Image
 import edge_sdk
 from edge_sdk.bundle import Bundle, build_bundle
 from edge_sdk.cascade import Certificate, Policy
+from edge_sdk.encodings import encode_jpeg
 from edge_sdk.errors import (
     BundleError,
     CertificateError,
@@ -162,6 +163,49 @@ def test_a_wrong_frame_is_refused_and_the_model_goes_on(made, pictures, tmp_path
         with pytest.raises(InputError):
             model.predict(frame)
         assert model.predict(pictures[0][0]).label in model.labels
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((0, 24, 3), np.uint8),
+        np.zeros((24, 0, 3), np.uint8),
+        np.zeros((24, 24, 0), np.uint8),
+        np.broadcast_to(np.uint8(7), (10**6, 10**6, 3)),
+        np.broadcast_to(np.uint8(7), (1, 2**31, 3)),
+        np.zeros((1, 24, 24, 3), np.uint8),
+        np.zeros(24, np.uint8),
+        np.zeros((24, 24, 3), object),
+        np.zeros((24, 24, 3), np.complex64),
+        np.full((24, 24, 3), np.nan, np.float32),
+        np.array("x"),
+    ],
+    ids=lambda frame: f"{frame.dtype}{list(frame.shape)}".replace(" ", ""),
+)
+def test_an_array_that_is_no_picture_is_refused_in_one_line(made, tmp_path, frame):
+    with EdgeModel(made.pack(tmp_path / "m.edge")) as model, pytest.raises(InputError) as refused:
+        model.predict(frame)
+    assert "\n" not in str(refused.value)
+
+
+def test_frames_of_any_strides_get_the_answer_of_their_copy(made, pictures, tmp_path):
+    wide = np.zeros((48, 60, 4), np.uint8)
+    wide[::2, 5:53:2, :3] = pictures[0][0]
+    frames = [wide[::2, 5:53:2, :3], pictures[0][0][::-1], pictures[0][0][:, ::-1], pictures[0][0].transpose(1, 0, 2)]
+    frames += [pictures[0][0][..., ::-1], np.asfortranarray(pictures[0][0]), pictures[0][0][:1].repeat(24, 0)]
+    with EdgeModel(made.pack(tmp_path / "m.edge")) as model:
+        for frame in frames:
+            want = model.infer(np.ascontiguousarray(frame)).probabilities
+            np.testing.assert_array_equal(model.infer(frame).probabilities, want)
+
+
+def test_a_jpeg_that_is_cut_anywhere_is_refused_and_the_model_goes_on(made, pictures, tmp_path):
+    whole = encode_jpeg(pictures[0][0])
+    with EdgeModel(made.pack(tmp_path / "m.edge")) as model:
+        for end in range(0, len(whole) - 2, 7):
+            with pytest.raises(InputError):
+                model.predict(whole[:end])
+        assert model.predict(whole).label in model.labels
 
 
 # ---- the policy it carries

@@ -284,6 +284,13 @@ def test_an_int8_output_without_a_scale_is_refused(tmp_path):
             packed(tmp_path, model, None, processing=processing, runtime="litert", **changes)
 
 
+def test_an_int8_input_without_a_scale_needs_a_quantize_step(tmp_path):
+    processing = ProcessingSpec((Color("grey"), Resize(6, 3), Normalize((0.0,), (255.0,))))
+    model = reshaping_tflite((1, 6, 3, 1), (1, 6, 3), None, None)
+    with pytest.raises(ModelError, match=r"processing gives float32\[1, 6, 3, 1\], the model takes int8\[1, 6, 3, 1\]"):
+        packed(tmp_path, model, Detector("yolo"), processing=processing, runtime="litert")
+
+
 def test_a_policy_that_cannot_judge_the_answers_is_refused(tmp_path):
     policy = Policy(0.5).to_json()
     for model, detector, changes in (
