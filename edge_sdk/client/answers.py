@@ -16,7 +16,7 @@ from edge_sdk.model import new_decision_id
 from edge_sdk.types import Classification, Reason, Timing
 
 if TYPE_CHECKING:
-    from edge_sdk.client.escalation import Outcome
+    from edge_sdk.client.outcomes import Outcome
     from edge_sdk.client.payload import Contract
 
 __all__ = ["answer_of_cloud", "read_probabilities"]

@@ -12,11 +12,13 @@ from typing import Any
 
 from edge_sdk.client.cache import Cache, digest_of_input
 from edge_sdk.client.counters import Counters
-from edge_sdk.client.escalation import CloudLink, Escalation, Gate, Outcome
+from edge_sdk.client.escalation import CloudLink
+from edge_sdk.client.outcomes import Escalation, Gate, Outcome
 from edge_sdk.client.oversight import Made, Watch
 from edge_sdk.client.payload import Capture, EncodingChoice
 from edge_sdk.client.privacy import Question, judge
 from edge_sdk.encodings import WHOLE, Reduction
+from edge_sdk.errors import InputError
 
 __all__ = ["Asking"]
 
@@ -28,7 +30,9 @@ class Asking:
 
     Parameters
     ----------
-    target, model_name, encoding, tls_ca, token
+    cloud
+        ``host:port``, or ``host:port/model``.
+    model_name, encoding, tls_ca, token
         As of `edge_sdk.client.escalation.CloudLink`.
     cache
         Where answers are kept, or None.
@@ -36,6 +40,11 @@ class Asking:
         Where is counted what rules kept or reduced.
     gate
         Asked before anything is sent.
+
+    Raises
+    ------
+    InputError
+        ``cloud`` is no address, or as of `CloudLink`.
 
     Attributes
     ----------
@@ -47,7 +56,7 @@ class Asking:
 
     def __init__(
         self,
-        target: str,
+        cloud: str,
         *,
         cache: Cache | None,
         counters: Counters,
@@ -58,7 +67,10 @@ class Asking:
         token: str | None,
     ) -> None:
         self._cache, self._counters, self._gate, self._encoding = cache, counters, gate, encoding
-        self._link = CloudLink(target, model_name=model_name, encoding=encoding, tls_ca=tls_ca, token=token)
+        target, in_target = _parse_target(cloud)
+        self._link = CloudLink(
+            target, model_name=model_name or in_target, encoding=encoding, tls_ca=tls_ca, token=token
+        )
 
     @property
     def described(self) -> bool:
@@ -117,7 +129,11 @@ class Asking:
         if known is not None:
             return Escalation(lambda: known)
         call = self._link.begin(
-            capture, ends_at, labels=watch.model.labels, edge_spec=watch.model.processor.spec, gate=self._gate
+            capture,
+            ends_at,
+            labels=watch.model.labels,
+            edge_spec=watch.model.processor.spec,
+            gate=self._gate,
         )
         if not caches and reduction == WHOLE:
             return call
@@ -158,3 +174,11 @@ class Asking:
     def close(self) -> None:
         """Close the link."""
         self._link.close()
+
+
+def _parse_target(cloud: str) -> tuple[str, str | None]:
+    target, _, model = cloud.partition("/")
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise InputError(f"cloud is {cloud!r}; it should be host:port or host:port/model")
+    return target, model or None

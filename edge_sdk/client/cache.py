@@ -14,7 +14,7 @@ import numpy as np
 from edge_sdk.errors import InputError
 
 if TYPE_CHECKING:
-    from edge_sdk.client.escalation import Outcome
+    from edge_sdk.client.outcomes import Outcome
     from edge_sdk.client.payload import Capture
 
 __all__ = ["Cache", "digest_of_input"]

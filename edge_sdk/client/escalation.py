@@ -11,16 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_sdk.client.answers import read_probabilities
 from edge_sdk.client.breaker import Breaker
+from edge_sdk.client.outcomes import Escalation, Gate, Outcome
 from edge_sdk.client.payload import Capture, Contract, EncodingChoice, prepare
 from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
@@ -29,10 +28,7 @@ from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages, read_outputs, read_pa
 from edge_sdk.protocol.names import DIGEST_PARAMETER, SERVICE
 from edge_sdk.types import Reason
 
-__all__ = ["CloudLink", "Escalation", "Gate", "Outcome"]
-
-Gate = Callable[[int, float | None], Reason | None]
-"""Says of a request of so many bytes, whose answer must be there in so many seconds, why it may not be sent."""
+__all__ = ["CloudLink"]
 
 _log = logging.getLogger("edge_sdk.client")
 
@@ -56,60 +52,6 @@ _REFUSALS: dict[Reason, str] = {
     "deadline": "no answer is to be expected in the time that is left",
 }
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How asking the cloud ended.
-
-    Attributes
-    ----------
-    probabilities
-        Float32 [classes], or None where there is no usable answer.
-    digest
-        Digest of the model that answered; empty where the server does not say.
-    reason
-        ``escalated``, or why there is no answer: ``deadline``, ``offline``, ``breaker``, ``budget``,
-        ``privacy``, ``rejected``.
-    detail
-        One line about a failure.
-    bytes_sent
-        Size of the request that was handed to the network; 0 where none was.
-    elapsed_ms
-        Wall time spent.
-    encoding
-        What the cloud's model saw (`Contract.seen`); empty where there is no answer.
-    reduced
-        True where privacy rules had something taken off before.
-    cached
-        True where the answer was given before.
-    expected
-        False where another model answered than the request was made for.
-    """
-
-    probabilities: NDArray[np.float32] | None
-    reason: Reason
-    digest: str = ""
-    detail: str = ""
-    bytes_sent: int = 0
-    elapsed_ms: float = 0.0
-    encoding: str = ""
-    reduced: bool = False
-    cached: bool = False
-    expected: bool = True
-
-
-class Escalation:
-    """One call under way; `wait` ends it."""
-
-    def __init__(self, finish: Callable[[], Outcome]) -> None:
-        self._finish = finish
-        self._started = time.perf_counter()
-
-    def wait(self) -> Outcome:
-        """Return the outcome, at the latest when the call's time is up."""
-        outcome = self._finish()
-        return replace(outcome, elapsed_ms=(time.perf_counter() - self._started) * 1e3)
 
 
 class _Failed(Exception):  # noqa: N818 - never leaves this module

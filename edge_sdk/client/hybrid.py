@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_sdk.client.asking import Asking
-    from edge_sdk.client.escalation import Escalation, Outcome
+    from edge_sdk.client.outcomes import Escalation, Outcome
     from edge_sdk.client.payload import Capture, EncodingChoice
     from edge_sdk.encodings import Reduction
 
@@ -139,13 +139,12 @@ class HybridModel:
         if cache is not None and not isinstance(cache, Cache):
             cache = Cache(cache)
         if mode != "edge":
-            target, in_target = _parse_target(cloud)
             self._asking = _new_asking(
-                target,
+                cloud,
                 cache=cache,
                 counters=self._counters,
                 gate=self._gate,
-                model_name=model_name or in_target,
+                model_name=model_name,
                 encoding=encoding,
                 tls_ca=tls_ca,
                 token=token,
@@ -371,8 +370,7 @@ class HybridModel:
             reduction = asking.whole
         outcome = None
         if asks:
-            ends_at = self._ends_at(started)
-            outcome = asking.ask(capture, reduction, made.watch, ends_at, audit=made.is_audit).wait()
+            outcome = asking.ask(capture, reduction, made.watch, self._ends_at(started), audit=made.is_audit).wait()
         answer = self._answer(made, outcome, started)
         self._oversight.record(made, outcome, answer, pixels)
         return answer
@@ -456,20 +454,12 @@ class HybridModel:
             )
 
 
-def _parse_target(cloud: str) -> tuple[str, str | None]:
-    target, _, model = cloud.partition("/")
-    host, _, port = target.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InputError(f"cloud is {cloud!r}; it should be host:port or host:port/model")
-    return target, model or None
-
-
-def _new_asking(target: str, **options: Any) -> Asking:
+def _new_asking(cloud: str, **options: Any) -> Asking:
     try:
         from edge_sdk.client.asking import Asking
     except ModuleNotFoundError as error:
         raise MissingExtraError("grpcio", "hybrid") from error
-    return Asking(target, **options)
+    return Asking(cloud, **options)
 
 
 def _check_rules(rules: Iterable[PrivacyRule], edge: EdgeModel) -> tuple[PrivacyRule, ...]:

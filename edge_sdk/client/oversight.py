@@ -28,7 +28,7 @@ from edge_sdk.model import EdgeModel, Scored
 from edge_sdk.types import Classification, Reason
 
 if TYPE_CHECKING:
-    from edge_sdk.client.escalation import Outcome as CloudOutcome
+    from edge_sdk.client.outcomes import Outcome as CloudOutcome
 
 __all__ = ["AUDIT_RATE", "Made", "Oversight", "Watch"]
 

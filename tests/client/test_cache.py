@@ -11,8 +11,8 @@ import pytest
 
 import edge_sdk
 from edge_sdk.client import Cache, PrivacyRule
-from edge_sdk.client.escalation import Outcome
 from edge_sdk.client.journal import Reader
+from edge_sdk.client.outcomes import Outcome
 from edge_sdk.errors import InputError
 from outside.bundles import build_tiny_bundle
 from outside.network import MisbehavingNetwork, free_port
