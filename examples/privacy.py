@@ -96,7 +96,7 @@ def run(folder: Path) -> None:
         finally:
             server.terminate()
 
-    seen = Counter((answer.source, answer.reason) for answer in school)
+    seen: Counter[tuple[str, str]] = Counter((answer.source, answer.reason) for answer in school)
     print(f"of the school's 200 pictures {seen['cloud', 'forced']} went to the cloud, without their margins")
     print(f"  {seen['edge', 'privacy']} stayed on the device, which took them for a zero")
     left = sum(answer.source == "cloud" for answer in clinic)
