@@ -12,14 +12,16 @@ import threading
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.files import open_durably
-from edge_sdk.types import Detection
+
+if TYPE_CHECKING:
+    from edge_sdk.types import Detection
 
 __all__ = ["MAX_PIXELS", "Frame", "as_frame", "decode_image", "draw_boxes", "draw_label"]
 

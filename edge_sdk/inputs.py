@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError
 from edge_sdk.frames import as_frame
-from edge_sdk.processing import Categories, Columns, Modality, ProcessingSpec
-from edge_sdk.processing.shapes import spectral_of
+from edge_sdk.processing import Modality, ProcessingSpec
+
+if TYPE_CHECKING:
+    from edge_sdk.processing import Categories
 
 __all__ = ["Input", "as_input"]
 
@@ -38,6 +40,7 @@ def as_input(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
 
 
 def _as_clip(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
+    from edge_sdk.processing.audio_shapes import spectral_of
     from edge_sdk.sounds import read_wav
 
     if isinstance(value, bytes | bytearray | memoryview):
@@ -74,6 +77,7 @@ def _as_table(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
 
 
 def _from_names(spec: ProcessingSpec, given: Mapping[Any, Any]) -> NDArray[np.float64]:
+    from edge_sdk.processing import Categories, Columns
     from edge_sdk.processing.tables import fold_table
 
     shape, columns = fold_table(spec).shape, spec.find(Columns)

@@ -15,23 +15,25 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.answers import Classes, Reader, Scored, reader_for
-from edge_sdk.bundle import Bundle, Manifest, read_array, thinned
+from edge_sdk.answers import Reader, Scored, reader_for
+from edge_sdk.bundle import Bundle, Manifest
 from edge_sdk.bundle.archive import MAX_BUNDLE_BYTES
-from edge_sdk.cascade.policy import Decision, Policy
 from edge_sdk.errors import CertificateError, EdgeSdkError, InputError, ModelClosedError, ModelError
 from edge_sdk.inputs import Input, as_input
-from edge_sdk.processing import DeviceProcessor, ProcessingSpec, samples
+from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.processing.steps import Quantize
 from edge_sdk.runtime import Threads, open_session
 from edge_sdk.runtime.forks import keep_for_ever, watch
-from edge_sdk.streams import Stream
 from edge_sdk.types import Reason, TensorSpec, Timing
+
+if TYPE_CHECKING:
+    from edge_sdk.cascade.policy import Decision, Policy
+    from edge_sdk.streams import Stream
 
 __all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id", "not_certified_for"]
 
@@ -71,12 +73,8 @@ class EdgeModel:
         self._closed = self._forked = False
         try:
             self._check_signature(artifact.inputs, artifact.outputs)
-            anchors = None if self.manifest.detection is None else self.manifest.detection.anchors
             self._reader: Reader = reader_for(
-                self.manifest,
-                self._session.outputs,
-                self.processor.spec,
-                None if anchors is None else read_array(bundle, anchors),
+                self.manifest, self._session.outputs, self.processor.spec, _anchors(bundle)
             )
         except EdgeSdkError:
             self._session.close()
@@ -216,6 +214,8 @@ class EdgeModel:
         with self._lock:
             self._check_open()
             raw = [self._session.run(part) for part in parts]
+        from edge_sdk.answers import Classes
+
         assert isinstance(self._reader, Classes)
         return np.concatenate([self._reader.probabilities(part[0]) for part in raw])
 
@@ -223,7 +223,11 @@ class EdgeModel:
         """Return what a golden example holds of an input: the processed tensor, and the outputs; one row each."""
         processed = self.processor(as_input(self.processor.spec, value))
         outputs = self._reader.golden(self.run(processed))
-        return processed[0] if self.task == "classification" else thinned(processed), outputs
+        if self.task == "classification":
+            return processed[0], outputs
+        from edge_sdk.bundle import thinned
+
+        return thinned(processed), outputs
 
     def decide(self, scored: Scored) -> Decision | None:
         """Apply the bundle's policy to an answer; None where it carries none."""
@@ -286,6 +290,8 @@ class EdgeModel:
         depth
             How many of the newest frames of a live source wait for their answer.
         """
+        from edge_sdk.streams import Stream
+
         return Stream(self.predict, source, live=live, depth=depth)
 
     def warmup(self, n: int = 10) -> float:
@@ -298,6 +304,8 @@ class EdgeModel:
         """
         if n < 1:
             raise InputError(f"n is {n}; it should be at least 1")
+        from edge_sdk.processing import samples
+
         (value,) = samples(self.processor.spec, 1)
         scored = [self.infer(value) for _ in range(n)]
         return float(np.median([one.pre_ms + one.infer_ms + one.post_ms for one in scored]))
@@ -378,10 +386,22 @@ class EdgeModel:
                 )
 
 
+def _anchors(bundle: Bundle) -> NDArray[Any] | None:
+    """Return the array that a detector's boxes are offsets to, where it has one."""
+    detection = bundle.manifest.detection
+    if detection is None or detection.anchors is None:
+        return None
+    from edge_sdk.bundle import read_array
+
+    return read_array(bundle, detection.anchors)
+
+
 def _policy(manifest: Manifest, delegate: str | None) -> Policy | None:
     """Return the policy of a bundle, without its certificate unless that was given to what runs here."""
     if manifest.cascade is None:
         return None
+    from edge_sdk.cascade.policy import Policy
+
     policy = Policy.from_json(manifest.cascade)
     if manifest.task not in ("classification", "detection") or (manifest.task == "detection") != (
         policy.signal == "detections"

@@ -9,7 +9,6 @@ from pathlib import Path
 from edge_sdk import canonical
 from edge_sdk.bundle import archive
 from edge_sdk.bundle.archive import MANIFEST
-from edge_sdk.bundle.card import CARD, render
 from edge_sdk.bundle.manifest import FORMAT, Manifest
 from edge_sdk.errors import BundleError, BundleFormatError, BundleIntegrityError, InputError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
@@ -115,6 +114,8 @@ class Bundle:
         The model card is rendered anew, so that it says what the manifest says. Fields of a newer
         minor format are not carried over, so the copy does not claim to be of that format.
         """
+        from edge_sdk.bundle.card import CARD, render
+
         manifest = replace(self.manifest, format=FORMAT, **changes)  # type: ignore[arg-type]
         kept = {name: self.read(name) for name in self.manifest.files}
         return write_bundle(path, manifest, kept | {CARD: render(manifest).encode()} | dict(members or {}))

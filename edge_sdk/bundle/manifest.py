@@ -6,12 +6,14 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edge_sdk.bundle.detector import Detector
 from edge_sdk.canonical import digest_of, dumps, loads
 from edge_sdk.errors import BundleFormatError, BundleVersionError, InputError
 from edge_sdk.types import TensorSpec
+
+if TYPE_CHECKING:
+    from edge_sdk.bundle.detector import Detector
 
 __all__ = ["FORMAT", "NAME", "OUTPUTS", "RUNTIME", "TASKS", "VERSION", "Artifact", "Golden", "Manifest"]
 
@@ -312,8 +314,12 @@ class _Fields:
 
 
 def _detection(value: dict[str, Any] | None) -> Detector | None:
+    if value is None:
+        return None
+    from edge_sdk.bundle.detector import Detector
+
     try:
-        return None if value is None else Detector.from_json(value)
+        return Detector.from_json(value)
     except InputError as error:
         raise BundleFormatError(f"manifest.{error}") from error
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_sdk._lazy import loader
-from edge_sdk.processing.audio_steps import LogMel, Mfcc
 from edge_sdk.processing.device import DeviceProcessor
-from edge_sdk.processing.geometry import Box, Placement
 from edge_sdk.processing.grammar import Modality, Step
-from edge_sdk.processing.reference import reference
-from edge_sdk.processing.samples import samples
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Cast, Color, Crop, Layout, Letterbox, Normalize, Quantize, Resize, Standardize
-from edge_sdk.processing.table_steps import Categories, Clip, Columns, Impute, Window
 
 if TYPE_CHECKING:
+    from edge_sdk.processing.audio_steps import LogMel, Mfcc
+    from edge_sdk.processing.geometry import Box, Placement
+    from edge_sdk.processing.oracle import reference
+    from edge_sdk.processing.sampling import samples
     from edge_sdk.processing.skew import SkewReport, check_skew
+    from edge_sdk.processing.table_steps import Categories, Clip, Columns, Impute, Window
 
 __all__ = [
     "Box",
@@ -52,5 +52,13 @@ __all__ = [
     "samples",
 ]
 
-# a device that only predicts does without
-__getattr__ = loader(__name__, dict.fromkeys(("SkewReport", "check_skew"), "edge_sdk.processing.skew"))
+# what loads the model of pictures does without
+_HOMES = {
+    "geometry": ("Box", "Placement"),
+    "audio_steps": ("LogMel", "Mfcc"),
+    "oracle": ("reference",),
+    "sampling": ("samples",),
+    "skew": ("SkewReport", "check_skew"),
+    "table_steps": ("Categories", "Clip", "Columns", "Impute", "Window"),
+}
+__getattr__ = loader(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})

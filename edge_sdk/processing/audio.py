@@ -12,8 +12,8 @@ from edge_sdk.errors import InputError
 from edge_sdk.ext.pure.audio import cosines, hann, mel_weights
 from edge_sdk.ext.quantization import quantize
 from edge_sdk.processing.arrays import describe
+from edge_sdk.processing.audio_shapes import spectral_of
 from edge_sdk.processing.audio_steps import LogMel, Mfcc, Spectral
-from edge_sdk.processing.shapes import spectral_of
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Layout, Quantize, Standardize
 

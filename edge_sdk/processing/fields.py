@@ -9,10 +9,13 @@ import numpy as np
 
 from edge_sdk.errors import ProcessingError
 
-__all__ = ["MAX_SIDE", "choice", "integer", "number", "numbers", "shown", "sides", "step_error"]
+__all__ = ["MAX_COLUMNS", "MAX_SIDE", "choice", "integer", "number", "numbers", "shown", "sides", "step_error"]
 
 MAX_SIDE = 8192
 """Largest height or width a specification may ask for, in pixels."""
+
+MAX_COLUMNS = 4096
+"""Most columns of a table."""
 
 
 class Named(Protocol):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["FoldedSteps", "constants", "fold"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FoldedSteps:
+class FoldedSteps(NamedTuple):
     """A specification folded into the constants of one fused pass.
 
     A value of channel ``c`` is ``(level - mean[c]) * gain[c]``; with an integer `dtype` that is

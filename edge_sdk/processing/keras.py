@@ -17,9 +17,9 @@ from edge_sdk.errors import ProcessingError
 from edge_sdk.ext.pure.audio import cosines, hann
 from edge_sdk.ext.pure.image import LUMA
 from edge_sdk.processing.audio import PCM, weights_of
+from edge_sdk.processing.audio_shapes import spectral_of
 from edge_sdk.processing.audio_steps import Mfcc
 from edge_sdk.processing.geometry import place
-from edge_sdk.processing.shapes import spectral_of
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Color, Crop, Layout, Letterbox, Normalize, Resize, Standardize
 from edge_sdk.processing.tables import fold_table

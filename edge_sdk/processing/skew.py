@@ -30,7 +30,7 @@ from edge_sdk.errors import InputError, SkewError
 from edge_sdk.processing.audio import audio_slack
 from edge_sdk.processing.device import DeviceProcessor
 from edge_sdk.processing.grammar import Step
-from edge_sdk.processing.reference import reference
+from edge_sdk.processing.oracle import reference
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import CHECKS, RANGES, Cast, Color, Letterbox, Normalize, Quantize, Resize
 from edge_sdk.processing.table_steps import Impute, Window

@@ -15,16 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from edge_sdk.canonical import digest_of
 from edge_sdk.errors import ProcessingError
-from edge_sdk.processing.audio_steps import LogMel, Mfcc
 from edge_sdk.processing.fields import shown
 from edge_sdk.processing.folding import FoldedSteps, fold
-from edge_sdk.processing.geometry import Placement, place
 from edge_sdk.processing.grammar import (
     MAX_STEPS,
     Modality,
@@ -34,7 +32,7 @@ from edge_sdk.processing.grammar import (
     step_from_json,
     step_to_json,
 )
-from edge_sdk.processing.shapes import audio_shape, image_shape, spectral_of, table_shape
+from edge_sdk.processing.shapes import image_shape
 from edge_sdk.processing.steps import (
     Cast,
     Color,
@@ -49,12 +47,14 @@ from edge_sdk.processing.steps import (
     Resize,
     Standardize,
 )
-from edge_sdk.processing.table_steps import Categories, Columns, Encoding, Window
-from edge_sdk.processing.usual import evened, per_channel, tabular
+
+if TYPE_CHECKING:
+    from edge_sdk.processing.geometry import Placement
+    from edge_sdk.processing.table_steps import Encoding
 
 __all__ = ["FoldedSteps", "ProcessingSpec"]
 
-_S = TypeVar("_S", bound=Step)
+_S = TypeVar("_S", bound="Step")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ProcessingSpec:
         steps = tuple(checked_step(index, step) for index, step in enumerate(self.steps))
         object.__setattr__(self, "steps", steps)
         grammar_of(steps).check(steps)
-        _SHAPES[self.modality](self)  # whether the steps fit each other
+        _ = self.output_shape  # whether the steps fit each other
 
     @classmethod
     def image(
@@ -111,6 +111,8 @@ class ProcessingSpec:
         ProcessingError
             An argument is out of range.
         """
+        from edge_sdk.processing.usual import per_channel
+
         if channels not in (1, 3):
             raise ProcessingError(f"processing: channels must be 1 or 3, not {shown(channels)}")
         mode: ColorMode = "rgb" if channels == 3 else "grey"
@@ -157,6 +159,9 @@ class ProcessingSpec:
         ProcessingError
             An argument is out of range.
         """
+        from edge_sdk.processing.audio_steps import LogMel, Mfcc
+        from edge_sdk.processing.usual import evened, per_channel
+
         fields: dict[str, Any] = {
             "sample_rate": sample_rate,
             "samples": samples,
@@ -206,6 +211,8 @@ class ProcessingSpec:
         ProcessingError
             An argument is out of range.
         """
+        from edge_sdk.processing.usual import tabular
+
         return cls(tabular(columns, categories or {}, encoding, impute, clip, mean, std))
 
     @classmethod
@@ -235,6 +242,9 @@ class ProcessingSpec:
         ProcessingError
             An argument is out of range.
         """
+        from edge_sdk.processing.table_steps import Window
+        from edge_sdk.processing.usual import tabular
+
         return cls((*tabular(channels, {}, "index", impute, clip, mean, std), Window(length)))
 
     @classmethod
@@ -272,11 +282,7 @@ class ProcessingSpec:
     @cached_property
     def takes(self) -> tuple[object, ...]:
         """What an array of raw input means; specifications with equal ones read the same array alike."""
-        if self.modality == "audio":
-            return self.modality, spectral_of(self).sample_rate
-        words = [step for step in self.steps if isinstance(step, Categories) and isinstance(step.values[0], str)]
-        named = sorted((step.column, step.values) for step in words)
-        return self.modality, self.find(Columns), self.find(Window), *named
+        return self.modality, *_TAKES[self.modality](self)
 
     def find(self, kind: type[_S]) -> _S | None:
         """Return the step of a kind, or None."""
@@ -327,6 +333,8 @@ class ProcessingSpec:
         InputError
             The region is not within the frame.
         """
+        from edge_sdk.processing.geometry import place
+
         return place(self.find(Crop), self.target, height, width, roi)
 
     @cached_property
@@ -374,8 +382,38 @@ class ProcessingSpec:
         return fold(self)
 
 
+# loaded where they are needed: most devices look at pictures
+def _audio_shape(spec: ProcessingSpec) -> tuple[int, ...]:
+    from edge_sdk.processing.audio_shapes import audio_shape
+
+    return audio_shape(spec)
+
+
+def _audio_takes(spec: ProcessingSpec) -> tuple[object, ...]:
+    from edge_sdk.processing.audio_shapes import audio_takes
+
+    return audio_takes(spec)
+
+
+def _table_shape(spec: ProcessingSpec) -> tuple[int, ...]:
+    from edge_sdk.processing.table_shapes import table_shape
+
+    return table_shape(spec)
+
+
+def _table_takes(spec: ProcessingSpec) -> tuple[object, ...]:
+    from edge_sdk.processing.table_shapes import table_takes
+
+    return table_takes(spec)
+
+
 _SHAPES: dict[Modality, Callable[[ProcessingSpec], tuple[int, ...]]] = {
     "image": image_shape,
-    "audio": audio_shape,
-    "table": table_shape,
+    "audio": _audio_shape,
+    "table": _table_shape,
+}
+_TAKES: dict[Modality, Callable[[ProcessingSpec], tuple[object, ...]]] = {
+    "image": lambda _: (),
+    "audio": _audio_takes,
+    "table": _table_takes,
 }

@@ -8,13 +8,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from edge_sdk.processing.fields import choice, integer, number, numbers, shown, step_error
+from edge_sdk.processing.fields import MAX_COLUMNS, choice, integer, number, numbers, shown, step_error
 
-__all__ = ["CHECKS", "MAX_COLUMNS", "MAX_VALUES", "Categories", "Clip", "Columns", "Encoding", "Impute", "Window"]
+__all__ = ["CHECKS", "MAX_VALUES", "Categories", "Clip", "Columns", "Encoding", "Impute", "Window"]
 
-MAX_COLUMNS = 4096
 MAX_VALUES = 4096
-"""Most columns of a table, and most values that are known of one."""
+"""Most values that are known of a column."""
 
 MAX_ROWS = 1_000_000
 
