@@ -6,15 +6,17 @@ NaN and infinities are refused. Digests are written ``sha256:<hex>``.
 
 from __future__ import annotations
 
-import hashlib
+import importlib
 import json
 import math
+from functools import cache
 from typing import Any
 
 from edge_sdk.errors import InputError
 
 __all__ = ["digest_of", "dumps", "loads", "sha256"]
 
+_LEAN_BYTES = 1 << 20
 MAX_JSON_BYTES = 8 << 20
 MAX_DEPTH = 100  # of our own, far below Python's: what is read once can be written, and read again on any stack
 
@@ -87,7 +89,19 @@ def _refuse_constant(name: str) -> None:
 
 def sha256(data: bytes | memoryview) -> str:
     """Return the SHA-256 of bytes as ``sha256:<hex>``."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+    hexdigest: str = _sha256(len(data) <= _LEAN_BYTES)(data).hexdigest()
+    return "sha256:" + hexdigest
+
+
+@cache
+def _sha256(lean: bool) -> Any:
+    """Return a constructor: Python's own for few bytes, as `random` has it, for `hashlib` brings 4 MB of OpenSSL."""
+    for module in ("_sha2", "_sha256") if lean else ():  # of Python 3.12, and before
+        try:
+            return importlib.import_module(module).sha256
+        except ImportError:
+            continue
+    return importlib.import_module("hashlib").sha256
 
 
 def digest_of(value: Any) -> str:

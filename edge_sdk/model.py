@@ -6,7 +6,6 @@ that is reused, and nothing is allocated per call beyond the answer. A child of 
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from edge_sdk.streams import Stream
 
 __all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id", "not_certified_for"]
-
-logger = logging.getLogger("edge_sdk.model")
 
 
 class EdgeModel:
@@ -413,7 +410,9 @@ def _policy(manifest: Manifest, delegate: str | None) -> Policy | None:
     other = not_certified_for(policy, manifest, delegate)
     if not other:
         return policy
-    logger.warning(
+    import logging
+
+    logging.getLogger("edge_sdk.model").warning(
         "%s %s: its certificate is for another %s, and void", manifest.name, manifest.version, " and ".join(other)
     )
     return replace(policy, certificate=None)

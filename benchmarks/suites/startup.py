@@ -50,9 +50,12 @@ def _bundle(model: Path) -> str:
 
 
 def _run(program: str) -> str:
+    # every module from its byte code, as an installer writes it: a source tree may be without
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept["PYTHONPYCACHEPREFIX"] = str(Path(KEPT.name) / "compiled")
     command = [sys.executable, "-P", "-c", program]
     # LiteRT greets on standard error
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=kept)
     return done.stdout
 
 

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +27,6 @@ from edge_sdk.runtime.base import check_input, check_outputs, single
 from edge_sdk.types import TensorSpec
 
 __all__ = ["LiteRTSession", "open_session"]
-
-logger = logging.getLogger("edge_sdk.runtime.litert")
 
 _first = threading.Lock()  # taken by the first session and never released
 
@@ -106,9 +104,16 @@ def _greeting_logged() -> Iterator[None]:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-            caught.seek(0)
-            for line in caught.read().decode(errors="replace").splitlines():
-                logger.debug("%s", line)
+            if "logging" in sys.modules:  # else nobody listens, and it takes 2 ms to load
+                _log(caught)
+
+
+def _log(caught: IO[bytes]) -> None:
+    import logging
+
+    caught.seek(0)
+    for line in caught.read().decode(errors="replace").splitlines():
+        logging.getLogger("edge_sdk.runtime.litert").debug("%s", line)
 
 
 def _catcher() -> IO[bytes] | None:
