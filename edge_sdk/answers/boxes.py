@@ -25,7 +25,7 @@ __all__ = ["Boxes", "Located"]
 _FLOATS = ("float16", "float32", "float64")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Located(Scored):
     """What a detector said.
 

@@ -35,7 +35,7 @@ class Classes:
     def probabilities(self, raw: NDArray[Any]) -> NDArray[np.float32]:
         """Return float32 [n, classes] of an output [n, …]."""
         scores = real(raw.reshape(len(raw), -1), self._output)
-        if not np.isfinite(scores).all():
+        if raw.dtype.itemsize > 1 and not np.isfinite(scores).all():
             raise ModelError(f"{self._who}: the model answered with a NaN or an infinity")
         if self._holds == "logits":
             return softmax(scores)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Valued", "Values"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Valued(Scored):
     """What a model that estimates or embeds said.
 

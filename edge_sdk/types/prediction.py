@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from edge_sdk.types import Reason, Source
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Prediction", "Timing"]
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Where the time of one prediction went, in milliseconds.
 
     ``cloud_ms`` is 0 where the cloud was not asked. ``total_ms`` is the wall time of the call.
@@ -26,13 +25,7 @@ class Timing:
 
     def to_dict(self) -> dict[str, float]:
         """Return the fields as a plain dictionary."""
-        return {
-            "pre_ms": self.pre_ms,
-            "infer_ms": self.infer_ms,
-            "post_ms": self.post_ms,
-            "cloud_ms": self.cloud_ms,
-            "total_ms": self.total_ms,
-        }
+        return self._asdict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
