@@ -71,7 +71,8 @@ class Option:
     bytes
         Sent for one input.
     device_ms, cloud_ms
-        Medians of the work on either side, in milliseconds.
+        The work on either side, in milliseconds: the fastest of the runs, for what else a machine does
+        only adds to them.
     """
 
     place: Place
@@ -146,7 +147,7 @@ def plan_split(
     input_bytes
         Sent where the cloud has the whole model: of a JPEG file, say. By default the inputs' own size.
     repeats
-        Runs of each side, of which the median is taken; fewer where they take more than half a second.
+        Runs of each side, of which the fastest counts; fewer where they take more than half a second.
     progress
         Called with the cuts measured so far and their number.
 
@@ -180,7 +181,7 @@ def plan_split(
             measured.append(option)
     if progress is not None:
         progress(len(cuts), len(cuts))
-    alone = _median_ms(times + _times(whole, given, repeats))  # before and after, should the machine drift
+    alone = min(times + _times(whole, given, repeats))  # before and after, should the machine drift
     size = sum(value.nbytes for value in given.values()) if input_bytes is None else input_bytes
     edge, cloud = Option("edge", (), 0, alone, 0.0), Option("cloud", graph.inputs, size, 0.0, alone / cloud_speed)
     return Plan((edge, cloud, *measured), tuple(left_out))
@@ -260,7 +261,7 @@ def _measure(
     results |= _run(tail, crossing)
     if not all(_equal(results[name], expected[name]) for name in graph.outputs):
         return None
-    device, cloud = _median_ms(_times(head, given, repeats)), _median_ms(_times(tail, crossing, repeats))
+    device, cloud = min(_times(head, given, repeats)), min(_times(tail, crossing, repeats))
     return Option("cut", tensors, sum(value.nbytes for value in crossing.values()), device, cloud / cloud_speed)
 
 
@@ -308,7 +309,3 @@ def _times(session: ort.InferenceSession, feed: Mapping[str, NDArray[Any]], repe
         _run(session, feed)
         times.append((time.perf_counter() - start) * 1e3)
     return times
-
-
-def _median_ms(times: Sequence[float]) -> float:
-    return float(np.median(times))

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -181,6 +181,34 @@ class EdgeModel:
             raw = self._session.run(self._buffer)
             done = time.perf_counter()
         return self._reader.read(raw, array.shape, (start, ready, done))
+
+    def read(self, outputs: Sequence[NDArray[Any]], shape: tuple[int, ...] | None = None) -> Scored:
+        """Return what output tensors say that were computed elsewhere: by this model's second half, say.
+
+        Parameters
+        ----------
+        outputs
+            As `run` returns them, for one input.
+        shape
+            Of the input before processing; None where only the processed tensor is known.
+
+        Raises
+        ------
+        ModelError
+            They are not such as this model gives, or hold a NaN or an infinity.
+        """
+        specs = self.manifest.artifacts[0].outputs
+        fits = len(outputs) == len(specs) and all(
+            y.dtype == np.dtype(spec.dtype)
+            and len(y.shape) == len(spec.shape)
+            and all(want in (-1, have) for want, have in zip(spec.shape, y.shape, strict=True))
+            for y, spec in zip(outputs, specs, strict=True)
+        )
+        if not fits:
+            told = ", ".join(f"{y.dtype}{list(y.shape)}" for y in outputs)
+            raise ModelError(f"{self.name} {self.version}: {told or 'nothing'} is not what this model gives")
+        now = time.perf_counter()
+        return self._reader.read(outputs, shape, (now, now, now))
 
     def infer_tensor(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Run a classifier on tensors that are processed already.

@@ -164,22 +164,58 @@ class CloudLink:
         gate
             Asked last, when the size is known.
         """
+        seen = ""
+
+        def make(contract: Contract) -> Any:
+            nonlocal seen
+            self._check_labels(contract, labels)
+            request, seen = prepare(contract, self._encoding, capture, edge_spec)
+            return request
+
+        def read(response: Any, contract: Contract, size: int) -> Outcome:
+            outcome = self._read(response, contract, deadline, labels, size)
+            return replace(outcome, encoding=seen, reduced=capture.reduction != WHOLE)
+
+        return self.exchange(make, read, deadline, gate=gate)
+
+    def exchange(
+        self,
+        make: Callable[[Contract], Any],
+        read: Callable[[Any, Contract, int], Outcome],
+        deadline: float | None,
+        *,
+        gate: Gate | None = None,
+    ) -> Escalation:
+        """Send a request of any kind to the cloud's model.
+
+        Parameters
+        ----------
+        make
+            Returns the ``ModelInferRequest`` for the model that is known; `InputError` is ``rejected``.
+        read
+            Returns what a ``ModelInferResponse`` says, given the model and the bytes sent; as above.
+        deadline, gate
+            As of `begin`.
+        """
         try:
-            return self._begin(capture, deadline, labels, edge_spec, gate)
+            return self._exchange(make, read, deadline, gate)
         except _Failed as failed:
             outcome = failed.outcome
             return Escalation(lambda: outcome)
+
+    def forget(self) -> None:
+        """Ask the server again what it serves before the next request."""
+        self._contract = None
 
     def close(self) -> None:
         """Close the channel; calls under way end as ``deadline``."""
         self._channel.close()
 
-    def _begin(
+    def _exchange(
         self,
-        capture: Capture,
+        make: Callable[[Contract], Any],
+        read: Callable[[Any, Contract, int], Outcome],
         deadline: float | None,
-        labels: tuple[str, ...],
-        edge_spec: ProcessingSpec,
         gate: Gate | None,
     ) -> Escalation:
         if _remaining(deadline) == 0.0:
@@ -188,11 +224,10 @@ class CloudLink:
             raise _Failed("breaker", f"{self._target} left calls unanswered and is left alone for a moment")
         contract = self._contract or self._describe(deadline)
         try:
-            self._check_labels(contract, labels)
-            request, seen = prepare(contract, self._encoding, capture, edge_spec)
+            request = make(contract)
         except InputError as error:
             raise self._rejected(str(error)) from error
-        size, reduced = request.ByteSize(), capture.reduction != WHOLE
+        size = request.ByteSize()
         refused = None if gate is None else gate(size, _remaining(deadline))
         if refused is not None:
             raise _Failed(refused, _REFUSALS[refused])
@@ -201,7 +236,10 @@ class CloudLink:
         def finish() -> Outcome:
             try:
                 response = self._finish(call, deadline)
-                return replace(self._read(response, contract, deadline, labels, size), encoding=seen, reduced=reduced)
+                try:
+                    return read(response, contract, size)
+                except InputError as error:
+                    raise self._rejected(str(error)) from error
             except _Failed as failed:
                 return replace(failed.outcome, bytes_sent=size)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ class Outcome:
         True where the answer was given before.
     expected
         False where another model answered than the request was made for.
+    outputs
+        The model's output tensors by name, where they and not probabilities were asked for.
     """
 
     probabilities: NDArray[np.float32] | None
@@ -56,6 +59,7 @@ class Outcome:
     reduced: bool = False
     cached: bool = False
     expected: bool = True
+    outputs: Mapping[str, NDArray[Any]] | None = None
 
 
 class Escalation:
