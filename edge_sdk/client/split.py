@@ -210,4 +210,4 @@ class SplitModel:
 
 
 def _timed(timing: Timing, started: float) -> Timing:
-    return replace(timing, total_ms=(time.perf_counter() - started) * 1e3)
+    return timing._replace(total_ms=(time.perf_counter() - started) * 1e3)

@@ -17,7 +17,7 @@ from edge_sdk.compression.split import write_split
 from edge_sdk.errors import EscalationError, InputError, ModelClosedError
 from edge_sdk.packing import pack
 from edge_sdk.processing import ProcessingSpec
-from outside.network import free_port
+from outside.network import MisbehavingNetwork, free_port
 from outside.services import Service
 
 SPEC = ProcessingSpec.image(8, 8, 3)
@@ -131,6 +131,22 @@ def test_a_server_that_ends_is_replaced_by_the_fallback(parts):
                 answer = model.predict(frame)
                 assert answer.source == "edge"
                 assert answer.reason in ("offline", "deadline", "breaker")
+
+
+def test_a_black_hole_costs_the_deadline_and_no_more(parts, tail):
+    with (
+        MisbehavingNetwork(int(tail.rpartition(":")[2])) as network,
+        SplitModel(
+            edge_sdk.load(parts.head), network.address, fallback=edge_sdk.load(parts.whole), deadline=1
+        ) as model,
+    ):
+        model.predict(FRAMES[0])
+        network.set("blackhole")
+        for frame in FRAMES * 3:
+            answer = model.predict(frame)
+            assert answer.source == "edge"
+            assert answer.reason in ("deadline", "breaker", "offline")
+            assert answer.timing.total_ms < 10_000  # a call that hangs would hang for good
 
 
 def test_another_second_part_is_not_believed(parts, tail):
