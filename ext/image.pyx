@@ -3,6 +3,8 @@
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t
 
+import operator
+
 import numpy as np
 
 from edge_sdk.errors import InputError
@@ -384,14 +386,15 @@ cdef _kind(value):
 
 
 cdef tuple _read_frame(edge_image_job *job, frame, pixels):
-    if pixels == "nv12":
+    name = pixels if isinstance(pixels, str) else ""
+    if name == "nv12":
         return _read_nv12(job, frame)
     _check_plane("frame", frame)
-    if pixels == "yuyv":
+    if name == "yuyv":
         if frame.ndim != 3 or frame.shape[2] != 2 or frame.shape[1] % 2:
             raise InputError(f"frame: need shape (H, W, 2) with an even W, not {frame.shape}")
         job.format = EDGE_IMAGE_YUYV
-    elif isinstance(pixels, str) and pixels in CHANNELS:
+    elif name in CHANNELS:
         channels = 1 if frame.ndim == 2 else frame.shape[2]
         if channels not in CHANNELS[pixels]:
             wanted = "(H, W) or (H, W, 1|3|4)" if pixels == "rgb" else "(H, W, 3|4)"
@@ -450,7 +453,7 @@ cdef _part(name, part, height, width):
     if part is None:
         return 0, 0, height, width
     try:
-        top, left, tall, wide = (int(value) for value in part)
+        top, left, tall, wide = (operator.index(value) for value in part)
     except (TypeError, ValueError):
         raise InputError(f"{name}: need (top, left, height, width) in whole pixels") from None
     if not (0 <= top and 0 <= left and 0 < tall <= height - top and 0 < wide <= width - left):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ class DeviceProcessor:
         """
         if out is None:
             out = np.empty(self._shape, self._dtype)
-        plan = self._plans.get((_layout(frame), pixels, matrix)) if roi is None else None
+        plan = self._plan(frame, pixels, matrix) if roi is None else None
         if plan is None or not plan.fill(frame, out):
             self._check_out(out, self._shape)
             self._fill(frame, out, pixels, matrix, roi)
@@ -131,10 +131,16 @@ class DeviceProcessor:
         else:
             self._check_out(out, shape)
         for frame, tensor in zip(frames, out[:, None], strict=True):
-            plan = self._plans.get((_layout(frame), pixels, matrix))
+            plan = self._plan(frame, pixels, matrix)
             if plan is None or not plan.fill(frame, tensor):
                 self._fill(frame, tensor, pixels, matrix, None)
         return out
+
+    def _plan(self, frame: object, pixels: Pixels, matrix: Matrix) -> ImagePlan | None:
+        try:
+            return self._plans.get((_layout(frame), pixels, matrix))
+        except TypeError:  # not even names; refused where a plan is made
+            return None
 
     def _check_out(self, out: object, shape: tuple[int, ...]) -> None:
         if not isinstance(out, np.ndarray) or out.dtype != self._dtype or out.shape != shape:
@@ -151,6 +157,9 @@ class DeviceProcessor:
         if self._other is not None:
             self._other(frame, tensor[0])
             return
+        if not isinstance(pixels, str):
+            raise InputError(f"pixels: need {', '.join(get_args(Pixels))}, not {describe(pixels)}")
+        matrix_constants(matrix)
         if pixels == "rgb":
             if not is_frame(frame) or not self.spec.accepts(channels_of(frame)):
                 raise InputError(f"frame: need {self.spec.frame_text}, not {describe(frame)}")

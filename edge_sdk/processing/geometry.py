@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,7 +101,7 @@ def place(
     window = Box(0, 0, height, width)
     if roi is not None:
         try:
-            window = Box(*(int(value) for value in roi))
+            window = Box(*(operator.index(value) for value in roi))
         except (TypeError, ValueError):
             raise InputError("roi: need (top, left, height, width) in whole pixels") from None
         if not (

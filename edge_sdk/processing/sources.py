@@ -48,7 +48,7 @@ def matrix_constants(matrix: Matrix) -> tuple[float, float, float, float, float,
     InputError
         There is no such matrix.
     """
-    if matrix not in _MATRICES:
+    if not isinstance(matrix, str) or matrix not in _MATRICES:
         raise InputError(f"matrix: need {', '.join(_MATRICES)}, not {matrix!r}")
     red, blue, full = _MATRICES[matrix]
     green = 1.0 - red - blue
@@ -65,7 +65,7 @@ def planes_of(frame: object, pixels: Pixels) -> tuple[NDArray[np.uint8], ...]:
     InputError
         Not a frame of this format.
     """
-    if pixels not in get_args(Pixels):
+    if not isinstance(pixels, str) or pixels not in get_args(Pixels):
         raise InputError(f"pixels: need {', '.join(get_args(Pixels))}, not {pixels!r}")
     if pixels == "nv12":
         _check_nv12(frame)

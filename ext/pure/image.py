@@ -6,6 +6,7 @@ made of, too.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -255,17 +256,18 @@ def _averaged(x: NDArray[Any], axis: int, low: int, extent: int, count: int) -> 
     return averaged
 
 
-def _check_frame(frame: Any, pixels: str) -> None:
-    if pixels == "nv12":
+def _check_frame(frame: Any, pixels: object) -> None:
+    name = pixels if isinstance(pixels, str) else ""
+    if name == "nv12":
         _check_nv12(frame)
         return
     _check_plane("frame", frame)
-    if pixels == "yuyv":
+    if name == "yuyv":
         if frame.ndim != 3 or frame.shape[2] != 2 or frame.shape[1] % 2:
             raise InputError(f"frame: need shape (H, W, 2) with an even W, not {frame.shape}")
-    elif isinstance(pixels, str) and pixels in _CHANNELS:
-        if (1 if frame.ndim == 2 else frame.shape[2]) not in _CHANNELS[pixels]:
-            wanted = "(H, W) or (H, W, 1|3|4)" if pixels == "rgb" else "(H, W, 3|4)"
+    elif name in _CHANNELS:
+        if (1 if frame.ndim == 2 else frame.shape[2]) not in _CHANNELS[name]:
+            wanted = "(H, W) or (H, W, 1|3|4)" if name == "rgb" else "(H, W, 3|4)"
             raise InputError(f"frame: need shape {wanted}, not {frame.shape}")
     else:
         raise InputError(f"pixels: need rgb, bgr, nv12 or yuyv, not {pixels!r}")
@@ -329,7 +331,7 @@ def _part(name: str, part: Any, height: int, width: int) -> _Part:
     if part is None:
         return 0, 0, height, width
     try:
-        top, left, tall, wide = (int(value) for value in part)
+        top, left, tall, wide = (operator.index(value) for value in part)
     except (TypeError, ValueError):
         raise InputError(f"{name}: need (top, left, height, width) in whole pixels") from None
     if not (min(top, left) >= 0 and 0 < tall <= height - top and 0 < wide <= width - left):

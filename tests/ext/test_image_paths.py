@@ -238,6 +238,8 @@ GOOD = {
     [
         ({"pixels": "i420"}, "pixels: need rgb, bgr, nv12 or yuyv, not 'i420'"),
         ({"pixels": []}, r"pixels: need rgb, bgr, nv12 or yuyv, not \[\]"),
+        ({"pixels": np.array(["rgb", "bgr"])}, "pixels: need rgb, bgr, nv12 or yuyv, not array"),
+        ({"window": (0.5, 0, 2, 2)}, r"window: need \(top, left, height, width\) in whole pixels"),
         ({"pixels": "bgr", "frame": PLANE}, r"frame: need shape \(H, W, 3\|4\), not \(4, 4\)"),
         ({"pixels": "yuyv"}, r"frame: need shape \(H, W, 2\) with an even W, not \(4, 4, 3\)"),
         ({"pixels": "yuyv", "frame": np.zeros((4, 3, 2), np.uint8)}, "even W"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import math
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -130,7 +131,7 @@ def test_a_region_is_the_frame_cut_out():
     frame = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     run = DeviceProcessor(ProcessingSpec.image(8, 8, 3))
     np.testing.assert_array_equal(run(frame, roi=(4, 5, 10, 20)), run(frame[4:14, 5:25]))
-    for bad in ((4, 5, 17, 2), (-1, 0, 2, 2), (0, 0, 0, 2), (0, 0), 5):
+    for bad in ((4, 5, 17, 2), (-1, 0, 2, 2), (0, 0, 0, 2), (0, 0), 5, (0.5, 0, 2, 2), (math.inf, 0, 2, 2)):
         with pytest.raises(InputError, match=r"^roi: "):
             run(frame, roi=bad)
 
@@ -252,6 +253,14 @@ def test_a_processor_that_knows_a_size_still_refuses_what_is_wrong():
         run(frame, pixels="grb")
     with pytest.raises(InputError, match=r"matrix: need bt601"):
         run(frame[:, :, :2].copy(), pixels="yuyv", matrix="bt2020")
+    for odd in ([], {}, np.array(["rgb", "bgr"])):
+        for roi in (None, (0, 0, 4, 4)):
+            with pytest.raises(InputError, match="pixels: need rgb"):
+                run(frame, pixels=odd, roi=roi)
+            with pytest.raises(InputError, match="matrix: need bt601"):
+                run(frame, matrix=odd, roi=roi)
+        with pytest.raises(InputError, match="pixels: need rgb"):
+            run.batch([frame], pixels=odd)
 
 
 def test_threads_share_one_processor():
