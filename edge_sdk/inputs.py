@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ __all__ = ["Input", "as_input"]
 
 Input = Any
 """For images, what `edge_sdk.frames.as_frame` takes; for audio, samples, or a .wav file, its path or bytes; for
-tables, an array or list of numbers, [columns] or [length, columns], or a mapping of column names to values."""
+tables, an array or list of numbers, [columns] or [length, columns], a mapping of column names to values, or the path
+of a .json or .npy file that holds one of these."""
 
 
 def as_input(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
@@ -56,6 +58,8 @@ def _as_clip(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
 
 
 def _as_table(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and value.endswith((".json", ".npy"))):
+        value = _read_table(Path(value))
     if isinstance(value, Mapping):
         return _from_names(spec, value)
     if isinstance(value, list | tuple):
@@ -74,6 +78,18 @@ def _as_table(spec: ProcessingSpec, value: Input) -> NDArray[Any]:
         raise InputError(f"table: need numbers, not {value.dtype}")
     array: NDArray[Any] = value if value.dtype.kind == "f" else value.astype(np.float64)
     return array
+
+
+def _read_table(path: Path) -> Input:
+    """Return what a .json or .npy file holds."""
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, EOFError, RecursionError, MemoryError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    raise InputError(f"{path}: a table is read from a .json or .npy file")
 
 
 def _from_names(spec: ProcessingSpec, given: Mapping[Any, Any]) -> NDArray[np.float64]:

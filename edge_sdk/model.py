@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 
 from edge_sdk.answers import Reader, Scored, reader_for
 from edge_sdk.bundle import Bundle, Manifest
-from edge_sdk.bundle.archive import MAX_BUNDLE_BYTES
 from edge_sdk.errors import CertificateError, EdgeSdkError, InputError, ModelClosedError, ModelError
 from edge_sdk.inputs import Input, as_input
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
@@ -142,6 +140,8 @@ class EdgeModel:
         ModelClosedError
             The model has been closed.
         """
+        if getattr(x, "shape", None) != self._buffer.shape:  # a model with an open batch would take more, too
+            raise ModelError(f"a processed tensor is {self._buffer.dtype}{list(self._buffer.shape)}, not {_kind(x)}")
         start = time.perf_counter()
         raw = self.run(x)
         done = time.perf_counter()
@@ -155,7 +155,12 @@ class EdgeModel:
         with self._lock:
             if self._closed:
                 self._check_open()
-            return self._session.run(x)
+            try:
+                return self._session.run(x)
+            except AttributeError as error:  # asked only now, for what this costs is all that it may cost
+                if isinstance(x, np.ndarray):
+                    raise
+                raise ModelError(f"a processed tensor is an array, not {_kind(x)}") from error
 
     def infer(self, value: Input) -> Scored:
         """Process one input and run the model on it, without applying the policy.
@@ -233,8 +238,8 @@ class EdgeModel:
         """
         self.manifest.require_task("classification", "infer_tensor")
         shape = self.processor.spec.output_shape[1:]
-        if x.shape[1:] != shape or len(x) == 0:
-            raise InputError(f"processed tensors should be [n, {', '.join(map(str, shape))}], not {list(x.shape)}")
+        if not isinstance(x, np.ndarray) or x.shape[1:] != shape or len(x) == 0:
+            raise InputError(f"processed tensors should be [n, {', '.join(map(str, shape))}], not {_kind(x)}")
         fixed = self._session.inputs[0].shape[0] == 1
         parts = [x[n : n + 1] for n in range(len(x))] if fixed else [x]
         with self._lock:
@@ -466,7 +471,9 @@ def certified_for(manifest: Manifest, delegate: str | None = None) -> dict[str, 
     }
 
 
-def load(bundle: str | Path | bytes | IO[bytes], *, threads: Threads = 1, delegate: str | None = None) -> EdgeModel:
+def load(
+    bundle: str | os.PathLike[str] | bytes | IO[bytes], *, threads: Threads = 1, delegate: str | None = None
+) -> EdgeModel:
     """Load a ``.edge`` bundle, or the folder it was unpacked to, to run on this device.
 
     Parameters
@@ -481,7 +488,7 @@ def load(bundle: str | Path | bytes | IO[bytes], *, threads: Threads = 1, delega
     Raises
     ------
     InputError
-        There is no such file or folder.
+        There is no such file or folder, or the argument is none of these.
     BundleError
         It is not a bundle, is damaged, or is made for a newer SDK.
     MissingExtraError
@@ -489,10 +496,12 @@ def load(bundle: str | Path | bytes | IO[bytes], *, threads: Threads = 1, delega
     ModelError
         The model cannot be loaded, or is not what the manifest says.
     """
-    if isinstance(bundle, str | Path):
-        return EdgeModel(Bundle.open(bundle), threads=threads, delegate=delegate)
-    data = bundle if isinstance(bundle, bytes) else bundle.read(MAX_BUNDLE_BYTES + 1)
-    return EdgeModel(Bundle.from_bytes(data), threads=threads, delegate=delegate)
+    return EdgeModel(Bundle.of(bundle), threads=threads, delegate=delegate)
+
+
+def _kind(x: object) -> str:
+    """Return what should have been a tensor, for an error message."""
+    return f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
 
 
 class _Names:

@@ -46,14 +46,14 @@ class Stream(Generic[Answer]):
     Raises
     ------
     InputError
-        ``depth`` is below 1.
+        ``depth`` is not a whole number, or below 1.
     """
 
     def __init__(
         self, answer: Callable[[Frame], Answer], source: Iterable[Frame], *, live: bool | None = None, depth: int = 1
     ) -> None:
-        if depth < 1:
-            raise InputError(f"depth is {depth}; it should be at least 1")
+        if not isinstance(depth, int) or depth < 1:
+            raise InputError(f"depth is {depth!r}; it should be a whole number, at least 1")
         self._answer = answer
         self._source = source
         self._live = bool(getattr(source, "live", False)) if live is None else live

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from edge_sdk import canonical
 from edge_sdk.bundle import archive
@@ -19,7 +21,7 @@ __all__ = ["Bundle", "build_bundle", "write_bundle"]
 class Bundle:
     """An opened bundle whose every byte has been checked against its manifest.
 
-    Use `Bundle.open` for a file or an unpacked folder, `Bundle.from_bytes` for bytes in memory.
+    Use `Bundle.open` for a file or an unpacked folder, `Bundle.from_bytes` for bytes in memory, `Bundle.of` for any of them.
 
     Attributes
     ----------
@@ -63,6 +65,31 @@ class Bundle:
     def from_bytes(cls, data: bytes) -> Bundle:
         """Open a bundle that is in memory; raise `BundleError` as `open` does."""
         return cls(archive.decode(data), None)
+
+    @classmethod
+    def of(cls, source: str | os.PathLike[str] | bytes | IO[bytes]) -> Bundle:
+        """Open a bundle from its path, its bytes, or a file opened for reading in binary mode.
+
+        Raises
+        ------
+        InputError
+            There is no such file or folder, it cannot be read, or the argument is none of these.
+        BundleError
+            As `open` does.
+        """
+        if isinstance(source, str | os.PathLike):
+            return cls.open(Path(source))
+        if isinstance(source, bytes | bytearray | memoryview):
+            return cls.from_bytes(bytes(source))
+        try:
+            data = source.read(archive.MAX_BUNDLE_BYTES + 1)
+        except AttributeError:
+            raise InputError(f"a bundle is a path, bytes or an open file, not {type(source).__name__}") from None
+        except (OSError, ValueError) as error:  # closed, or text that is none
+            raise InputError(f"cannot read the bundle: {error}") from error
+        if not isinstance(data, bytes):
+            raise InputError("a bundle should be a file opened in binary mode ('rb')")
+        return cls.from_bytes(data)
 
     @property
     def members(self) -> tuple[str, ...]:

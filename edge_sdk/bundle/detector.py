@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -116,6 +116,6 @@ def _is_count(value: object) -> bool:
 
 def _pair(value: Any) -> tuple[float, float]:
     pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
-    if not pair or not all(0 < number < math.inf for number in value):
+    if not pair or not all(0 < number <= sys.float_info.max for number in value):
         raise InputError("detection.variances should be two finite numbers above 0")
     return float(value[0]), float(value[1])

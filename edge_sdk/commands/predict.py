@@ -5,6 +5,7 @@ With --json, one JSON object a file; a file that cannot be read ends the run wit
 example:
   edge-sdk predict digits-1.0.0.edge seven.png four.jpg --json
   edge-sdk predict digits-1.0.0.edge seven.png --cloud 127.0.0.1:8001
+  edge-sdk predict ages-1.0.0.edge row.json
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edge_sdk.bundle import Bundle, Manifest
 from edge_sdk.errors import InputError
 from edge_sdk.files import make_folder
 from edge_sdk.frames import draw_boxes, draw_label
 from edge_sdk.model import load
+from edge_sdk.processing import ProcessingSpec
 from edge_sdk.types import Classification, Detections, Prediction, Tensors
 
 __all__ = ["configure", "run"]
@@ -27,7 +30,9 @@ __all__ = ["configure", "run"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``edge-sdk predict``."""
     parser.add_argument("bundle", type=Path, help="a .edge file or an unpacked folder")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG or other inputs")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="a picture, a .wav, or a row in .json or .npy"
+    )
     parser.add_argument("--cloud", metavar="HOST:PORT[/MODEL]", help="fallback server to escalate unsure answers to")
     parser.add_argument("--tls-ca", type=Path, metavar="PEM", help="authority that signed the server's certificate")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token for the server")
@@ -38,6 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict each file and print each answer as it comes."""
+    if args.render is not None:
+        _check_drawn(Bundle.open(args.bundle).manifest)
     if args.cloud is None:
         with load(args.bundle) as model:
             _predict(args, model.predict)
@@ -48,6 +55,15 @@ def run(args: argparse.Namespace) -> int:
         with connect(args.bundle, cloud=args.cloud, deadline=args.deadline, tls_ca=args.tls_ca, token=token) as hybrid:
             _predict(args, hybrid.predict)
     return 0
+
+
+def _check_drawn(manifest: Manifest) -> None:
+    """Refuse what cannot be drawn before anything is predicted."""
+    modality = ProcessingSpec.from_json(manifest.processing).modality
+    if modality != "image":
+        raise InputError(f"--render draws on pictures; this model takes {modality}")
+    if manifest.task not in ("classification", "detection"):
+        raise InputError("--render draws classes and boxes; this model answers with numbers")
 
 
 def _token(path: Path) -> str:
@@ -82,8 +98,6 @@ def _render(answer: Prediction, file: Path, path: Path) -> None:
         draw_label(file, f"{answer.label} {answer.confidence:.0%}", path)
     elif isinstance(answer, Detections):
         draw_boxes(file, answer, path)
-    else:
-        raise InputError("--render draws classes and boxes; this model answers with numbers")
 
 
 def _record(answer: Prediction) -> dict[str, Any]:

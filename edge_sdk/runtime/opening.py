@@ -46,10 +46,12 @@ def open_session(model: Path | bytes, runtime: str, *, threads: Threads = 1, del
     ModelError
         There is no such runtime or delegate, or the model cannot be loaded.
     InputError
-        ``threads`` is neither ``auto`` nor at least 1.
+        ``threads`` is neither ``auto`` nor at least 1, or the delegate is no text.
     """
     if threads != "auto" and not (isinstance(threads, int) and threads >= 1):
         raise InputError(f"threads is {threads!r}; it should be 'auto' or at least 1")
+    if delegate is not None and not isinstance(delegate, str):
+        raise InputError(f"delegate should be a name or a path as text, not {type(delegate).__name__}")
     factory = _factory(runtime)
     if threads == "auto":
         from edge_sdk.runtime.tuning import fastest
@@ -72,5 +74,8 @@ def _factory(runtime: str) -> Callable[[Path | bytes, int, str | None], Session]
     if runtime not in found:
         names = ", ".join([*_BUILT_IN, *found])
         raise ModelError(f"there is no runtime {runtime!r}; there are {names}: install the package that brings it")
-    loaded: Callable[[Path | bytes, int, str | None], Session] = found[runtime].load()
+    try:
+        loaded: Callable[[Path | bytes, int, str | None], Session] = found[runtime].load()
+    except Exception as error:  # whatever a package of others raises when it is imported
+        raise ModelError(f"the runtime {runtime!r} cannot be loaded ({found[runtime].value}): {error}") from error
     return loaded

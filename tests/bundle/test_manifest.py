@@ -269,6 +269,7 @@ def test_a_detector_says_how_its_outputs_are_read(tmp_path, with_manifest):
         ("variances", [0.1]),
         ("variances", [0.1, 0.0]),
         ("variances", "ab"),
+        ("variances", [0.1, 10**400]),
         ("order", "yz"),
         ("background", "yes"),
         ("colour", "red"),

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import edge_sdk
 from edge_sdk.bundle import Bundle
 from edge_sdk.processing import Color, Layout, Normalize, ProcessingSpec, Resize
+from outside.classifiers import linear_onnx
 from outside.detectors import SIDE, cell_boxes, embedder_onnx, ssd_onnx, yolo_onnx
 from outside.services import edge_sdk as run
 
@@ -122,3 +124,23 @@ def test_a_model_that_embeds_is_packed_shown_verified_and_run(folder, tmp_path):
 def test_pack_refuses_options_that_do_not_fit_on_one_line(folder, model, options, why):
     given = [folder / option if option.endswith(".txt") else option for option in options]
     assert why in refused(pack(folder, model, *given))
+
+
+def test_a_row_of_a_table_is_predicted_from_a_file_and_cannot_be_drawn(tmp_path):
+    spec = ProcessingSpec.table(["heat", "mode"], categories={"mode": ["idle", "run"]}, impute=20)
+    (tmp_path / "linear.onnx").write_bytes(linear_onnx(spec.output_shape, 2))
+    (tmp_path / "processing.json").write_text(json.dumps(spec.to_json()))
+    told(pack(tmp_path, "linear.onnx", "--task", "regression"))
+    path = tmp_path / "linear-1.0.0.edge"
+    (tmp_path / "row.json").write_text('{"heat": null, "mode": "run"}')
+    np.save(tmp_path / "row.npy", [20.0, 1.0])
+    lines = told(run("predict", path, tmp_path / "row.json", tmp_path / "row.npy")).splitlines()
+    with edge_sdk.load(path) as model:
+        (name, values), *_ = model.predict({"heat": 20, "mode": "run"}).outputs.items()
+    said = f"{name} {values[0]:.4g} {values[1]:.4g}"
+    assert lines == [f"{tmp_path / 'row.json'}: {said}", f"{tmp_path / 'row.npy'}: {said}"]
+    assert "there is no column 'steps'" in refused(run("predict", path, tmp_path / "processing.json"))
+    assert "--render draws on pictures; this model takes table" in refused(
+        run("predict", path, tmp_path / "row.json", "--render", tmp_path / "drawn")
+    )
+    assert not (tmp_path / "drawn").exists()

@@ -302,3 +302,34 @@ def test_a_bundle_that_is_none_is_refused_by_path(tmp_path):
     (tmp_path / "text.edge").write_text("hello")
     with pytest.raises(BundleError, match=r"text\.edge: this is not a \.edge bundle"):
         edge_sdk.load(tmp_path / "text.edge")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, io.StringIO("text")], ids=["None", "number", "text"])
+def test_what_is_no_bundle_at_all_is_refused_by_its_type(wrong):
+    with pytest.raises(InputError, match="a bundle"):
+        edge_sdk.load(wrong)
+
+
+def test_a_file_that_has_been_closed_is_refused_and_any_buffer_is_read(made, tmp_path):
+    made.pack(tmp_path / "m.edge")
+    with (tmp_path / "m.edge").open("rb") as file:
+        pass
+    with pytest.raises(InputError, match="cannot read the bundle: read of closed file"):
+        edge_sdk.load(file)
+    with edge_sdk.load(bytearray((tmp_path / "m.edge").read_bytes())) as model:
+        assert model.name == "colours"
+
+
+def test_a_tensor_of_another_batch_or_no_array_is_refused(made, tmp_path):
+    made.pack(tmp_path / "m.edge", "onnx")
+    with edge_sdk.load(tmp_path / "m.edge") as model:
+        shape, dtype = model.processor.spec.output_shape, model.processor.spec.output_dtype
+        assert model.predict_tensor(np.zeros(shape, dtype)).label in model.labels
+        for wrong in (np.zeros((2, *shape[1:]), dtype), np.zeros((0, *shape[1:]), dtype), [0.0], None):
+            with pytest.raises(ModelError, match="a processed tensor is "):
+                model.predict_tensor(wrong)
+        for wrong in ([0.0], None):
+            with pytest.raises(ModelError, match="a processed tensor is an array, not "):
+                model.run(wrong)
+            with pytest.raises(InputError, match="processed tensors should be "):
+                model.infer_tensor(wrong)

@@ -203,8 +203,9 @@ def test_a_deeper_stream_keeps_the_newest_frames():
 
 
 def test_a_stream_without_room_is_refused():
-    with pytest.raises(InputError, match="depth is 0"):
-        Stream(lambda frame: frame, [], depth=0)
+    for wrong in (0, 1.5, "2"):
+        with pytest.raises(InputError, match=f"depth is {wrong!r}"):
+            Stream(lambda frame: frame, [], depth=wrong)
 
 
 def test_answers_can_be_handed_to_a_callback(model, folder):

@@ -268,6 +268,8 @@ def test_litert_runs_without_its_default_delegate(models):
 def test_a_delegate_that_is_not_there_is_refused_by_name(models, runtime, delegate):
     with pytest.raises(ModelError, match=delegate.rpartition("/")[2]):
         open_session(models[runtime][0], runtime, delegate=delegate)
+    with pytest.raises(InputError, match="delegate should be a name or a path as text, not int"):
+        open_session(models[runtime][0], runtime, delegate=3)
 
 
 def test_onnx_answers_the_same_in_every_turn_and_for_every_batch():

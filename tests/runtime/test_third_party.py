@@ -71,3 +71,12 @@ def test_a_model_that_ends_the_process_it_runs_in_is_refused_and_this_process_li
     with pytest.raises(ModelError, match=match):
         packed(linear)
     assert not (linear / "tiny.edge").exists()
+
+
+@pytest.mark.parametrize("wrong", ["no_such_module:open_session", "linear_runtime:no_such_function"])
+def test_a_package_that_cannot_be_imported_is_named(linear, wrong):
+    packed(linear)
+    entry = linear / "site" / "linear_runtime-1.0.dist-info" / "entry_points.txt"
+    entry.write_text(f"[edge_sdk.runtimes]\nlinear = {wrong}\n")
+    with pytest.raises(ModelError, match=f"the runtime 'linear' cannot be loaded .{wrong}.: "):
+        edge_sdk.load(linear / "tiny.edge")
