@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
-import math
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
