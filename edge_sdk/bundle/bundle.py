@@ -21,7 +21,8 @@ __all__ = ["Bundle", "build_bundle", "write_bundle"]
 class Bundle:
     """An opened bundle whose every byte has been checked against its manifest.
 
-    Use `Bundle.open` for a file or an unpacked folder, `Bundle.from_bytes` for bytes in memory, `Bundle.of` for any of them.
+    Use `Bundle.open` for a file or an unpacked folder, `Bundle.from_bytes` for bytes in memory, and `Bundle.of`
+    for any of them.
 
     Attributes
     ----------

@@ -346,7 +346,7 @@ def test_a_tensor_of_another_shape_or_type_is_refused(tmp_path):
     with EdgeModel(packed(tmp_path, yolo_onnx(), Detector("yolo"))) as model:
         for x in (np.zeros((1, 3, SIDE, SIDE - 1), np.float32), np.zeros((1, 3, SIDE, SIDE), np.int8)):
             for call in (model.run, model.predict_tensor):
-                with pytest.raises(ModelError, match="(input image takes|a processed tensor is) float32"):
+                with pytest.raises(ModelError, match=r"(input image takes|a processed tensor is) float32"):
                     call(x)
     with pytest.raises(ModelClosedError):
         model.run(np.zeros((1, 3, SIDE, SIDE), np.float32))
