@@ -13,6 +13,7 @@ from scipy import stats
 from edge_sdk.cascade import Certificate, Decision, Policy, certify, tune
 from edge_sdk.cascade.audit import Audit, Guard, estimate_mean, estimate_threshold, toss
 from edge_sdk.errors import CertificateError, InputError
+from harness.worlds import first_alarm
 
 KEY = bytes(range(32))
 CONFIDENT = Decision(False, "confident", 0.9, 0.0, 0.9)
@@ -128,14 +129,6 @@ def test_a_log_that_cannot_be_is_refused_by_row(outcome, propensity, options, wh
 
 
 # ---- the guard
-
-
-def first_alarm(guard: Guard, disagreements: np.ndarray) -> int | None:
-    for n, disagrees in enumerate(disagreements, start=1):
-        guard = guard.update(bool(disagrees))
-        if guard.alarm:
-            return n
-    return None
 
 
 @pytest.mark.parametrize("draws", [300, pytest.param(1000, marks=MANY)])

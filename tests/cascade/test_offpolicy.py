@@ -12,41 +12,12 @@ from scipy import stats
 from edge_sdk.cascade import Decision, Policy
 from edge_sdk.cascade.audit import Audit
 from edge_sdk.cascade.journal import CloudAnswer, Feedback, Outcome, Record, derive, rule_digest
-from edge_sdk.cascade.offpolicy import Columns, columns, evaluate
+from edge_sdk.cascade.offpolicy import columns, evaluate
 from edge_sdk.errors import InputError, JournalError
+from harness.worlds import IN_FORCE, draw_journal, truth_of
 
 MANY = pytest.mark.slow
-IN_FORCE = 0.8
 WITHIN = 0.015
-
-
-def world(n: int, seed: int, *, rate: float = 0.01, labelled: float = 0.1) -> tuple[Columns, Columns]:
-    """Draw a journal of a rule that keeps from 0.8 up, and the same where everything is known."""
-    rng = np.random.default_rng(seed)
-    value = 1 - 0.9 * rng.beta(0.5, 3.6, n)
-    truth = rng.integers(0, 10, n)
-    edge = np.where(rng.random(n) < 0.16 + 0.83 * value, truth, (truth + 1) % 10)
-    cloud = np.where(rng.random(n) < 0.98, truth, (truth + rng.integers(1, 10, n)) % 10)
-    propensity = np.where(value >= IN_FORCE, rate, 1.0)
-    told = Columns(*(a.astype(float) for a in (value, propensity, edge == cloud, edge == truth, cloud == truth)))
-    asked = (rng.random(n) < propensity) & (rng.random(n) >= 0.05)  # the network took one in twenty
-    has_label = rng.random(n) < labelled
-    seen = replace(
-        told,
-        agrees=np.where(asked, told.agrees, math.nan),
-        edge_right=np.where(has_label, told.edge_right, math.nan),
-        cloud_right=np.where(has_label & asked, told.cloud_right, math.nan),
-    )
-    return seen, told
-
-
-def truth_of(told: Columns, threshold: float) -> tuple[float, float, float]:
-    kept = told.value >= threshold
-    return (
-        float(kept.mean()),
-        float(np.where(kept, told.agrees, 1.0).mean()),
-        float(np.where(kept, told.edge_right, told.cloud_right).mean()),
-    )
 
 
 @pytest.mark.parametrize("threshold", [0.5, IN_FORCE, 0.9])
@@ -54,7 +25,7 @@ def truth_of(told: Columns, threshold: float) -> tuple[float, float, float]:
 def test_estimates_are_within_a_point_and_a_half_in_nineteen_of_twenty_logs_of_100_000_requests(threshold, runs):
     near, covered = np.zeros(3), np.zeros(3)
     for seed in range(runs):
-        seen, told = world(100_000, seed)
+        seen, told = draw_journal(100_000, seed)
         result = evaluate(seen, threshold)
         true = truth_of(told, threshold)
         assert result.unknown is None
@@ -66,13 +37,13 @@ def test_estimates_are_within_a_point_and_a_half_in_nineteen_of_twenty_logs_of_1
 
 
 def test_the_answers_that_happen_to_be_there_would_be_far_off():
-    seen, told = world(100_000, 0)
+    seen, told = draw_journal(100_000, 0)
     assert abs(np.nanmean(seen.agrees) - told.agrees.mean()) > 0.05
     assert abs(evaluate(seen, 0.0).agreement.value - told.agrees.mean()) < WITHIN
 
 
 def test_where_nothing_was_audited_only_thresholds_above_what_was_kept_are_estimated():
-    seen, _ = world(5000, 1)
+    seen, _ = draw_journal(5000, 1)
     unaudited = replace(
         seen,
         propensity=np.where(seen.value >= IN_FORCE, 0.0, 1.0),
@@ -89,19 +60,19 @@ def test_where_nothing_was_audited_only_thresholds_above_what_was_kept_are_estim
 
 
 def test_audits_of_which_none_was_answered_say_nothing():
-    seen, _ = world(2000, 2)
+    seen, _ = draw_journal(2000, 2)
     lost = replace(seen, agrees=np.where(seen.value >= IN_FORCE, math.nan, seen.agrees))
     assert "no audit of the requests that would be kept was answered" in evaluate(lost, IN_FORCE).unknown
 
 
 def test_without_labels_there_is_no_accuracy():
-    seen, _ = world(2000, 3, labelled=0.0)
+    seen, _ = draw_journal(2000, 3, labelled=0.0)
     result = evaluate(seen, IN_FORCE)
     assert (result.accuracy, result.labels, result.requests, result.unknown) == (None, 0, 2000, None)
 
 
 def test_a_threshold_or_confidence_that_is_none_is_refused():
-    seen, _ = world(100, 4)
+    seen, _ = draw_journal(100, 4)
     for threshold, confidence in ((math.nan, 0.95), (0.5, 1.0), (0.5, math.nan)):
         with pytest.raises(InputError):
             evaluate(seen, threshold, confidence=confidence)
