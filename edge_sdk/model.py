@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -24,6 +25,8 @@ from edge_sdk.bundle import Bundle, Manifest
 from edge_sdk.errors import CertificateError, EdgeSdkError, InputError, ModelClosedError, ModelError
 from edge_sdk.inputs import Input, as_input
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
+from edge_sdk.processing.device import size_of
+from edge_sdk.processing.sources import Matrix, Pixels
 from edge_sdk.processing.steps import Quantize
 from edge_sdk.runtime import Threads, open_session
 from edge_sdk.runtime.forks import keep_for_ever, watch
@@ -98,7 +101,7 @@ class EdgeModel:
         """Class names by index; empty where the task has none."""
         return self.manifest.labels
 
-    def predict(self, value: Input) -> Any:
+    def predict(self, value: Input, *, pixels: Pixels = "rgb", matrix: Matrix = "bt601") -> Any:
         """Answer one input on this device, whatever the policy says of it.
 
         ``certified`` tells whether the policy would have kept the answer under its certificate;
@@ -108,7 +111,9 @@ class EdgeModel:
         ----------
         value
             For images a uint8 array [height, width(, channels)], a path, JPEG or PNG bytes, or a Pillow
-            image; see `edge_sdk.inputs.as_input`.
+            image; see `edge_sdk.inputs.as_input`. With other `pixels` a frame as a camera delivers it.
+        pixels, matrix
+            What the bytes of a frame are, as for `DeviceProcessor`; it is read in place.
 
         Returns
         -------
@@ -123,7 +128,7 @@ class EdgeModel:
             The model has been closed.
         """
         start = time.perf_counter()
-        return self._conclude(self.infer(value), start)
+        return self._conclude(self.infer(value, pixels=pixels, matrix=matrix), start)
 
     def predict_tensor(self, x: NDArray[Any]) -> Any:
         """Answer one tensor that is processed already, as `predict` does; boxes are in pixels of the tensor.
@@ -162,8 +167,8 @@ class EdgeModel:
                     raise
                 raise ModelError(f"a processed tensor is an array, not {_kind(x)}") from error
 
-    def infer(self, value: Input) -> Scored:
-        """Process one input and run the model on it, without applying the policy.
+    def infer(self, value: Input, *, pixels: Pixels = "rgb", matrix: Matrix = "bt601") -> Scored:
+        """Process one input and run the model on it, without applying the policy; parameters are those of `predict`.
 
         Returns
         -------
@@ -178,14 +183,18 @@ class EdgeModel:
             The model has been closed.
         """
         start = time.perf_counter()
-        array = as_input(self.processor.spec, value)
+        plain = isinstance(pixels, str) and pixels == "rgb"
+        if not plain and self.processor.spec.modality != "image":
+            raise InputError(f"pixels: {pixels} is of pictures, and this model takes {self.processor.spec.modality}")
+        array = as_input(self.processor.spec, value) if plain else value
         with self._lock:
             self._check_open()
-            self.processor(array, out=self._buffer)
+            self.processor(array, out=self._buffer, pixels=pixels, matrix=matrix)
             ready = time.perf_counter()
             raw = self._session.run(self._buffer)
             done = time.perf_counter()
-        return self._reader.read(raw, array.shape, (start, ready, done))
+        shape = array.shape if plain else size_of(array, pixels)
+        return self._reader.read(raw, shape, (start, ready, done))
 
     def read(self, outputs: Sequence[NDArray[Any]], shape: tuple[int, ...] | None = None) -> Scored:
         """Return what output tensors say that were computed elsewhere: by this model's second half, say.
@@ -302,13 +311,22 @@ class EdgeModel:
             model_digest=self.digest,
         )
 
-    async def apredict(self, value: Input) -> Any:
+    async def apredict(self, value: Input, *, pixels: Pixels = "rgb", matrix: Matrix = "bt601") -> Any:
         """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
         import asyncio
 
-        return await asyncio.get_running_loop().run_in_executor(None, self.predict, value)
+        call = partial(self.predict, value, pixels=pixels, matrix=matrix)
+        return await asyncio.get_running_loop().run_in_executor(None, call)
 
-    def stream(self, source: Iterable[Input], *, live: bool | None = None, depth: int = 1) -> Stream[Any]:
+    def stream(
+        self,
+        source: Iterable[Input],
+        *,
+        live: bool | None = None,
+        depth: int = 1,
+        pixels: Pixels = "rgb",
+        matrix: Matrix = "bt601",
+    ) -> Stream[Any]:
         """Answer the inputs of a source, one after the other.
 
         Parameters
@@ -320,10 +338,12 @@ class EdgeModel:
             what the source says of itself.
         depth
             How many of the newest frames of a live source wait for their answer.
+        pixels, matrix
+            What the bytes of its frames are, as for `predict`.
         """
         from edge_sdk.streams import Stream
 
-        return Stream(self.predict, source, live=live, depth=depth)
+        return Stream(partial(self.predict, pixels=pixels, matrix=matrix), source, live=live, depth=depth)
 
     def warmup(self, n: int = 10) -> float:
         """Run the model ``n`` times on a made-up input, and return the median time of an inference in milliseconds.

@@ -15,7 +15,7 @@ from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.steps import Crop, Letterbox
 
-__all__ = ["DeviceProcessor"]
+__all__ = ["DeviceProcessor", "size_of"]
 
 PLANS = 8  # kept: more kinds of frames than cameras give; one takes about 20 kB
 
@@ -170,7 +170,7 @@ class DeviceProcessor:
         folded = self._folded
         window = inner = None
         if roi is not None or not self._whole:
-            placement = self.spec.place(*_size(frame, pixels), roi)
+            placement = self.spec.place(*size_of(frame, pixels), roi)
             window, inner = placement.window, placement.inner
         plan = ImagePlan(
             cast("Frame", frame),
@@ -220,7 +220,7 @@ def _table(spec: ProcessingSpec) -> _Fill:
 _OTHERS: dict[str, Callable[[ProcessingSpec], _Fill]] = {"audio": _audio, "table": _table}
 
 
-def _size(frame: object, pixels: Pixels) -> tuple[int, int]:
+def size_of(frame: object, pixels: Pixels) -> tuple[int, int]:
     """Return height and width; of what is no frame too, which the kernel then refuses."""
     planes = frame if isinstance(frame, tuple) and frame else (frame,)
     if not is_frame(planes[0]):

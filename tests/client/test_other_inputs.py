@@ -58,6 +58,8 @@ def test_a_model_of_any_modality_is_packed_verified_and_asked(name, tmp_path):
         assert {answer.label for answer in answers} <= set(LABELS)
         with pytest.raises(InputError):
             model.predict(np.zeros((8, 8, 3), np.uint8))
+        with pytest.raises(InputError, match="pixels: bgr is of pictures"):
+            model.predict(samples(spec, 1)[0], pixels="bgr")
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -402,3 +402,26 @@ with edge_sdk.load({str(bundle.path)!r}) as model:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=170, check=True)
     assert int(done.stdout) < 1024, "KiB"
+
+
+def test_frames_as_cameras_deliver_them_are_answered_with_boxes_in_their_pixels(tmp_path):
+    frame = painted(64, 128, (32, 32, 64, 48, 0))
+    with EdgeModel(packed(tmp_path, yolo_onnx(), Detector("yolo"))) as model:
+        expected = model.predict(frame)
+        assert expected.labels == ("red",)
+        bgr = frame[..., ::-1].copy()
+        assert model.predict(bgr, pixels="bgr").boxes == expected.boxes
+        assert asyncio.run(model.apredict(bgr, pixels="bgr")).boxes == expected.boxes
+        assert [answer.boxes for answer in model.stream([bgr], pixels="bgr")] == [expected.boxes]
+
+        # red in full range: Y 76, U 85, V 255
+        luma = np.where(frame[..., 0] > 0, 76, 0).astype(np.uint8)
+        chroma = np.where(frame[::2, ::2, :1] > 0, (85, 255), 128).astype(np.uint8)
+        for video in ((luma, chroma), np.concatenate([luma, chroma.reshape(32, 128)])):
+            assert model.predict(video, pixels="nv12", matrix="bt601-full").boxes[:1] == expected.boxes
+
+        for wrong in (None, "photo.jpg", (luma,), luma.astype(np.float32)):
+            with pytest.raises(InputError, match="frame"):
+                model.predict(wrong, pixels="nv12")
+        with pytest.raises(InputError, match="pixels: need rgb, bgr, nv12, yuyv, not list"):
+            model.predict(frame, pixels=[])
