@@ -15,7 +15,8 @@ from edge_sdk.cascade.policy import LEARNED
 from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.encodings import SentAs
 from edge_sdk.errors import CannotCertifyError, CertificateError, InputError
-from edge_sdk.model import EdgeModel, certified_for
+from edge_sdk.model import EdgeModel
+from edge_sdk.validity import certified_for
 
 __all__ = ["CAPTURED", "STRATA", "certify_bundle", "check_encoding", "score"]
 

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.answers import Reader, Scored, reader_for
 from edge_sdk.bundle import Bundle, Manifest
-from edge_sdk.errors import CertificateError, EdgeSdkError, InputError, ModelClosedError, ModelError
+from edge_sdk.errors import EdgeSdkError, InputError, ModelClosedError, ModelError
 from edge_sdk.inputs import Input, as_input
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.processing.device import size_of
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from edge_sdk.cascade.policy import Decision, Policy
     from edge_sdk.streams import Stream
 
-__all__ = ["EdgeModel", "Scored", "certified_for", "load", "new_decision_id", "not_certified_for"]
+__all__ = ["EdgeModel", "Scored", "load", "new_decision_id"]
 
 
 class EdgeModel:
@@ -324,7 +323,7 @@ class EdgeModel:
         *,
         live: bool | None = None,
         depth: int = 1,
-        pixels: Pixels = "rgb",
+        pixels: Pixels | None = None,
         matrix: Matrix = "bt601",
     ) -> Stream[Any]:
         """Answer the inputs of a source, one after the other.
@@ -339,11 +338,12 @@ class EdgeModel:
         depth
             How many of the newest frames of a live source wait for their answer.
         pixels, matrix
-            What the bytes of its frames are, as for `predict`.
+            What the bytes of its frames are, as for `predict`; by default what the source says of itself.
         """
         from edge_sdk.streams import Stream
 
-        return Stream(partial(self.predict, pixels=pixels, matrix=matrix), source, live=live, depth=depth)
+        told: Pixels = getattr(source, "pixels", "rgb") if pixels is None else pixels
+        return Stream(partial(self.predict, pixels=told, matrix=matrix), source, live=live, depth=depth)
 
     def warmup(self, n: int = 10) -> float:
         """Run the model ``n`` times on a made-up input, and return the median time of an inference in milliseconds.
@@ -448,47 +448,11 @@ def _anchors(bundle: Bundle) -> NDArray[Any] | None:
 
 
 def _policy(manifest: Manifest, delegate: str | None) -> Policy | None:
-    """Return the policy of a bundle, without its certificate unless that was given to what runs here."""
     if manifest.cascade is None:
         return None
-    from edge_sdk.cascade.policy import Policy
+    from edge_sdk.validity import policy_of
 
-    policy = Policy.from_json(manifest.cascade)
-    if manifest.task not in ("classification", "detection") or (manifest.task == "detection") != (
-        policy.signal == "detections"
-    ):
-        raise CertificateError(
-            f"{manifest.name} {manifest.version}: a policy on {policy.signal} cannot judge the answers of a task "
-            f"{manifest.task}"
-        )
-    other = not_certified_for(policy, manifest, delegate)
-    if not other:
-        return policy
-    import logging
-
-    logging.getLogger("edge_sdk.model").warning(
-        "%s %s: its certificate is for another %s, and void", manifest.name, manifest.version, " and ".join(other)
-    )
-    return replace(policy, certificate=None)
-
-
-def not_certified_for(policy: Policy, manifest: Manifest, delegate: str | None = None) -> list[str]:
-    """Return what of an edge model is another than a policy's certificate is for; empty without a certificate."""
-    if policy.certificate is None:
-        return []
-    here = certified_for(manifest, delegate)
-    named = {"edge_model": "", **policy.certificate.validity}  # a certificate must name its model
-    return [key.replace("_", " ") for key, value in here.items() if named.get(key, value) != value]
-
-
-def certified_for(manifest: Manifest, delegate: str | None = None) -> dict[str, str]:
-    """Return what the certificate of an edge model holds for, as a device can tell: a change of any voids it."""
-    return {
-        "edge_model": manifest.model_digest,
-        "processing": ProcessingSpec.from_json(manifest.processing).digest,
-        "runtime": manifest.artifacts[0].runtime,
-        "delegate": delegate or "default",
-    }
+    return policy_of(manifest, delegate)
 
 
 def load(

@@ -35,12 +35,13 @@ from edge_sdk.cascade.policy import Policy
 from edge_sdk.errors import CertificateError, InputError, ModelError
 from edge_sdk.files import storage_errors
 from edge_sdk.inputs import Input, as_input
-from edge_sdk.model import EdgeModel, not_certified_for
+from edge_sdk.model import EdgeModel
 from edge_sdk.processing import ProcessingSpec, check_skew, samples
 from edge_sdk.processing.skew import processed_tolerance
 from edge_sdk.runtime import open_session
 from edge_sdk.runtime.trial import try_out
 from edge_sdk.types import TensorSpec
+from edge_sdk.validity import not_certified_for
 from edge_sdk.verification import verify
 
 __all__ = ["SUFFIXES", "pack"]

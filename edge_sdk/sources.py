@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,16 +67,29 @@ class Camera:
         Number of a camera, such as 0 for ``/dev/video0``, or what OpenCV can open: a file, a URL, a pipeline.
     width, height
         Asked of the camera, in pixels; it may choose others.
+    pixels
+        What frames hold, uint8: ``rgb`` [height, width, 3]; ``bgr``, the same without the copy that turns
+        it round; or ``yuyv`` [height, width, 2], as many cameras deliver it, which OpenCV then leaves as
+        it is. `edge_sdk.model.EdgeModel.stream` reads each in place.
 
     Raises
     ------
     MissingExtraError
         OpenCV is not installed.
     InputError
-        It cannot be opened.
+        It cannot be opened, or delivers no YUYV.
     """
 
-    def __init__(self, device: int | str, *, width: int | None = None, height: int | None = None) -> None:
+    def __init__(
+        self,
+        device: int | str,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        pixels: Literal["rgb", "bgr", "yuyv"] = "rgb",
+    ) -> None:
+        if pixels not in ("rgb", "bgr", "yuyv"):
+            raise InputError(f"pixels is {pixels!r}; a camera gives rgb, bgr or yuyv")
         try:
             import cv2
         except ModuleNotFoundError as error:
@@ -90,13 +103,22 @@ class Camera:
         for key, value in ((cv2.CAP_PROP_FRAME_WIDTH, width), (cv2.CAP_PROP_FRAME_HEIGHT, height)):
             if value is not None:
                 self._capture.set(key, value)
+        self.pixels: Literal["rgb", "bgr", "yuyv"] = pixels
+        if pixels == "yuyv":
+            self._capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"YUYV"))
+            self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+            if int(self._capture.get(cv2.CAP_PROP_FOURCC)) != cv2.VideoWriter.fourcc(*"YUYV"):
+                self._capture.release()
+                raise InputError(f"the camera at {device!r} delivers no YUYV; use pixels='bgr'")
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         while True:
             there, frame = self._capture.read()
             if not there:
                 return
-            yield self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
+            if self.pixels == "yuyv" and (frame.ndim != 3 or frame.shape[2] != 2):
+                raise InputError(f"the camera delivers {list(frame.shape)} and no YUYV; use pixels='bgr'")
+            yield self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB) if self.pixels == "rgb" else frame
 
     def close(self) -> None:
         """Give the camera back."""

@@ -54,7 +54,8 @@ class TablePlan:
                 fill, low, high, mean, gain = one
                 bad[:, at : at + 1] |= np.isnan(column) & bool(np.isnan(fill))
                 column = np.where(np.isnan(column), fill, column)
-                features.append((np.minimum(np.maximum(column, low), high) - mean) * gain)
+                with np.errstate(over="ignore"):  # too large for float32 in any case
+                    features.append((np.minimum(np.maximum(column, low), high) - mean) * gain)
             else:
                 features.append(_places(column, np.ravel(np.asarray(one[0], np.float32)), one[1]) * one[2])
         if bad.any():

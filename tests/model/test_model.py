@@ -24,7 +24,8 @@ from edge_sdk.errors import (
     ModelError,
     ProcessingError,
 )
-from edge_sdk.model import EdgeModel, certified_for
+from edge_sdk.model import EdgeModel
+from edge_sdk.validity import certified_for
 
 MODELS = ["onnx", "int8_logits", "int8_probabilities"]
 

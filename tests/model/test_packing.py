@@ -21,9 +21,10 @@ from edge_sdk.errors import (
     SkewError,
     StorageError,
 )
-from edge_sdk.model import EdgeModel, certified_for
+from edge_sdk.model import EdgeModel
 from edge_sdk.packing import pack
 from edge_sdk.processing import ProcessingSpec
+from edge_sdk.validity import certified_for
 from edge_sdk.verification import verify
 
 MODELS = ["onnx", "int8_logits", "int8_probabilities"]

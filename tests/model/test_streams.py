@@ -161,6 +161,29 @@ def test_a_video_is_read_as_rgb_frames(tmp_path):
     assert cv2.__version__
 
 
+def test_a_stream_reads_the_frames_of_a_video_as_the_video_says_they_are(model, tmp_path, tiny_edge_bundle):
+    pytest.importorskip("cv2", reason="opencv is not installed")
+    for n, image in enumerate(tiny_edge_bundle.images[:5]):
+        Image.fromarray(image).save(tmp_path / f"{n:02d}.png")
+    pattern = str(tmp_path / "%02d.png")
+    with Camera(pattern, pixels="bgr") as video:
+        assert np.array_equal(next(iter(video))[..., ::-1], tiny_edge_bundle.images[0])
+    with Camera(pattern) as rgb, Camera(pattern, pixels="bgr") as bgr:
+        answers = [answer.scores for answer in model.stream(bgr)]
+        assert answers == [answer.scores for answer in model.stream(rgb)]
+    assert len(answers) == 5
+    assert len(set(answers)) == 5
+
+
+def test_a_camera_without_yuyv_is_refused(tmp_path):
+    pytest.importorskip("cv2", reason="opencv is not installed")
+    Image.new("RGB", (16, 16)).save(tmp_path / "00.png")
+    with pytest.raises(InputError, match=r"delivers no YUYV; use pixels='bgr'"):
+        Camera(str(tmp_path / "%02d.png"), pixels="yuyv")
+    with pytest.raises(InputError, match=r"pixels is 'nv12'"):
+        Camera(0, pixels="nv12")
+
+
 def test_a_bundle_is_loaded_from_a_path_from_bytes_and_from_an_open_file(tiny_edge_bundle):
     path, frame = tiny_edge_bundle.path, tiny_edge_bundle.images[0]
     with path.open("rb") as file:
