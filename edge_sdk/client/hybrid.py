@@ -153,11 +153,15 @@ class HybridModel:
             self._oversight = Oversight(
                 mode, audit_rate=audit_rate, audit_key=audit_key, budget=budget, journal=journal
             )
+            try:
+                self._watch = self._oversight.watch(edge, rules)
+            except BaseException:
+                self._oversight.close()
+                raise
         except BaseException:
             if self._asking is not None:
                 self._asking.close()
             raise
-        self._watch = self._oversight.watch(edge, rules)
 
     @property
     def edge(self) -> EdgeModel:
@@ -296,10 +300,11 @@ class HybridModel:
             try:
                 self._check_edge(model)
                 rules = _check_rules(self._watch.rules if privacy is None else privacy, model)
+                watch = self._oversight.watch(model, rules)
             except BaseException:
                 model.close()
                 raise
-            old, self._watch = self._watch.model, self._oversight.watch(model, rules)
+            old, self._watch = self._watch.model, watch
             if self._asking is not None:
                 self._asking.forget()
         old.close()

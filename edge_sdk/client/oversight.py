@@ -20,7 +20,7 @@ from edge_sdk import canonical
 from edge_sdk.cascade.audit import Audit, Guard
 from edge_sdk.cascade.control import Budget, Control, Threshold
 from edge_sdk.cascade.journal import CloudAnswer, Feedback, Outcome, Record, derive, key_id, rule_digest
-from edge_sdk.cascade.policy import Decision
+from edge_sdk.cascade.policy import Certificate, Decision
 from edge_sdk.client.journal import Journal, keep_key
 from edge_sdk.client.privacy import PrivacyRule, needs_answer
 from edge_sdk.errors import CertificateError, EdgeSdkError, InputError
@@ -35,8 +35,6 @@ __all__ = ["AUDIT_RATE", "Made", "Oversight", "Watch"]
 _log = logging.getLogger("edge_sdk.client")
 
 AUDIT_RATE = 0.01
-_GUARDS = "guards.json"
-_MOST_GUARDS = 32  # of the latest policies
 
 
 @dataclass(slots=True)  # not frozen: one is made for every prediction, in half the time
@@ -192,7 +190,6 @@ class Oversight:
         self._journal: Journal | None = Journal(journal) if self._owns else journal
         try:
             if self._journal is not None:
-                self._guards = _read_guards(self._journal)
                 audit_key = audit_key or keep_key(self._journal.folder)
         except BaseException:
             self.close()
@@ -211,7 +208,7 @@ class Oversight:
         if certificate is not None and self._mode == "hybrid":
             try:
                 with self._lock:
-                    guard = self._guards.setdefault(_name(model), Guard.of(certificate))
+                    guard = self._guard(_name(model), certificate)
             except CertificateError:  # it does not say how often the two disagreed
                 guard = None
         rate = self._rate
@@ -219,6 +216,23 @@ class Oversight:
             rate = 0.0 if guard is None else AUDIT_RATE
         audit = Audit(self._key, rate) if rate else None
         return Watch(model, audit, guard, adapts=self._budget.spare > 0 and self._mode == "hybrid", rules=rules)
+
+    def _guard(self, name: str, certificate: Certificate) -> Guard:
+        """Return a guard as it was when this ended last, so that no restart silences an alarm; or a fresh one."""
+        if name in self._guards:
+            return self._guards[name]
+        data = None if self._journal is None else self._journal.read_note(_file(name))
+        if data is None:
+            guard = Guard.of(certificate)
+        else:
+            try:
+                guard = Guard.from_json(canonical.loads(data))
+            except (EdgeSdkError, TypeError, ValueError) as error:
+                assert self._journal is not None
+                path = self._journal.folder / _file(name)
+                raise InputError(f"{path} cannot be read: {error}; remove it to begin anew") from error
+        self._guards[name] = guard
+        return guard
 
     def decide(self, watch: Watch, scored: Scored, decision_id: str) -> Made:
         """Decide about an answer of the edge."""
@@ -267,7 +281,7 @@ class Oversight:
             if watch.guard.alarm:
                 watch.set_cause("guard", _alarm(watch.guard))
             if self._journal is not None:
-                self._journal.note(_GUARDS, _write_guards(self._guards))
+                self._journal.note(_file(watch.guard_name), canonical.dumps(watch.guard.to_json()))
 
     def judge(self, watch: Watch, said: CloudOutcome) -> None:
         """Void the certificate, or not any more, by who answered and what it saw."""
@@ -362,17 +376,6 @@ def _alarm(guard: Guard) -> str:
     )
 
 
-def _write_guards(guards: dict[str, Guard]) -> bytes:
-    latest = list(guards.items())[-_MOST_GUARDS:]
-    return canonical.dumps([[name, guard.to_json()] for name, guard in latest])
-
-
-def _read_guards(journal: Journal) -> dict[str, Guard]:
-    """Return the guards as they were when this ended last, so that no restart silences an alarm."""
-    data = journal.read_note(_GUARDS)
-    if data is None:
-        return {}
-    try:
-        return {str(name): Guard.from_json(guard) for name, guard in canonical.loads(data)}
-    except (EdgeSdkError, TypeError, ValueError) as error:
-        raise InputError(f"{journal.folder / _GUARDS} cannot be read: {error}; remove it to begin anew") from error
+def _file(guard_name: str) -> str:
+    """Return where a guard is kept: each by itself, for several models may share a journal's folder."""
+    return f"guard-{guard_name.rpartition(':')[2][:16]}.json"

@@ -184,7 +184,7 @@ def test_the_guard_counts_no_lost_audits(guarded, pair, tmp_path: Path) -> None:
     with edge_sdk.connect(guarded, deadline=PATIENT, **options) as model:
         for frame in pair.easy[:5]:
             model.predict(frame)
-    assert not (tmp_path / "guards.json").exists()
+    assert not list(tmp_path.glob("guard-*.json"))
 
 
 def test_while_another_model_answers_nothing_is_certified_and_afterwards_it_is(
@@ -214,7 +214,7 @@ def test_the_guard_hears_only_the_model_and_the_encoding_that_were_certified(
             for frame in pair.easy[:3]:
                 assert model.predict(frame).reason == "audit"
             assert model.counters["audits"]["answered"] == 3
-    heard = {name for name in ways if (tmp_path / name / "guards.json").exists()}
+    heard = {name for name in ways if list((tmp_path / name).glob("guard-*.json"))}
     assert heard == {"certified"}
 
 
@@ -356,7 +356,24 @@ def test_a_full_disk_costs_records_and_no_answer(guarded, pair, cloud, full_disk
     assert len(records(full_disk / "journal")) == counters["written"]
 
 
-def test_guards_that_cannot_be_read_are_not_forgotten_silently(guarded, tmp_path: Path) -> None:
-    (tmp_path / "guards.json").write_bytes(b"[[1")
+def test_a_guard_that_cannot_be_read_is_not_forgotten_silently(guarded, pair, cloud, tmp_path: Path) -> None:
+    with edge_sdk.connect(guarded, cloud=cloud, deadline=PATIENT, audit_rate=1.0, journal=tmp_path) as model:
+        model.predict(pair.easy[0])
+    (kept,) = tmp_path.glob("guard-*.json")
+    kept.write_bytes(b"[[1")
     with pytest.raises(InputError, match="remove it to begin anew"):
         edge_sdk.connect(guarded, cloud="127.0.0.1:1", journal=tmp_path)
+
+
+def test_models_that_share_a_journal_keep_a_guard_each(guarded, pair, cloud, tmp_path: Path) -> None:
+    other = tmp_path / "other.edge"
+    bundle = Bundle.open(guarded)
+    policy = Policy.from_json(bundle.manifest.cascade)
+    bundle.rewrite(other, cascade=replace(policy, threshold=policy.threshold / 2).to_json())
+    options = {"cloud": cloud, "deadline": PATIENT, "audit_rate": 1.0, "journal": Journal(tmp_path / "journal")}
+    with edge_sdk.connect(guarded, **options) as one, edge_sdk.connect(other, **options) as two:
+        for model in (one, two, one):
+            assert model.predict(pair.easy[0]).reason == "audit"
+    options["journal"].close()
+    counts = sorted(json.loads(file.read_text())["audits"] for file in (tmp_path / "journal").glob("guard-*.json"))
+    assert counts == [1, 2]
