@@ -32,20 +32,21 @@ __all__ = [
     "tune",
 ]
 
-__getattr__ = loader(
-    __name__,
-    {
-        "Certificate": "edge_sdk.cascade.policy",
-        "Decision": "edge_sdk.cascade.policy",
-        "Head": "edge_sdk.cascade.deferral",
-        "Policy": "edge_sdk.cascade.policy",
-        "Stratum": "edge_sdk.cascade.policy",
-        "Tuning": "edge_sdk.cascade.certificate",
-        "certify": "edge_sdk.cascade.certificate",
-        "certify_detector": "edge_sdk.cascade.detector",
-        "certify_loss": "edge_sdk.cascade.risk",
-        "detection_loss": "edge_sdk.cascade.detections",
-        "samples_needed": "edge_sdk.cascade.risk",
-        "tune": "edge_sdk.cascade.certificate",
-    },
-)
+if not TYPE_CHECKING:  # or any name would pass for one that is there
+    __getattr__ = loader(
+        __name__,
+        {
+            "Certificate": "edge_sdk.cascade.policy",
+            "Decision": "edge_sdk.cascade.policy",
+            "Head": "edge_sdk.cascade.deferral",
+            "Policy": "edge_sdk.cascade.policy",
+            "Stratum": "edge_sdk.cascade.policy",
+            "Tuning": "edge_sdk.cascade.certificate",
+            "certify": "edge_sdk.cascade.certificate",
+            "certify_detector": "edge_sdk.cascade.detector",
+            "certify_loss": "edge_sdk.cascade.risk",
+            "detection_loss": "edge_sdk.cascade.detections",
+            "samples_needed": "edge_sdk.cascade.risk",
+            "tune": "edge_sdk.cascade.certificate",
+        },
+    )

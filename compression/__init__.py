@@ -14,4 +14,5 @@ if TYPE_CHECKING:
 
 __all__ = ["CompressionReport", "compress", "export_teacher"]
 
-__getattr__ = loader(__name__, dict.fromkeys(__all__, "edge_sdk.compression.pipeline"))
+if not TYPE_CHECKING:  # or any name would pass for one that is there
+    __getattr__ = loader(__name__, dict.fromkeys(__all__, "edge_sdk.compression.pipeline"))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from edge_sdk.processing import ProcessingSpec
     from edge_sdk.types import Classification, Detection, Detections, Prediction, Tensors, Timing
 
+    __version__: str
+
 __all__ = [
     "Bundle",
     "Classification",
@@ -64,15 +66,15 @@ _HOMES = {
 }
 
 
-_load = loader(__name__, _HOMES)
+if not TYPE_CHECKING:  # or any name would pass for one that is there
+    _load = loader(__name__, _HOMES)
 
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib import metadata
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib import metadata
-
-        return metadata.version("edge-sdk")
-    return _load(name)
+            return metadata.version("edge-sdk")
+        return _load(name)
 
 
 def __dir__() -> list[str]:

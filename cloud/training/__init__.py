@@ -11,4 +11,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Trained", "load_trained", "train"]
 
-__getattr__ = loader(__name__, dict.fromkeys(__all__, "edge_sdk.cloud.training.loop"))
+if not TYPE_CHECKING:  # or any name would pass for one that is there
+    __getattr__ = loader(__name__, dict.fromkeys(__all__, "edge_sdk.cloud.training.loop"))

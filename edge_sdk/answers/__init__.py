@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Classes", "Located", "Reader", "Scored", "Times", "Valued", "reader_for"]
 
 _HOMES = {"Classes": "classes", "Located": "boxes", "Valued": "values"}
-__getattr__ = loader(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
+if not TYPE_CHECKING:  # or any name would pass for one that is there
+    __getattr__ = loader(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
 
 
 def reader_for(

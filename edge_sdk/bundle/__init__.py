@@ -37,4 +37,5 @@ _HOMES = {
     "detector": ("DECODERS", "Detector"),
     "golden": ("GoldenSet", "thinned"),
 }
-__getattr__ = loader(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})
+if not TYPE_CHECKING:  # or any name would pass for one that is there
+    __getattr__ = loader(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})

@@ -25,13 +25,15 @@ _HOME = {"Event": "records", "Follower": "follower", "OtaAgent": "agent", "activ
 _OF_THE_EXTRA = ("paho", "securesystemslib", "tuf")
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package not in _OF_THE_EXTRA:
-            raise
-        raise MissingExtraError(package, "ota") from error
+if not TYPE_CHECKING:  # or any name would pass for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package not in _OF_THE_EXTRA:
+                raise
+            raise MissingExtraError(package, "ota") from error

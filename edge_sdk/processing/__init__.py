@@ -61,4 +61,5 @@ _HOMES = {
     "skew": ("SkewReport", "check_skew"),
     "table_steps": ("Categories", "Clip", "Columns", "Impute", "Window"),
 }
-__getattr__ = loader(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})
+if not TYPE_CHECKING:  # or any name would pass for one that is there
+    __getattr__ = loader(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})
