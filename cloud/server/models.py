@@ -15,6 +15,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError
 from edge_sdk.frames import as_frame, decode_image
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
+from edge_sdk.processing.tables import fold_table
 from edge_sdk.protocol import datatype_of
 from edge_sdk.protocol.names import (
     DIGEST_PROPERTY,
@@ -155,7 +156,12 @@ def _fits(shape: tuple[int, ...], want: tuple[int, ...]) -> bool:
 def _captured(spec: ProcessingSpec, x: Array) -> Iterable[Array]:
     if spec.modality == "image":
         return _captured_frames(x)
-    return (x,)  # one clip, row or window: the processor looks at it
+    rank = len(fold_table(spec).shape) if spec.modality == "table" else 1  # of one clip, row or window
+    if x.ndim != rank + 1:
+        return (x,)  # the processor looks at it
+    if not 0 < len(x) <= MAX_ITEMS:
+        raise InputError(f"a captured input of shape {list(x.shape)} is empty or over {MAX_ITEMS} items")
+    return x
 
 
 def _captured_frames(x: Array) -> Iterable[Array]:
