@@ -7,46 +7,32 @@ failing cloud never raises: the edge's answer is there, and ``reason`` says why 
 from __future__ import annotations
 
 import importlib.util
-import logging
 import threading
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 from edge_sdk.cascade.control import Budget
-from edge_sdk.client.answers import answer_of_cloud
 from edge_sdk.client.cache import Cache
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.journal import Journal
-from edge_sdk.client.oversight import Made, Oversight, Watch
+from edge_sdk.client.modes import MODES, Answering, Mode
+from edge_sdk.client.oversight import Oversight
 from edge_sdk.client.privacy import PrivacyRule, check_rules
-from edge_sdk.errors import EscalationError, InputError, MissingExtraError, ModelClosedError
+from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.inputs import Input
-from edge_sdk.model import EdgeModel, load, new_decision_id
+from edge_sdk.model import EdgeModel, load
 from edge_sdk.streams import Stream
-from edge_sdk.types import Classification, Reason
+from edge_sdk.types import Classification
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from edge_sdk.client.asking import Asking
-    from edge_sdk.client.outcomes import Escalation, Outcome
-    from edge_sdk.client.payload import Capture, EncodingChoice
-    from edge_sdk.encodings import Reduction
+    from edge_sdk.client.payload import EncodingChoice
 
 __all__ = ["MODES", "HybridModel", "Mode"]
-
-_log = logging.getLogger("edge_sdk.client")
-
-Mode = Literal["edge", "hybrid", "cloud", "prefer_cloud"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-
-# kept back from a deadline to come back to the caller in time: 5 % of it, within these seconds
-_MARGIN_SHARE, _MARGIN_LEAST, _MARGIN_MOST = 0.05, 0.001, 0.010
 
 
 class HybridModel:
@@ -124,54 +110,61 @@ class HybridModel:
             raise InputError(f"mode is {mode!r}; it should be one of {', '.join(MODES)}")
         if encoding not in ("auto", "captured", "jpeg", "tensor"):
             raise InputError(f"encoding is {encoding!r}; it should be auto, captured, jpeg or tensor")
-        if deadline is not None and not deadline >= 0:
-            raise InputError(f"deadline is {deadline}; it should be seconds, 0 or more, or None")
+        _check_deadline(deadline)
         if encoding == "jpeg" and importlib.util.find_spec("PIL") is None:
             raise MissingExtraError("Pillow", "image")
         self._mode: Mode = mode
-        self._deadline = deadline
         self._check_edge(edge)
         rules = _check_rules(privacy, edge)
         self._swapping = threading.Lock()
-        self._closed = False
         self._counters = Counters()
         self._asking: Asking | None = None
-        if cache is not None and not isinstance(cache, Cache):
-            cache = Cache(cache)
-        if mode != "edge":
-            self._asking = _new_asking(
-                cloud,
-                cache=cache,
-                counters=self._counters,
-                gate=self._gate,
-                model_name=model_name,
-                encoding=encoding,
-                tls_ca=tls_ca,
-                token=token,
-            )
-        try:
+        with ExitStack() as undo:
             self._oversight = Oversight(
                 mode, audit_rate=audit_rate, audit_key=audit_key, budget=budget, journal=journal
             )
-            try:
-                self._watch = self._oversight.watch(edge, rules)
-            except BaseException:
-                self._oversight.close()
-                raise
-        except BaseException:
-            if self._asking is not None:
-                self._asking.close()
-            raise
+            undo.callback(self._oversight.close)
+            if mode != "edge":
+                self._asking = _new_asking(
+                    cloud,
+                    cache=cache if cache is None or isinstance(cache, Cache) else Cache(cache),
+                    counters=self._counters,
+                    gate=self._oversight.gate,
+                    model_name=model_name,
+                    encoding=encoding,
+                    tls_ca=tls_ca,
+                    token=token,
+                )
+                undo.callback(self._asking.close)
+            self._answering = Answering(
+                mode,
+                deadline,
+                self._oversight.watch(edge, rules),
+                oversight=self._oversight,
+                counters=self._counters,
+                asking=self._asking,
+            )
+            undo.pop_all()
 
     @property
     def edge(self) -> EdgeModel:
         """The edge model in use now."""
-        return self._watch.model
+        return self._answering.watch.model
 
     @property
     def bundle_digest(self) -> str:
         """Digest of the bundle in use now."""
-        return self._watch.model.bundle_digest
+        return self._answering.watch.model.bundle_digest
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds from the start of a call to its answer; when set, it holds for calls that begin then."""
+        return self._answering.deadline
+
+    @deadline.setter
+    def deadline(self, seconds: float | None) -> None:
+        _check_deadline(seconds)
+        self._answering.deadline = seconds
 
     @property
     def certificate_void(self) -> str | None:
@@ -180,7 +173,7 @@ class HybridModel:
         An alarm of the audits' guard is for good. That another cloud model answers, or sees another
         encoding than it was certified to, is over when the right one answers again.
         """
-        return self._watch.void
+        return self._answering.watch.void
 
     @property
     def counters(self) -> dict[str, Any]:
@@ -192,7 +185,7 @@ class HybridModel:
         ``cache``: ``hits`` and ``misses`` of inputs that were to be sent, and the ``entries`` kept now.
         """
         cache = {} if self._asking is None else {"cache": self._asking.cache_counters}
-        return {**self._counters.snapshot(), **self._oversight.snapshot(self._watch), **cache}
+        return {**self._counters.snapshot(), **self._oversight.snapshot(self._answering.watch), **cache}
 
     def predict(self, frame: Input, context: Mapping[str, Any] | None = None) -> Classification:
         """Classify one frame.
@@ -219,19 +212,9 @@ class HybridModel:
         ModelClosedError
             This has been closed.
         """
-        started = time.perf_counter()
         if context is not None and not isinstance(context, Mapping):
             raise InputError(f"the context is {type(context).__name__}; it should be a mapping of names to values")
-        if self._mode == "edge" or self._asking is None:
-            answer = self._answer(self._infer(frame), None, started)
-        elif self._mode == "hybrid":
-            answer = self._hybrid(frame, context, started, self._asking)
-        elif self._mode == "prefer_cloud":
-            answer = self._prefer_cloud(frame, context, started, self._asking)
-        else:
-            answer = self._cloud(frame, context, started, self._asking)
-        self._counters.request(answer.source, answer.reason)
-        return answer
+        return self._answering.answer(frame, context)
 
     async def apredict(self, frame: Input, context: Mapping[str, Any] | None = None) -> Classification:
         """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
@@ -265,7 +248,7 @@ class HybridModel:
         InputError
             There is no such class, or no journal.
         """
-        labels = self._watch.model.labels
+        labels = self._answering.watch.model.labels
         if isinstance(label, str):
             if label not in labels:
                 raise InputError(f"there is no class {label!r}; there are {', '.join(labels[:20])}")
@@ -295,16 +278,16 @@ class HybridModel:
             This has been closed.
         """
         with self._swapping:
-            self._check_open()
+            self._answering.check_open()
             model = load(path)
             try:
                 self._check_edge(model)
-                rules = _check_rules(self._watch.rules if privacy is None else privacy, model)
+                rules = _check_rules(self._answering.watch.rules if privacy is None else privacy, model)
                 watch = self._oversight.watch(model, rules)
             except BaseException:
                 model.close()
                 raise
-            old, self._watch = self._watch.model, watch
+            old, self._answering.watch = self._answering.watch.model, watch
             if self._asking is not None:
                 self._asking.forget()
         old.close()
@@ -312,8 +295,8 @@ class HybridModel:
     def close(self) -> None:
         """Release the edge model and the connection. Closing twice is no error."""
         with self._swapping:
-            self._closed = True
-        self._watch.model.close()
+            self._answering.closed = True
+        self._answering.watch.model.close()
         if self._asking is not None:
             self._asking.close()
         self._oversight.close()
@@ -334,130 +317,6 @@ class HybridModel:
                 "run edge-sdk certify on it, or use another mode"
             )
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ModelClosedError("this hybrid model has been closed")
-
-    def _infer(self, frame: Input) -> Made:
-        while True:
-            watch = self._watch
-            try:
-                scored = watch.model.infer(frame)
-            except ModelClosedError:
-                self._check_open()
-                if watch is self._watch:  # somebody else closed it
-                    raise
-                continue
-            return self._oversight.decide(watch, scored, new_decision_id())
-
-    def _ends_at(self, started: float) -> float | None:
-        if self._deadline is None:
-            return None
-        margin = min(max(self._deadline * _MARGIN_SHARE, _MARGIN_LEAST), _MARGIN_MOST)
-        return started + self._deadline - margin
-
-    def _gate(self, size: int, remaining: float | None) -> Reason | None:
-        return self._oversight.gate(size, remaining)
-
-    def _hybrid(
-        self, frame: Input, context: Mapping[str, Any] | None, started: float, asking: Asking
-    ) -> Classification:
-        capture = _capture(frame, self._watch.model)
-        made = self._infer(capture.pixels)
-        asks = made.decision is None or made.decision.escalate
-        pixels: NDArray[Any] | None = capture.pixels
-        reduction: Reduction | None = None
-        if made.watch.rules and (asks or self._oversight.hashes):
-            reduction = asking.may_leave(capture, made.watch, made, context)
-            if reduction is None or reduction.takes:
-                pixels = None  # no hash either, for who knows where journals go
-        elif asks:
-            reduction = asking.whole
-        outcome = None
-        if asks:
-            outcome = asking.ask(capture, reduction, made.watch, self._ends_at(started), audit=made.is_audit).wait()
-        answer = self._answer(made, outcome, started)
-        self._oversight.record(made, outcome, answer, pixels)
-        return answer
-
-    def _prefer_cloud(
-        self, frame: Input, context: Mapping[str, Any] | None, started: float, asking: Asking
-    ) -> Classification:
-        watch = self._watch
-        capture = _capture(frame, watch.model)
-        # the edge works while the cloud does; where the cloud's model is not known yet, asking
-        # would wait, and the edge's answer could come too late; rules may have to see that first
-        call = None
-        if asking.described and not watch.needs_answer:
-            call = self._ask(asking, capture, watch, None, context, started)
-        made = self._infer(capture.pixels)
-        if call is None:
-            call = self._ask(asking, capture, made.watch, made, context, started)
-        outcome = call.wait()
-        if outcome.probabilities is not None and watch.model.labels != made.model.labels:  # swapped meanwhile
-            outcome = replace(outcome, probabilities=None, reason="rejected")
-        return self._answer(made, outcome, started)
-
-    def _cloud(self, frame: Input, context: Mapping[str, Any] | None, started: float, asking: Asking) -> Classification:
-        self._check_open()
-        watch, made = self._watch, None
-        capture = _capture(frame, watch.model)
-        if watch.needs_answer:
-            made = self._infer(capture.pixels)
-            watch = made.watch
-        outcome = self._ask(asking, capture, watch, made, context, started).wait()
-        self._count_upload(outcome, watch)
-        if outcome.probabilities is None:
-            self._counters.request(None, outcome.reason)
-            raise EscalationError(f"the cloud gave no usable answer ({outcome.reason}): {outcome.detail}")
-        if not outcome.cached:
-            self._oversight.judge(watch, outcome)
-        return answer_of_cloud(outcome, watch, made, "forced", started)
-
-    def _ask(
-        self,
-        asking: Asking,
-        capture: Capture,
-        watch: Watch,
-        made: Made | None,
-        context: Mapping[str, Any] | None,
-        started: float,
-    ) -> Escalation:
-        reduction = asking.may_leave(capture, watch, made, context)
-        return asking.ask(capture, reduction, watch, self._ends_at(started))
-
-    def _answer(self, made: Made, outcome: Outcome | None, started: float) -> Classification:
-        """Put the better answer there is into the record."""
-        reason: Reason = "confident" if made.kept and self._mode in ("hybrid", "edge") else "forced"
-        if outcome is not None:
-            self._count_upload(outcome, made.watch)
-            if not outcome.cached:
-                self._oversight.observe(made, outcome)
-            if outcome.probabilities is not None:
-                if self._mode == "hybrid":
-                    reason = "audit" if made.is_audit else "escalated"
-                return answer_of_cloud(outcome, made.watch, made, reason, started)
-            _log.debug("answered by the edge (%s): %s", outcome.reason, outcome.detail)
-            if reason == "forced" or not made.kept:
-                reason = outcome.reason
-        answer: Classification = made.model.answer(
-            made.scored,
-            made.decision,
-            reason=reason,
-            certified=made.certified,
-            started=started,
-            cloud_ms=0.0 if outcome is None else outcome.elapsed_ms,
-            decision_id=made.decision_id,
-        )
-        return answer
-
-    def _count_upload(self, outcome: Outcome, watch: Watch) -> None:
-        if outcome.bytes_sent:
-            usable = outcome.probabilities is not None
-            self._counters.upload(
-                outcome.bytes_sent, usable=usable, foreign=usable and watch.is_foreign(outcome.digest)
-            )
-
 
 def _new_asking(cloud: str, **options: Any) -> Asking:
     try:
@@ -467,11 +326,10 @@ def _new_asking(cloud: str, **options: Any) -> Asking:
     return Asking(cloud, **options)
 
 
+def _check_deadline(deadline: float | None) -> None:
+    if deadline is not None and not deadline >= 0:
+        raise InputError(f"deadline is {deadline}; it should be seconds, 0 or more, or None")
+
+
 def _check_rules(rules: Iterable[PrivacyRule], edge: EdgeModel) -> tuple[PrivacyRule, ...]:
     return check_rules(rules, edge.labels, edge.processor.spec.modality)
-
-
-def _capture(frame: Input, model: EdgeModel) -> Capture:
-    from edge_sdk.client.payload import Capture  # needs protobuf, which the mode edge does without
-
-    return Capture.of(frame, model.processor.spec)

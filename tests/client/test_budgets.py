@@ -111,12 +111,12 @@ def test_what_cannot_be_back_in_time_is_not_sent(pair, cloud) -> None:
         while model.counters["escalated"] < 5:
             model.predict(pair.hard[0])
             assert time.monotonic() < end
-        model._deadline = 0.08
+        model.deadline = 0.08
         before = model.counters
         assert reasons(model, pair.hard[:20]) == {"deadline": 20}
         after = model.counters
         assert after["failed_uploads"] == before["failed_uploads"], "not a byte"
-        model._deadline = 1.5
+        model.deadline = 1.5
         assert model.predict(pair.hard[0]).source == "cloud"
 
 

@@ -1,0 +1,231 @@
+"""From an input to an answer, in each mode: by the edge alone, by its rule, or by asking the cloud always."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from edge_sdk.client.answers import answer_of_cloud
+from edge_sdk.client.counters import Counters
+from edge_sdk.client.oversight import Made, Oversight, Watch
+from edge_sdk.errors import EscalationError, ModelClosedError
+from edge_sdk.inputs import Input
+from edge_sdk.model import EdgeModel, new_decision_id
+from edge_sdk.types import Classification, Reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_sdk.client.asking import Asking
+    from edge_sdk.client.outcomes import Outcome
+    from edge_sdk.client.payload import Capture
+    from edge_sdk.encodings import Reduction
+
+__all__ = ["MODES", "Answering", "Mode"]
+
+_log = logging.getLogger("edge_sdk.client")
+
+Mode = Literal["edge", "hybrid", "cloud", "prefer_cloud"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+# kept back from a deadline to come back to the caller in time: 5 % of it, within these seconds
+_MARGIN_SHARE, _MARGIN_LEAST, _MARGIN_MOST = 0.05, 0.001, 0.010
+
+
+class Answering:
+    """The way of one mode; thread-safe.
+
+    Parameters
+    ----------
+    mode, deadline
+        As of `edge_sdk.client.HybridModel`.
+    watch
+        Of the edge model to begin with.
+    oversight
+        Decides, and learns what came of it.
+    counters
+        Where every request is counted.
+    asking
+        The cloud; None in the mode ``edge``.
+
+    Attributes
+    ----------
+    watch
+        Of the edge model in use now; replaced when models are swapped.
+    deadline
+        As given; whoever changes it changes the calls that begin then.
+    closed
+        Whether a closed edge model is no reason to look for a newer one.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        deadline: float | None,
+        watch: Watch,
+        *,
+        oversight: Oversight,
+        counters: Counters,
+        asking: Asking | None,
+    ) -> None:
+        self.watch = watch
+        self.closed = False
+        self._mode: Mode = mode
+        self._oversight, self._counters, self._asking = oversight, counters, asking
+        self.deadline = deadline
+
+    def answer(self, value: Input, context: Mapping[str, Any] | None) -> Classification:
+        """Answer one input; see `edge_sdk.client.HybridModel.predict`."""
+        started = time.perf_counter()
+        if self._asking is None:
+            answer = self._conclude(self._infer(value), None, started)
+        elif self._mode == "hybrid":
+            answer = self._hybrid(value, context, started, self._asking)
+        elif self._mode == "prefer_cloud":
+            answer = self._prefer_cloud(value, context, started, self._asking)
+        else:
+            answer = self._cloud(value, context, started, self._asking)
+        self._counters.request(answer.source, answer.reason)
+        return answer
+
+    def check_open(self) -> None:
+        """Raise `ModelClosedError` after the end."""
+        if self.closed:
+            raise ModelClosedError("this hybrid model has been closed")
+
+    def _hybrid(
+        self, value: Input, context: Mapping[str, Any] | None, started: float, asking: Asking
+    ) -> Classification:
+        capture = _capture(value, self.watch.model)
+        made = self._infer(capture.pixels)
+        asks = made.decision is None or made.decision.escalate
+        pixels: NDArray[Any] | None = capture.pixels
+        reduction: Reduction | None = None
+        if made.watch.rules and (asks or self._oversight.hashes):
+            reduction = asking.may_leave(capture, made.watch, made, context)
+            if reduction is None or reduction.takes:
+                pixels = None  # no hash either, for who knows where journals go
+        elif asks:
+            reduction = asking.whole
+        outcome = None
+        if asks:
+            ends_at = self._ends_at(started)
+            outcome = asking.ask(capture, reduction, made.watch, ends_at, audit=made.is_audit).wait()
+            if outcome.probabilities is None:
+                self._unanswered(capture, reduction, made, outcome)
+        answer = self._conclude(made, outcome, started)
+        self._oversight.record(made, outcome, answer, pixels)
+        return answer
+
+    def _prefer_cloud(
+        self, value: Input, context: Mapping[str, Any] | None, started: float, asking: Asking
+    ) -> Classification:
+        watch = self.watch
+        capture = _capture(value, watch.model)
+        ends_at = self._ends_at(started)
+        # the edge works while the cloud does; where the cloud's model is not known yet, asking
+        # would wait, and the edge's answer could come too late; rules may have to see that first
+        call = None
+        if asking.described and not watch.needs_answer:
+            reduction = asking.may_leave(capture, watch, None, context)
+            call = asking.ask(capture, reduction, watch, ends_at)
+        made = self._infer(capture.pixels)
+        if call is None:
+            reduction = asking.may_leave(capture, made.watch, made, context)
+            call = asking.ask(capture, reduction, made.watch, ends_at)
+        outcome = call.wait()
+        if outcome.probabilities is not None and watch.model.labels != made.model.labels:  # swapped meanwhile
+            outcome = replace(outcome, probabilities=None, reason="rejected")
+        if outcome.probabilities is None:
+            self._unanswered(capture, reduction, made, outcome)
+        return self._conclude(made, outcome, started)
+
+    def _cloud(self, value: Input, context: Mapping[str, Any] | None, started: float, asking: Asking) -> Classification:
+        self.check_open()
+        watch, made = self.watch, None
+        capture = _capture(value, watch.model)
+        if watch.needs_answer:
+            made = self._infer(capture.pixels)
+            watch = made.watch
+        reduction = asking.may_leave(capture, watch, made, context)
+        outcome = asking.ask(capture, reduction, watch, self._ends_at(started)).wait()
+        self._count_upload(outcome, watch)
+        if outcome.probabilities is None:
+            self._unanswered(capture, reduction, made, outcome)
+            self._counters.request(None, outcome.reason)
+            raise EscalationError(f"the cloud gave no usable answer ({outcome.reason}): {outcome.detail}")
+        if not outcome.cached:
+            self._oversight.judge(watch, outcome)
+        return answer_of_cloud(outcome, watch, made, "forced", started)
+
+    def _infer(self, value: Input) -> Made:
+        while True:
+            watch = self.watch
+            try:
+                scored = watch.model.infer(value)
+            except ModelClosedError:
+                self.check_open()
+                if watch is self.watch:  # somebody else closed it
+                    raise
+                continue
+            return self._oversight.decide(watch, scored, new_decision_id())
+
+    def _ends_at(self, started: float) -> float | None:
+        deadline = self.deadline
+        if deadline is None:
+            return None
+        return started + deadline - min(max(deadline * _MARGIN_SHARE, _MARGIN_LEAST), _MARGIN_MOST)
+
+    def _unanswered(self, capture: Capture, reduction: Reduction | None, made: Made | None, outcome: Outcome) -> None:
+        """Take note of an input that the cloud was to see, and that has no answer of it.
+
+        Parameters
+        ----------
+        capture, reduction
+            The input, and what must be taken off before it leaves; None where it never may.
+        made
+            The edge's answer; None where it was not asked.
+        outcome
+            Why there is none of the cloud.
+        """
+        _log.debug("the cloud gave no answer (%s): %s", outcome.reason, outcome.detail)
+
+    def _conclude(self, made: Made, outcome: Outcome | None, started: float) -> Classification:
+        """Put the better answer there is into the record."""
+        reason: Reason = "confident" if made.kept and self._mode in ("hybrid", "edge") else "forced"
+        if outcome is not None:
+            self._count_upload(outcome, made.watch)
+            if not outcome.cached:
+                self._oversight.observe(made, outcome)
+            if outcome.probabilities is not None:
+                if self._mode == "hybrid":
+                    reason = "audit" if made.is_audit else "escalated"
+                return answer_of_cloud(outcome, made.watch, made, reason, started)
+            if reason == "forced" or not made.kept:
+                reason = outcome.reason
+        answer: Classification = made.model.answer(
+            made.scored,
+            made.decision,
+            reason=reason,
+            certified=made.certified,
+            started=started,
+            cloud_ms=0.0 if outcome is None else outcome.elapsed_ms,
+            decision_id=made.decision_id,
+        )
+        return answer
+
+    def _count_upload(self, outcome: Outcome, watch: Watch) -> None:
+        if outcome.bytes_sent:
+            usable = outcome.probabilities is not None
+            self._counters.upload(
+                outcome.bytes_sent, usable=usable, foreign=usable and watch.is_foreign(outcome.digest)
+            )
+
+
+def _capture(value: Input, model: EdgeModel) -> Capture:
+    from edge_sdk.client.payload import Capture  # needs protobuf, which the mode edge does without
+
+    return Capture.of(value, model.processor.spec)
