@@ -152,6 +152,68 @@ def test_a_server_that_is_gone_shows_as_a_reset(network, echo):
             client.recv(1)
 
 
+@pytest.mark.parametrize("mode", ["halfopen", "ignore"])
+def test_a_connection_whose_peer_has_vanished_stays_dead_when_the_network_is_back(network, echo, mode):
+    proxy = network(echo)
+    with connect(proxy) as client:
+        client.sendall(b"a")
+        assert receive(client, 1) == b"a"
+        proxy.set(mode)
+        proxy.set("pass")
+        client.sendall(b"b")
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+    with connect(proxy) as client:
+        client.sendall(b"c")
+        assert receive(client, 1) == b"c"
+
+
+def test_nobody_answers_who_connects_to_a_network_that_ignores(network, echo):
+    proxy = network(echo)
+    proxy.set("ignore")
+    with pytest.raises(TimeoutError):
+        connect(proxy, 0.3)
+    proxy.set("pass")
+    with connect(proxy) as client:
+        client.sendall(b"back")
+        assert receive(client, 4) == b"back"
+
+
+def test_lost_bytes_come_late_and_in_order(network, echo):
+    proxy = network(echo)
+    proxy.set("loss", share=0.9)
+    with connect(proxy) as client:
+        client.sendall(b"first")
+        client.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        proxy.set("pass")
+        client.sendall(b"second")
+        client.settimeout(20)
+        assert receive(client, 11) == b"firstsecond"
+
+
+def test_what_the_server_says_is_garbled(network, echo):
+    proxy = network(echo)
+    proxy.set("garbage")
+    with connect(proxy) as client:
+        client.sendall(b"a sentence that means something")
+        assert receive(client, 31) != b"a sentence that means something"
+
+
+def test_connections_go_to_another_server_once_redirected(network, echo):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        proxy = network(unused.getsockname()[1])
+    with pytest.raises(ConnectionResetError), connect(proxy) as client:
+        client.recv(1)
+    proxy.redirect(echo)
+    with connect(proxy) as client:
+        client.sendall(b"hello")
+        assert receive(client, 5) == b"hello"
+
+
 def test_an_unknown_mode_is_refused(network, echo):
     with pytest.raises(ValueError, match="no mode 'slow'"):
         network(echo).set("slow")
