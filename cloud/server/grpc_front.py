@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import math
@@ -11,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from edge_sdk.cloud.server.core import Core, Request
 from edge_sdk.cloud.server.models import ServedModel
@@ -20,10 +22,14 @@ from edge_sdk.protocol.names import (
     DIGEST_PARAMETER,
     ENCODING_PARAMETER,
     SERVICE,
+    STATUS_PARAMETER,
     TIMEOUT_PARAMETER,
 )
 
-__all__ = ["GrpcFront", "TokenInterceptor"]
+__all__ = ["MAX_STREAM_REQUESTS", "GrpcFront", "TokenInterceptor"]
+
+MAX_STREAM_REQUESTS = 64
+"""Requests of one stream at work or queued at a time; further ones are not read."""
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
@@ -46,17 +52,19 @@ class GrpcFront:
             "ModelInfer": self._model_infer,
             "RepositoryIndex": self._repository_index,
         }
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                name: grpc.unary_unary_rpc_method_handler(
-                    methods[name],
-                    request_deserializer=request.FromString,
-                    response_serializer=response.SerializeToString,
-                )
-                for name, (request, response) in messages.METHODS.items()
-            },
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                methods[name],
+                request_deserializer=request.FromString,
+                response_serializer=response.SerializeToString,
+            )
+            for name, (request, response) in messages.METHODS.items()
+        }
+        # the stream parses what comes by itself: a message that is none must not end it
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._model_stream_infer, response_serializer=messages.ModelStreamInferResponse.SerializeToString
         )
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     async def _server_live(self, request: Any, context: Any) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -102,20 +110,50 @@ class GrpcFront:
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
         try:
-            return await self._infer(request, context.time_remaining())
-        except LookupError as error:
-            await context.abort(grpc.StatusCode.NOT_FOUND, _line(error))
-        except (InputError, ProcessingError) as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _line(error))
-        except TimeoutError as error:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, _line(error))
-        except ModelError as error:
-            _log.warning("model %s failed: %s", request.model_name, _line(error))
-            await context.abort(grpc.StatusCode.INTERNAL, _line(error))
-        except MemoryError:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server is out of memory for this request")
+            response = messages.ModelInferResponse()
+            await self._infer(request, context.time_remaining(), response)
+            return response
+        except _FAILURES as error:
+            await context.abort(*_status(error, request.model_name))
 
-    async def _infer(self, request: Any, time_remaining: float | None) -> Any:
+    async def _model_stream_infer(self, requests: Any, context: Any) -> None:
+        """Work on up to `MAX_STREAM_REQUESTS` of a stream at a time; answer each as soon as it is ready."""
+        slots, writing = asyncio.Semaphore(MAX_STREAM_REQUESTS), asyncio.Lock()
+
+        async def answer(data: bytes) -> None:
+            try:
+                response = await self._stream_response(data, context)
+                async with writing:  # gRPC takes one message of a call at a time
+                    await context.write(response)
+            except grpc.aio.BaseError:
+                _log.debug("a stream ended before its answer could be written")
+            finally:
+                slots.release()
+
+        async with asyncio.TaskGroup() as tasks:  # a client that goes takes its requests with it
+            async for data in requests:
+                # an unread request is held back by flow control, at the sender's end
+                await slots.acquire()
+                tasks.create_task(answer(data))
+
+    async def _stream_response(self, data: bytes, context: Any) -> Any:
+        response = messages.ModelStreamInferResponse()
+        try:
+            request = messages.ModelInferRequest.FromString(data)
+        except DecodeError:
+            status, response.error_message = grpc.StatusCode.INVALID_ARGUMENT, "that is no ModelInferRequest"
+        else:
+            try:
+                await self._infer(request, context.time_remaining(), response.infer_response)
+                return response
+            except _FAILURES as error:
+                response.infer_response.Clear()
+                status, response.error_message = _status(error, request.model_name)
+                response.infer_response.id = request.id  # as in Triton, so that it is known which failed
+        set_parameter(response.infer_response.parameters, STATUS_PARAMETER, status.name)
+        return response
+
+    async def _infer(self, request: Any, time_remaining: float | None, response: Any) -> None:
         arrived = time.monotonic()
         parameters = read_parameters(request.parameters)
         encoding = parameters.get(ENCODING_PARAMETER, "tensor")
@@ -132,11 +170,29 @@ class GrpcFront:
                 deadline=_deadline(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
             )
         )
-        response = messages.ModelInferResponse(model_name=model.name, model_version=model.version, id=request.id)
+        response.model_name, response.model_version, response.id = model.name, model.version, request.id
         set_parameter(response.parameters, DIGEST_PARAMETER, model.digest)
         for name in wanted:
             add_output(response, name, outputs[name])
-        return response
+
+
+_FAILURES = (LookupError, InputError, ProcessingError, TimeoutError, ModelError, MemoryError)
+
+
+def _status(error: Exception, model_name: str) -> tuple[grpc.StatusCode, str]:
+    """Return the status and the line that one of `_FAILURES` is answered with."""
+    match error:
+        case LookupError():
+            return grpc.StatusCode.NOT_FOUND, _line(error)
+        case InputError() | ProcessingError():
+            return grpc.StatusCode.INVALID_ARGUMENT, _line(error)
+        case TimeoutError():
+            return grpc.StatusCode.DEADLINE_EXCEEDED, _line(error)
+        case MemoryError():
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, "the server is out of memory for this request"
+        case _:
+            _log.warning("model %s failed: %s", model_name[:80], _line(error))
+            return grpc.StatusCode.INTERNAL, _line(error)
 
 
 def _requested_outputs(request: Any, model: ServedModel) -> list[str]:

@@ -18,6 +18,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 __all__ = [
     "METHODS",
+    "STREAMS",
     "InferParameter",
     "InferTensorContents",
     "ModelInferRequest",
@@ -26,6 +27,7 @@ __all__ = [
     "ModelMetadataResponse",
     "ModelReadyRequest",
     "ModelReadyResponse",
+    "ModelStreamInferResponse",
     "RepositoryIndexRequest",
     "RepositoryIndexResponse",
     "ServerLiveRequest",
@@ -60,6 +62,7 @@ ModelMetadataRequest = _message("ModelMetadataRequest")
 ModelMetadataResponse = _message("ModelMetadataResponse")
 ModelReadyRequest = _message("ModelReadyRequest")
 ModelReadyResponse = _message("ModelReadyResponse")
+ModelStreamInferResponse = _message("ModelStreamInferResponse")
 RepositoryIndexRequest = _message("RepositoryIndexRequest")
 RepositoryIndexResponse = _message("RepositoryIndexResponse")
 ServerLiveRequest = _message("ServerLiveRequest")
@@ -69,11 +72,20 @@ ServerMetadataResponse = _message("ServerMetadataResponse")
 ServerReadyRequest = _message("ServerReadyRequest")
 ServerReadyResponse = _message("ServerReadyResponse")
 
-METHODS: dict[str, tuple[Any, Any]] = {
-    method.name: (
-        message_factory.GetMessageClass(method.input_type),
-        message_factory.GetMessageClass(method.output_type),
-    )
-    for method in _POOL.FindServiceByName("inference.GRPCInferenceService").methods
-}
-"""Request and response class of every method of the service, by its name."""
+
+def _methods(*, streaming: bool) -> dict[str, tuple[Any, Any]]:
+    return {
+        method.name: (
+            message_factory.GetMessageClass(method.input_type),
+            message_factory.GetMessageClass(method.output_type),
+        )
+        for method in _POOL.FindServiceByName("inference.GRPCInferenceService").methods
+        if method.client_streaming is streaming
+    }
+
+
+METHODS: dict[str, tuple[Any, Any]] = _methods(streaming=False)
+"""Request and response class of every method of one request and one response, by its name."""
+
+STREAMS: dict[str, tuple[Any, Any]] = _methods(streaming=True)
+"""The same of methods with a stream of each."""

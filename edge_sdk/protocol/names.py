@@ -22,6 +22,7 @@ __all__ = [
     "PROCESSING_PROPERTY",
     "QUANTIZATION_PROPERTY",
     "SERVICE",
+    "STATUS_PARAMETER",
     "TIMEOUT_PARAMETER",
     "Encoding",
 ]
@@ -39,6 +40,9 @@ TIMEOUT_PARAMETER = "timeout"  # int64, microseconds; the protocol's own name
 
 # response parameters
 DIGEST_PARAMETER = "edge_model_digest"  # string: "sha256:…" of the model that answered
+
+# parameter of a response within a stream that tells of an error
+STATUS_PARAMETER = "edge_status"  # string: the gRPC status that ModelInfer would have ended with
 
 # properties of ModelMetadataResponse
 DIGEST_PROPERTY = "edge_model_digest"
