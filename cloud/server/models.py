@@ -15,6 +15,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError
 from edge_sdk.frames import as_frame, decode_image
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
+from edge_sdk.processing.resizing import second_half
 from edge_sdk.processing.tables import fold_table
 from edge_sdk.protocol import datatype_of
 from edge_sdk.protocol.names import (
@@ -76,6 +77,7 @@ class ServedModel:
     properties: dict[str, str]
     _session: Session = field(repr=False)
     _processor: DeviceProcessor | None = field(repr=False, default=None)
+    _finisher: DeviceProcessor | None = field(repr=False, default=None)  # of pictures that come resized
 
     def run(self, inputs: dict[str, Array], encoding: str, check_deadline: Callable[[], None]) -> dict[str, Array]:
         """Run what is left of the processing and the model on one request.
@@ -114,12 +116,15 @@ class ServedModel:
             frames: Iterable[Array] = _captured(self._processor.spec, inputs[expected])
         elif encoding == "jpeg" and self._processor.spec.modality == "image":
             frames = _jpeg_frames(inputs[expected])
+        elif encoding == "resized" and self._finisher is not None:
+            frames = _resized_frames(inputs[expected], self._finisher.spec)
         else:
             raise InputError(f"encoding {encoding[:40]!r} is not offered; see {ENCODINGS_PROPERTY} in the metadata")
+        process = self._finisher if encoding == "resized" and self._finisher is not None else self._processor
         tensors = []
         for frame in frames:  # decoded one by one
             check_deadline()
-            tensors.append(self._processor(frame))
+            tensors.append(process(frame))
         return self._run_tensor(np.concatenate(tensors), check_deadline)
 
     def close(self) -> None:
@@ -171,6 +176,13 @@ def _captured_frames(x: Array) -> Iterable[Array]:
     if not 0 < len(frames) <= MAX_ITEMS or frames.shape[1] * frames.shape[2] > MAX_IMAGE_PIXELS:
         raise InputError(f"a captured input of shape {list(x.shape)} is empty or over the limits")
     return (as_frame(frame) for frame in frames)
+
+
+def _resized_frames(x: Array, spec: ProcessingSpec) -> Iterable[Array]:
+    shape = (spec.target.height, spec.target.width, spec.channels)
+    if x.shape[-3:] != shape:
+        raise InputError(f"a resized input is UINT8 {list(shape)} or {['N', *shape]}, not {list(x.shape)}")
+    return _captured_frames(x)
 
 
 def _jpeg_frames(x: Array) -> Iterable[Array]:
@@ -229,6 +241,7 @@ def _load_bundle(path: Path, threads: int) -> ServedModel:
     artifact = manifest.artifacts[0]
     session = open_session(bundle.file(artifact.file) or bundle.read(artifact.file), artifact.runtime, threads=threads)
     output, processing = session.outputs[0], ProcessingSpec.from_json(manifest.processing)
+    is_image = processing.modality == "image"
     quantization = {"scale": output.scale, "zero_point": output.zero_point}
     return ServedModel(
         name=manifest.name,
@@ -239,7 +252,7 @@ def _load_bundle(path: Path, threads: int) -> ServedModel:
         outputs=_metadata(session.outputs),
         properties={
             DIGEST_PROPERTY: manifest.model_digest,
-            ENCODINGS_PROPERTY: "captured,jpeg,tensor" if processing.modality == "image" else "captured,tensor",
+            ENCODINGS_PROPERTY: "captured,jpeg,resized,tensor" if is_image else "captured,tensor",
             LABELS_PROPERTY: json.dumps(list(manifest.labels), ensure_ascii=False),
             OUTPUTS_PROPERTY: manifest.outputs,
             PROCESSING_PROPERTY: json.dumps(manifest.processing),
@@ -247,6 +260,7 @@ def _load_bundle(path: Path, threads: int) -> ServedModel:
         },
         _session=session,
         _processor=DeviceProcessor(processing),
+        _finisher=DeviceProcessor(second_half(processing)) if is_image else None,
     )
 
 

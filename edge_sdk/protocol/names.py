@@ -29,7 +29,7 @@ __all__ = [
 
 SERVICE = "inference.GRPCInferenceService"
 
-Encoding = Literal["captured", "jpeg", "tensor"]
+Encoding = Literal["captured", "jpeg", "resized", "tensor"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 
 PARAMETERS_PREFIX = "edge_"

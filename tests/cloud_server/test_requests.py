@@ -18,6 +18,8 @@ import pytest
 import edge_sdk
 from edge_sdk.cloud.server.core import Core, Request
 from edge_sdk.errors import InputError
+from edge_sdk.processing import DeviceProcessor
+from edge_sdk.processing.resizing import first_half
 from edge_sdk.protocol import add_input, messages, read_outputs, read_parameters, set_parameter
 from outside.bundles import SIDE, TinyBundle, tiny_onnx
 
@@ -105,6 +107,24 @@ def test_captured_and_jpeg_inputs_are_processed_on_the_server(call: Call, tiny_e
         assert softmax(read_outputs(response)["logits"]) == pytest.approx(want, abs=1e-6)
 
 
+def test_pictures_that_were_made_small_on_the_device_are_processed_from_there(
+    call: Call, tiny_edge_bundle: TinyBundle
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+    with edge_sdk.load(tiny_edge_bundle.path) as model:
+        half = DeviceProcessor(first_half(model.processor.spec))
+        small = half.batch(list(frames))
+        expected = np.stack([model.infer(frame).probabilities for frame in small])
+    assert small.shape == (3, SIDE, SIDE, 3)
+    for array, want in ((small, expected), (small[0], expected[:1])):
+        response = call("ModelInfer", request(array, edge_encoding="resized"))
+        assert softmax(read_outputs(response)["logits"]) == pytest.approx(want, abs=1e-6)
+    for wrong, why in ((frames, "is UINT8"), (small.astype(np.int8), "is UINT8"), (small[:, :4], "is UINT8")):
+        with pytest.raises(grpc.RpcError, match=why) as refused:
+            call("ModelInfer", request(wrong, edge_encoding="resized"))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_an_answer_names_the_model_that_gave_it(call: Call, tiny_edge_bundle: TinyBundle) -> None:
     response = call("ModelInfer", request(tiny_edge_bundle.images[0], edge_encoding="captured"))
     with edge_sdk.load(tiny_edge_bundle.path) as model:
@@ -114,7 +134,7 @@ def test_an_answer_names_the_model_that_gave_it(call: Call, tiny_edge_bundle: Ti
 
 def test_metadata_say_what_a_client_must_know(call: Call, tiny_edge_bundle: TinyBundle) -> None:
     properties = call("ModelMetadata", messages.ModelMetadataRequest(name="tiny")).properties
-    assert properties["edge_encodings"] == "captured,jpeg,tensor"
+    assert properties["edge_encodings"] == "captured,jpeg,resized,tensor"
     assert json.loads(properties["edge_labels"]) == list(tiny_edge_bundle.classes)
     assert properties["edge_outputs"] == "logits"
     assert properties["edge_model_digest"].startswith("sha256:")
