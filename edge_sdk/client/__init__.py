@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from edge_sdk.cascade.control import Budget
 from edge_sdk.client.cache import Cache
+from edge_sdk.client.cloud import Cloud, Hedging
 from edge_sdk.client.connecting import connect
 from edge_sdk.client.hybrid import MODES, HybridModel, Mode
 from edge_sdk.client.journal import Journal
 from edge_sdk.client.privacy import PrivacyRule, Question
 
-__all__ = ["MODES", "Budget", "Cache", "HybridModel", "Journal", "Mode", "PrivacyRule", "Question", "connect"]
+__all__ = [
+    "MODES",
+    "Budget",
+    "Cache",
+    "Cloud",
+    "Hedging",
+    "HybridModel",
+    "Journal",
+    "Mode",
+    "PrivacyRule",
+    "Question",
+    "connect",
+]

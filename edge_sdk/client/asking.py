@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from edge_sdk.client.cache import Cache, digest_of_input
+from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.escalation import CloudLink
 from edge_sdk.client.outcomes import Escalation, Gate, Outcome
 from edge_sdk.client.oversight import Made, Watch
-from edge_sdk.client.payload import Capture, EncodingChoice
+from edge_sdk.client.payload import Capture
 from edge_sdk.client.privacy import Question, judge
 from edge_sdk.encodings import WHOLE, Reduction
-from edge_sdk.errors import InputError
 
 __all__ = ["Asking"]
 
@@ -31,9 +30,7 @@ class Asking:
     Parameters
     ----------
     cloud
-        ``host:port``, or ``host:port/model``.
-    model_name, encoding, tls_ca, token
-        As of `edge_sdk.client.escalation.CloudLink`.
+        Where it is, and how it is asked.
     cache
         Where answers are kept, or None.
     counters
@@ -44,7 +41,7 @@ class Asking:
     Raises
     ------
     InputError
-        ``cloud`` is no address, or as of `CloudLink`.
+        As `CloudLink` does.
 
     Attributes
     ----------
@@ -56,21 +53,14 @@ class Asking:
 
     def __init__(
         self,
-        cloud: str,
+        cloud: Cloud,
         *,
         cache: Cache | None,
         counters: Counters,
         gate: Gate,
-        model_name: str | None,
-        encoding: EncodingChoice,
-        tls_ca: str | Path | None,
-        token: str | None,
     ) -> None:
-        self._cache, self._counters, self._gate, self._encoding = cache, counters, gate, encoding
-        target, in_target = _parse_target(cloud)
-        self._link = CloudLink(
-            target, model_name=model_name or in_target, encoding=encoding, tls_ca=tls_ca, token=token
-        )
+        self._cache, self._counters, self._gate, self._encoding = cache, counters, gate, cloud.encoding
+        self._link = CloudLink(cloud)
 
     @property
     def described(self) -> bool:
@@ -174,11 +164,3 @@ class Asking:
     def close(self) -> None:
         """Close the link."""
         self._link.close()
-
-
-def _parse_target(cloud: str) -> tuple[str, str | None]:
-    target, _, model = cloud.partition("/")
-    host, _, port = target.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InputError(f"cloud is {cloud!r}; it should be host:port or host:port/model")
-    return target, model or None

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge_sdk.cascade.control import Budget
 from edge_sdk.client.cache import Cache
+from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.hybrid import HybridModel, Mode
 from edge_sdk.client.journal import Journal
 from edge_sdk.client.privacy import PrivacyRule
 from edge_sdk.model import load
-
-if TYPE_CHECKING:
-    from edge_sdk.client.payload import EncodingChoice
 
 __all__ = ["connect"]
 
@@ -22,14 +19,10 @@ __all__ = ["connect"]
 def connect(
     path: str | Path,
     *,
-    cloud: str,
+    cloud: str | Sequence[str] | Cloud,
     mode: Mode = "hybrid",
     deadline: float | None = 0.150,
-    model_name: str | None = None,
-    encoding: EncodingChoice = "auto",
     threads: int = 1,
-    tls_ca: str | Path | None = None,
-    token: str | None = None,
     audit_rate: float | None = None,
     audit_key: bytes | None = None,
     budget: Budget | None = None,
@@ -53,10 +46,6 @@ def connect(
             cloud,
             mode=mode,
             deadline=deadline,
-            model_name=model_name,
-            encoding=encoding,
-            tls_ca=tls_ca,
-            token=token,
             audit_rate=audit_rate,
             audit_key=audit_key,
             budget=budget,

@@ -19,8 +19,9 @@ import grpc
 
 from edge_sdk.client.answers import read_probabilities
 from edge_sdk.client.breaker import Breaker
+from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.outcomes import Escalation, Gate, Outcome
-from edge_sdk.client.payload import Capture, Contract, EncodingChoice, prepare
+from edge_sdk.client.payload import Capture, Contract, prepare
 from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
@@ -51,7 +52,6 @@ _REFUSALS: dict[Reason, str] = {
     "budget": "the budget for escalations is used up, or too little time has passed since the last",
     "deadline": "no answer is to be expected in the time that is left",
 }
-_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 
 
 class _Failed(Exception):  # noqa: N818 - never leaves this module
@@ -69,35 +69,25 @@ class CloudLink:
 
     Parameters
     ----------
-    target
-        ``host:port``.
-    model_name
-        The model to ask; None asks for the only one the server has.
-    encoding
-        What to send; see ``docs/protocol.md``.
-    tls_ca
-        PEM file of the authority that signed the server's certificate; None is no TLS.
-    token
-        Bearer token, or None.
+    cloud
+        Where it is, and how it is asked.
 
     Raises
     ------
     InputError
-        The CA file cannot be read, or a token would travel unencrypted to another machine.
+        A file of the CA or the token cannot be read.
     """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        model_name: str | None = None,
-        encoding: EncodingChoice = "auto",
-        tls_ca: str | Path | None = None,
-        token: str | None = None,
-    ) -> None:
+    def __init__(self, cloud: Cloud) -> None:
+        target, tls_ca, token = cloud.targets[0], cloud.tls_ca, cloud.token
+        if cloud.token_file is not None:
+            try:
+                token = Path(cloud.token_file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"cannot read the token in {cloud.token_file}: {error}") from error
         self._target = target
-        self._model_name = model_name
-        self._encoding: EncodingChoice = encoding
+        self._model_name = cloud.model_name
+        self._encoding = cloud.encoding
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._breaker = Breaker()
         self._contract: Contract | None = None
@@ -110,8 +100,6 @@ class CloudLink:
             except OSError as error:
                 raise InputError(f"cannot read {tls_ca}: {error.strerror or error}") from error
             self._channel: Any = grpc.secure_channel(target, credentials, _CHANNEL_OPTIONS)
-        elif token and target.rpartition(":")[0] not in _LOOPBACK:
-            raise InputError(f"a token for {target} would travel unencrypted: give tls_ca")
         else:
             self._channel = grpc.insecure_channel(target, _CHANNEL_OPTIONS)
         self._methods = {

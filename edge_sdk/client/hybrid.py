@@ -6,9 +6,8 @@ failing cloud never raises: the edge's answer is there, and ``reason`` says why 
 
 from __future__ import annotations
 
-import importlib.util
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from edge_sdk.cascade.control import Budget
 from edge_sdk.client.cache import Cache
+from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.journal import Journal
 from edge_sdk.client.modes import MODES, Answering, Mode
@@ -30,7 +30,6 @@ from edge_sdk.types import Classification
 
 if TYPE_CHECKING:
     from edge_sdk.client.asking import Asking
-    from edge_sdk.client.payload import EncodingChoice
 
 __all__ = ["MODES", "HybridModel", "Mode"]
 
@@ -43,7 +42,8 @@ class HybridModel:
     edge
         The edge model; closed with this.
     cloud
-        ``host:port``, or ``host:port/model``.
+        ``host:port`` or ``host:port/model`` of a server, several of them, or an `edge_sdk.client.Cloud`,
+        which says how it is asked as well.
     mode
         ``edge``: never ask. ``hybrid``: ask when the bundle's policy says so. ``prefer_cloud``: ask
         always, and answer from the edge where the cloud does not. ``cloud``: ask always, and raise
@@ -51,15 +51,6 @@ class HybridModel:
     deadline
         Seconds from the start of a call to its answer. None waits for the cloud; 0 never does.
         The edge model itself is not cut short.
-    model_name
-        The cloud's model. By default the one in ``cloud``, else the only model the server has.
-    encoding
-        What is sent: ``captured``, ``jpeg``, ``tensor``, or ``auto`` (JPEG stays JPEG, all else
-        goes as captured, and as a processed tensor where the server takes nothing else).
-    tls_ca
-        PEM file of the authority that signed the server's certificate; None is no TLS.
-    token
-        Bearer token for the server.
     audit_rate
         Share of the confident answers that the cloud is asked about as well, in [0, 1]; mode ``hybrid``
         only. None is 0.01 where the certificate says how often the two disagreed, so that a guard can
@@ -85,20 +76,16 @@ class HybridModel:
     StorageError
         The journal cannot be begun.
     MissingExtraError
-        gRPC is not installed and the mode needs it, or Pillow and the encoding does.
+        gRPC is not installed and the mode needs it.
     """
 
     def __init__(
         self,
         edge: EdgeModel,
-        cloud: str,
+        cloud: str | Sequence[str] | Cloud,
         *,
         mode: Mode = "hybrid",
         deadline: float | None = 0.150,
-        model_name: str | None = None,
-        encoding: EncodingChoice = "auto",
-        tls_ca: str | Path | None = None,
-        token: str | None = None,
         audit_rate: float | None = None,
         audit_key: bytes | None = None,
         budget: Budget | None = None,
@@ -108,11 +95,8 @@ class HybridModel:
     ) -> None:
         if mode not in MODES:
             raise InputError(f"mode is {mode!r}; it should be one of {', '.join(MODES)}")
-        if encoding not in ("auto", "captured", "jpeg", "tensor"):
-            raise InputError(f"encoding is {encoding!r}; it should be auto, captured, jpeg or tensor")
+        cloud = Cloud.of(cloud)
         _check_deadline(deadline)
-        if encoding == "jpeg" and importlib.util.find_spec("PIL") is None:
-            raise MissingExtraError("Pillow", "image")
         self._mode: Mode = mode
         self._check_edge(edge)
         rules = _check_rules(privacy, edge)
@@ -130,10 +114,6 @@ class HybridModel:
                     cache=cache if cache is None or isinstance(cache, Cache) else Cache(cache),
                     counters=self._counters,
                     gate=self._oversight.gate,
-                    model_name=model_name,
-                    encoding=encoding,
-                    tls_ca=tls_ca,
-                    token=token,
                 )
                 undo.callback(self._asking.close)
             self._answering = Answering(
@@ -318,7 +298,7 @@ class HybridModel:
             )
 
 
-def _new_asking(cloud: str, **options: Any) -> Asking:
+def _new_asking(cloud: Cloud, **options: Any) -> Asking:
     try:
         from edge_sdk.client.asking import Asking
     except ModuleNotFoundError as error:

@@ -7,12 +7,13 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import canonical
+from edge_sdk.client.cloud import EncodingChoice
 from edge_sdk.client.metadata import strip_jpeg
 from edge_sdk.encodings import JPEG_QUALITY, WHOLE, Reduction, SentAs, encode_jpeg, reduce_frame
 from edge_sdk.errors import InputError, ProcessingError
@@ -38,11 +39,10 @@ from edge_sdk.protocol.names import (
     QUANTIZATION_PROPERTY,
 )
 
-__all__ = ["Capture", "Contract", "EncodingChoice", "new_request", "prepare"]
+__all__ = ["Capture", "Contract", "new_request", "prepare"]
 
 _log = logging.getLogger("edge_sdk.client")
 
-EncodingChoice = Literal["auto", "captured", "jpeg", "tensor"]
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _MOST_BYTES = MAX_MESSAGE_BYTES - 4096  # of a tensor: names and parameters go beside it
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.escalation import CloudLink
 from edge_sdk.client.outcomes import Outcome
 from edge_sdk.client.payload import Contract
@@ -39,20 +39,17 @@ class SplitModel:
     head
         Bundle of the first part, of the task ``embedding``; closed with this.
     cloud
-        ``host:port`` of a server of the second part.
+        ``host:port`` or ``host:port/model`` of a server of the second part, several of them, or an
+        `edge_sdk.client.Cloud`, whose encoding makes no difference here.
     deadline
         Seconds from the start of a call to its answer. None waits for the cloud; 0 never asks it. What the
         fallback needs is kept back; the head is not cut short.
     fallback
         Answers where the cloud does not; closed with this. It must have the outputs of the parts
         together, such as the whole model has, and then also says what they mean: answers are of its task.
-    model_name
-        The cloud's model. By default the only one that the server has.
     tail_digest
         SHA-256 (``sha256:…``) of the second part's file; answers of another are not used. By default any
         that fits.
-    tls_ca, token
-        As of `edge_sdk.client.escalation.CloudLink`.
 
     Raises
     ------
@@ -63,14 +60,11 @@ class SplitModel:
     def __init__(
         self,
         head: EdgeModel,
-        cloud: str,
+        cloud: str | Sequence[str] | Cloud,
         *,
         deadline: float | None = 0.150,
         fallback: EdgeModel | None = None,
-        model_name: str | None = None,
         tail_digest: str | None = None,
-        tls_ca: str | Path | None = None,
-        token: str | None = None,
     ) -> None:
         head.manifest.require_task("embedding", "the first part of a split model")
         if deadline is not None and not deadline >= 0:
@@ -81,7 +75,7 @@ class SplitModel:
         self._names = [output.name for output in head.manifest.artifacts[0].outputs]
         self._lock = threading.Lock()
         self._reserve = 0.0 if fallback is None else fallback.warmup(3) / 1e3
-        self._link = CloudLink(cloud, model_name=model_name, tls_ca=tls_ca, token=token)
+        self._link = CloudLink(Cloud.of(cloud))
 
     def predict(self, value: Input) -> Any:
         """Answer one input.

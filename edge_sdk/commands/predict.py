@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
         with load(args.bundle) as model:
             _predict(args, model.predict)
     else:
-        from edge_sdk.client import connect
+        from edge_sdk.client import Cloud, connect
 
-        token = None if args.token_file is None else _token(args.token_file)
-        with connect(args.bundle, cloud=args.cloud, deadline=args.deadline, tls_ca=args.tls_ca, token=token) as hybrid:
+        cloud = Cloud(args.cloud, tls_ca=args.tls_ca, token_file=args.token_file)
+        with connect(args.bundle, cloud=cloud, deadline=args.deadline) as hybrid:
             _predict(args, hybrid.predict)
     return 0
 
@@ -64,13 +64,6 @@ def _check_drawn(manifest: Manifest) -> None:
         raise InputError(f"--render draws on pictures; this model takes {modality}")
     if manifest.task not in ("classification", "detection"):
         raise InputError("--render draws classes and boxes; this model answers with numbers")
-
-
-def _token(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the token in {path}: {error}") from error
 
 
 def _predict(args: argparse.Namespace, predict: Callable[[Path], Prediction]) -> None:

@@ -20,7 +20,7 @@ from edge_sdk.cascade.audit import Audit
 from edge_sdk.cascade.journal import Record, key_id, replay
 from edge_sdk.cascade.offpolicy import columns, evaluate
 from edge_sdk.cascade.policy import Policy
-from edge_sdk.client import Journal
+from edge_sdk.client import Cloud, Journal
 from edge_sdk.client.journal import KEY_FILE, Reader, keep_key, read_key
 from edge_sdk.errors import InputError, StorageError
 from outside.bundles import build_tiny_bundle, tiny_onnx
@@ -209,8 +209,8 @@ def test_the_guard_hears_only_the_model_and_the_encoding_that_were_certified(
     address = service("serve", foreign, "--grpc-port", "0").ready["grpc"]
     ways = {"foreign": (address, "auto"), "lossy": (cloud, "jpeg"), "certified": (cloud, "auto")}
     for name, (target, encoding) in ways.items():
-        options = {"deadline": PATIENT, "audit_rate": 1.0, "journal": tmp_path / name, "encoding": encoding}
-        with edge_sdk.connect(guarded, cloud=target, **options) as model:
+        options = {"deadline": PATIENT, "audit_rate": 1.0, "journal": tmp_path / name}
+        with edge_sdk.connect(guarded, cloud=Cloud(target, encoding=encoding), **options) as model:
             for frame in pair.easy[:3]:
                 assert model.predict(frame).reason == "audit"
             assert model.counters["audits"]["answered"] == 3
@@ -222,7 +222,7 @@ def test_the_guard_hears_only_the_model_and_the_encoding_that_were_certified(
     ("encoding", "certified"), [("auto", True), ("captured", True), ("tensor", True), ("jpeg", False)]
 )
 def test_a_lossy_encoding_is_not_what_was_certified(guarded, pair, cloud, encoding: str, certified: bool) -> None:
-    with edge_sdk.connect(guarded, cloud=cloud, deadline=PATIENT, encoding=encoding, audit_rate=0) as model:
+    with edge_sdk.connect(guarded, cloud=Cloud(cloud, encoding=encoding), deadline=PATIENT, audit_rate=0) as model:
         assert model.predict(pair.hard[0]).certified is certified
         assert model.predict(pair.easy[0]).certified is certified
         assert (model.certificate_void is None) is certified
@@ -235,7 +235,7 @@ def test_a_picture_that_came_as_jpeg_shows_the_cloud_what_the_edge_saw(guarded, 
 
     stream = io.BytesIO()
     Image.fromarray(pair.hard[0]).save(stream, "JPEG", quality=95)
-    with edge_sdk.connect(guarded, cloud=cloud, mode="prefer_cloud", encoding="jpeg", deadline=PATIENT) as model:
+    with edge_sdk.connect(guarded, cloud=Cloud(cloud, encoding="jpeg"), mode="prefer_cloud", deadline=PATIENT) as model:
         assert model.predict(stream.getvalue()).certified
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import edge_sdk
-from edge_sdk.client import PrivacyRule, Question
+from edge_sdk.client import Cloud, PrivacyRule, Question
 from edge_sdk.client.payload import Capture, Contract, prepare
 from edge_sdk.client.privacy import check_rules, judge, needs_answer
 from edge_sdk.errors import EscalationError
@@ -173,10 +173,10 @@ def over_the_wire(pair, proxy: MisbehavingNetwork, n: int) -> tuple[int, int]:
                 [random_rule(rng) for _ in range(rng.integers(1, 3))],
                 ("auto", "captured", "jpeg", "tensor")[i % 4],
             )
-            options = {"deadline": 20.0, "encoding": encoding, "mode": modes[i % 3], "privacy": rules, "cache": 8}
+            options = {"deadline": 20.0, "mode": modes[i % 3], "privacy": rules, "cache": 8}
             proxy.recorded.clear()
             expected: list[np.ndarray] = []
-            with edge_sdk.connect(pair.edge, cloud=proxy.address, **options) as model:
+            with edge_sdk.connect(pair.edge, cloud=Cloud(proxy.address, encoding=encoding), **options) as model:
                 for j in range(50):
                     if j % 10 == 7:
                         proxy.set("drop", limit=300)  # the answer is cut off: whoever asks again sends it again

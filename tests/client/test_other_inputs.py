@@ -13,6 +13,7 @@ import pytest
 import edge_sdk
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.policy import Policy
+from edge_sdk.client import Cloud
 from edge_sdk.errors import EscalationError, InputError
 from edge_sdk.packing import pack
 from edge_sdk.processing import ProcessingSpec, samples
@@ -73,17 +74,13 @@ def test_a_cloud_sees_what_the_edge_saw_and_answers_as_it_would_at_home(name, tm
         expected = [model.predict(x).scores for x in inputs]
     with Service("serve", cloud, "--grpc-port", "0") as server:
         for encoding in ("auto", "captured", "tensor"):
-            options = {
-                "cloud": server.ready["grpc"],
-                "deadline": 10,
-                "encoding": encoding,
-                "journal": tmp_path / encoding,
-            }
-            with edge_sdk.connect(policy, **options) as model:
+            address = Cloud(server.ready["grpc"], encoding=encoding)
+            with edge_sdk.connect(policy, cloud=address, deadline=10, journal=tmp_path / encoding) as model:
                 answers = [model.predict(x) for x in inputs]
             assert [answer.source for answer in answers] == ["cloud"] * 4
             np.testing.assert_allclose([answer.scores for answer in answers], expected, atol=1e-5)
-        with edge_sdk.connect(edge, cloud=server.ready["grpc"], mode="cloud", deadline=10, encoding="jpeg") as model:
+        address = Cloud(server.ready["grpc"], encoding="jpeg")
+        with edge_sdk.connect(edge, cloud=address, mode="cloud", deadline=10) as model:
             with pytest.raises(EscalationError, match="takes captured, tensor, not jpeg"):
                 model.predict(inputs[0])
             with pytest.raises(InputError):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edge_sdk
-from edge_sdk.client import PrivacyRule, Question
+from edge_sdk.client import Cloud, PrivacyRule, Question
 from edge_sdk.client.journal import Reader
 from edge_sdk.errors import EscalationError, InputError
 from edge_sdk.frames import as_frame
@@ -135,7 +135,7 @@ def test_a_reduced_picture_is_all_that_is_sent_and_its_answer_is_not_certified(p
 
     rules = [PrivacyRule(region_of_interest=(0.5, 0.0, 0.5, 1.0)), PrivacyRule(max_side=5)]
     with edge_sdk.connect(
-        pair.edge, cloud=proxy.address, mode="prefer_cloud", deadline=PATIENT, encoding=encoding, privacy=rules
+        pair.edge, cloud=Cloud(proxy.address, encoding=encoding), mode="prefer_cloud", deadline=PATIENT, privacy=rules
     ) as model:
         answer = model.predict(picture())
         assert (answer.source, answer.certified, model.certificate_void) == ("cloud", False, None)

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 import edge_sdk
+from edge_sdk.client import Cloud
 from edge_sdk.protocol import messages
 from outside.bundles import TinyBundle
 from outside.certificates import Certificates
@@ -117,11 +118,11 @@ def test_a_token_is_asked_for_and_never_logged(
                 server_live(channel, metadata)
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert server_live(channel, [("authorization", f"Bearer {TOKEN}")])
-    options = {"cloud": address, "mode": "prefer_cloud", "deadline": PATIENT}
-    with edge_sdk.connect(tiny_edge_bundle.path, token=TOKEN, **options) as model:
+    options = {"mode": "prefer_cloud", "deadline": PATIENT}
+    with edge_sdk.connect(tiny_edge_bundle.path, cloud=Cloud(address, token=TOKEN), **options) as model:
         assert model.predict(frame).source == "cloud"
     for token in ("wrong", None):
-        with edge_sdk.connect(tiny_edge_bundle.path, token=token, **options) as model:
+        with edge_sdk.connect(tiny_edge_bundle.path, cloud=Cloud(address, token=token), **options) as model:
             answer = model.predict(frame)
             assert (answer.source, answer.reason) == ("edge", "rejected")
     process.stop()
@@ -136,11 +137,11 @@ def test_tls_is_one_option_away(
         "serve", tiny_edge_bundle.path, "--grpc-port", "0", "--token-file", tmp_path / "token",
         "--tls-cert", certificates.cert, "--tls-key", certificates.key,
     )  # fmt: skip
-    options = {"cloud": process.ready["grpc"], "mode": "prefer_cloud", "deadline": PATIENT}
-    frame = tiny_edge_bundle.images[0]
-    with edge_sdk.connect(tiny_edge_bundle.path, tls_ca=certificates.cert, token=TOKEN, **options) as model:
+    address, frame = process.ready["grpc"], tiny_edge_bundle.images[0]
+    cloud = Cloud(address, tls_ca=certificates.cert, token=TOKEN)
+    with edge_sdk.connect(tiny_edge_bundle.path, cloud=cloud, mode="prefer_cloud", deadline=PATIENT) as model:
         assert model.predict(frame).source == "cloud"
-    with edge_sdk.connect(tiny_edge_bundle.path, **{**options, "deadline": 0.5}) as model:
+    with edge_sdk.connect(tiny_edge_bundle.path, cloud=address, mode="prefer_cloud", deadline=0.5) as model:
         assert model.predict(frame).source == "edge"  # no TLS here, TLS there
     process.stop()
     assert TOKEN not in process.errors
@@ -150,8 +151,8 @@ def test_a_server_with_another_certificate_is_not_believed(
     service, tiny_edge_bundle: TinyBundle, tmp_path: Path, certificates: Certificates
 ) -> None:
     process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0")
-    options = {"cloud": process.ready["grpc"], "mode": "prefer_cloud", "deadline": 0.5}
-    with edge_sdk.connect(tiny_edge_bundle.path, tls_ca=certificates.cert, **options) as model:
+    cloud = Cloud(process.ready["grpc"], tls_ca=certificates.cert)
+    with edge_sdk.connect(tiny_edge_bundle.path, cloud=cloud, mode="prefer_cloud", deadline=0.5) as model:
         answer = model.predict(tiny_edge_bundle.images[0])
     assert answer.source == "edge"
     assert answer.reason in {"offline", "deadline"}
