@@ -1,6 +1,6 @@
 """As what a picture is sent to the cloud, and what the cloud then sees of it.
 
-A certificate names the encoding it was made for (``validity["encoding"]``): a cloud model answers other
+A certificate names the encodings it was made for (`Certificate.encodings`): a cloud model answers other
 than it did at calibration where it gets other pixels. There are
 
 ``captured``
@@ -8,6 +8,9 @@ than it did at calibration where it gets other pixels. There are
     show the cloud what the edge saw.
 ``jpeg:QUALITY``
     Pixels compressed as JPEG on the device, at a quality from 1 to 100.
+``resized``
+    Pixels at the size of the cloud's model, made on the device by the first steps of the cloud's own
+    processing, their levels rounded to integers. Where nothing had to be rounded, that is ``captured``.
 
 Privacy rules take something off before. What they take follows the name: ``captured+side:640`` of a picture
 whose longer side has 640 pixels at most, ``captured+region:0.0,0.25,1.0,0.75`` of the part between these
@@ -18,16 +21,24 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.frames import decode_image
+from edge_sdk.processing import DeviceProcessor, ProcessingSpec
+from edge_sdk.processing.resizing import first_half
 
-__all__ = ["JPEG_QUALITY", "WHOLE", "Reduction", "SentAs", "encode_jpeg", "reduce_frame"]
+if TYPE_CHECKING:
+    from edge_sdk.protocol import Encoding
+
+__all__ = ["JPEG_QUALITY", "WHOLE", "Reduction", "SentAs", "encode_jpeg", "reduce_frame", "resize_frame"]
 
 JPEG_QUALITY = 95
 """Of pictures that the hybrid client compresses."""
@@ -97,24 +108,37 @@ class SentAs:
     Attributes
     ----------
     quality
-        Of JPEG, 1 to 100; None for pictures as captured.
+        Of JPEG, 1 to 100; None for pixels as they are.
     reduction
         What is taken off before.
+    resized
+        Whether they are brought to the size of the cloud's model.
     """
 
     quality: int | None = None
     reduction: Reduction = WHOLE
+    resized: bool = False
 
     def __post_init__(self) -> None:
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise InputError(f"the quality of jpeg is {self.quality}; it should be from 1 to 100")
+        if self.quality is not None and self.resized:
+            raise InputError("resized pictures are not sent as jpeg; jpeg:QUALITY+side:PIXELS is")
 
     def __str__(self) -> str:
-        return ("captured" if self.quality is None else f"jpeg:{self.quality}") + str(self.reduction)
+        pixels = "resized" if self.resized else "captured"
+        return (pixels if self.quality is None else f"jpeg:{self.quality}") + str(self.reduction)
+
+    @property
+    def wire(self) -> Encoding:
+        """What it is called in a request."""
+        if self.resized:
+            return "resized"
+        return "captured" if self.quality is None else "jpeg"
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read ``captured``, ``jpeg`` (at the quality of the client) or ``jpeg:QUALITY``, and what is taken off.
+        """Read ``captured``, ``resized``, ``jpeg`` (at quality 95) or ``jpeg:QUALITY``, and what is taken off.
 
         Raises
         ------
@@ -124,33 +148,74 @@ class SentAs:
         encoding, plus, rest = name.partition("+")
         kind, colon, quality = encoding.partition(":")
         reduction = Reduction.parse(plus + rest)
-        if encoding == "captured":
-            return cls(None, reduction)
+        if encoding in ("captured", "resized"):
+            return cls(None, reduction, encoding == "resized")
         if kind == "jpeg" and not colon:
             return cls(JPEG_QUALITY, reduction)
         if kind == "jpeg" and quality.isascii() and quality.isdecimal() and len(quality) <= 3:
             return cls(int(quality), reduction)
-        raise InputError(f"encoding is {name!r}; it should be captured, jpeg or jpeg:QUALITY")
+        raise InputError(f"encoding is {name!r}; it should be captured, resized, jpeg or jpeg:QUALITY")
 
-    def send(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    @classmethod
+    def parse_all(cls, names: str | Sequence[str]) -> tuple[Self, ...]:
+        """Read several names, the best first, or a text with commas between them.
+
+        Raises
+        ------
+        InputError
+            One is none, comes twice, or there are none.
+        """
+        if isinstance(names, str):  # a region has commas, too, and no name begins with a digit
+            names = re.split(r",(?=\s*[a-z])", names)
+        found = tuple(cls.parse(name.strip()) for name in names)
+        twice = [str(one) for n, one in enumerate(found) if one in found[:n]]
+        if twice or not found:
+            raise InputError(f"encodings: {twice[0]} is there twice" if twice else "encodings: there are none")
+        return found
+
+    def send(self, pixels: NDArray[np.uint8], spec: ProcessingSpec | None = None) -> tuple[NDArray[np.uint8], int]:
         """Return what the cloud sees of a picture, and as how many bytes it travels.
 
         Parameters
         ----------
         pixels
             Uint8 [height, width(, channels)].
+        spec
+            The cloud's processing; needed for ``resized``, of which only `second_half` is left to do.
 
         Raises
         ------
+        InputError
+            The cloud's processing is needed.
         MissingExtraError
             It is to be JPEG and Pillow is not installed.
         """
         if self.reduction != WHOLE:
             pixels = reduce_frame(pixels, self.reduction)
+        if self.resized:
+            pixels = resize_frame(pixels, spec)
         if self.quality is None:
             return pixels, pixels.nbytes
         data = encode_jpeg(pixels, self.quality)
         return decode_image(data, "a picture compressed as JPEG"), len(data)
+
+
+def resize_frame(pixels: NDArray[np.uint8], spec: ProcessingSpec | None) -> NDArray[np.uint8]:
+    """Return a picture at the size that the cloud's model takes, uint8 [height, width, channels].
+
+    Raises
+    ------
+    InputError
+        The cloud does not say how, takes no pictures, or not such.
+    """
+    if spec is None or spec.modality != "image":
+        raise InputError("a picture is resized as the cloud's own processing does it, and that is not known")
+    return np.asarray(_resizer(spec)(pixels)[0])
+
+
+@lru_cache(maxsize=8)
+def _resizer(spec: ProcessingSpec) -> DeviceProcessor:
+    return DeviceProcessor(first_half(spec))
 
 
 def encode_jpeg(pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:

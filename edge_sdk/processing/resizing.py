@@ -41,7 +41,8 @@ def rounds(spec: ProcessingSpec, shape: tuple[int, ...]) -> bool:
         return True  # luma
     if isinstance(target, Resize) and target.method == "nearest":
         return False
-    place = spec.place(*shape[:2])
-    window, inner = place.window, place.inner
-    fills = isinstance(target, Letterbox) and inner[2:] != (target.height, target.width)
-    return window[2:] != inner[2:] or (fills and not float(target.fill).is_integer())
+    place = spec.place(shape[0], shape[1])
+    if place.window[2:] != place.inner[2:]:
+        return True
+    fills = place.inner[2:] != (target.height, target.width)
+    return isinstance(target, Letterbox) and fills and not float(target.fill).is_integer()
