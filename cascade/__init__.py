@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edge_sdk.cascade.deferral import Head
     from edge_sdk.cascade.detections import detection_loss
     from edge_sdk.cascade.detector import certify_detector
-    from edge_sdk.cascade.policy import Certificate, Decision, Policy, Stratum
+    from edge_sdk.cascade.policy import Certificate, Decision, Policy, Rung, Stratum
     from edge_sdk.cascade.risk import certify_loss, samples_needed
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Decision",
     "Head",
     "Policy",
+    "Rung",
     "Stratum",
     "Tuning",
     "certify",
@@ -40,6 +41,7 @@ if not TYPE_CHECKING:  # or any name would pass for one that is there
             "Decision": "edge_sdk.cascade.policy",
             "Head": "edge_sdk.cascade.deferral",
             "Policy": "edge_sdk.cascade.policy",
+            "Rung": "edge_sdk.cascade.policy",
             "Stratum": "edge_sdk.cascade.policy",
             "Tuning": "edge_sdk.cascade.certificate",
             "certify": "edge_sdk.cascade.certificate",

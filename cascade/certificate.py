@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.cascade.calibration import check_labels, fit_temperature
 from edge_sdk.cascade.deferral import Head, learn_head
-from edge_sdk.cascade.policy import LEARNED, RISKS, SIGNAL_NAMES, Certificate, Policy, Stratum
+from edge_sdk.cascade.policy import LEARNED, RISKS, SIGNAL_NAMES, Certificate, Policy, Rung, Stratum
 from edge_sdk.cascade.risk import BettingTest, BinaryTest, RiskTest, check_share, fixed_sequence, split_by_stratum
 from edge_sdk.cascade.signals import check_scores
 from edge_sdk.errors import CertificateError, InputError
@@ -110,7 +110,7 @@ def _between(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def certify(
     edge_scores: NDArray[Any],
-    cloud_scores: NDArray[Any],
+    cloud_scores: NDArray[Any] | Mapping[str, NDArray[Any]],
     labels: NDArray[Any] | None,
     *,
     max_accuracy_loss: float,
@@ -121,16 +121,27 @@ def certify(
     validity: Mapping[str, str] | None = None,
     edge_models: Sequence[str] | None = None,
     cloud_models: Sequence[str] | None = None,
+    mean_bytes: Mapping[str, float] | None = None,
 ) -> Policy:
     """Return the least cautious policy whose loss is certified, from calibration data.
 
     The calibration data must be exchangeable with what comes later and must not have been used for
     training, compression or `tune`.
 
+    Where inputs are sent in one of several encodings, the cloud is one of as many models, and which of
+    them answers is decided later, by budget, network and the input itself. An input then loses what the
+    encoding in which it would lose most has it lose: what is certified of that holds of each encoding, and
+    of any choice between them that may depend on the input. It is one test of one loss at one level, and no
+    error probability is to be divided by the number of encodings; more of them cost samples only as far as
+    the cloud is right in some and wrong in others. (The supremum over what an adversary may choose is a loss
+    like any other: Angelopoulos, Bates, Fisch, Lei, Schuster, "Conformal Risk Control", ICLR 2024.)
+
     Parameters
     ----------
-    edge_scores, cloud_scores
-        Probabilities of the two deployed models on the same inputs, float [n, classes].
+    edge_scores
+        Probabilities of the deployed edge model, float [n, classes].
+    cloud_scores
+        Those of the deployed cloud model on the same inputs; or by the name of each encoding, the best first.
     labels
         True classes, int [n]; None where there are none, which only ``agreement`` can do without.
     max_accuracy_loss
@@ -152,6 +163,8 @@ def certify(
     edge_models, cloud_models
         Where scores come from a log: digest of the model that made each row, [n]. All must be the
         same one, and the one that ``validity`` names, where it names any.
+    mean_bytes
+        By the name of each encoding what one sample takes, for the certificate's `Rung` records.
 
     Raises
     ------
@@ -167,13 +180,14 @@ def certify(
     if not tuning.grid:
         raise InputError("tuning.grid is empty; `tune` lays out thresholds to test")
     edge = check_scores(edge_scores, "edge_scores")
-    cloud = check_scores(cloud_scores, "cloud_scores")
-    if edge.shape != cloud.shape:
-        raise InputError(f"edge_scores {list(edge.shape)} and cloud_scores {list(cloud.shape)} differ in shape")
+    clouds = _check_clouds(cloud_scores, edge)
     for side, models in (("edge_model", edge_models), ("cloud_model", cloud_models)):
         if models is not None:
             check_one_model(models, len(edge), side, (validity or {}).get(side))
-    harmed, gained = _outcomes(edge, cloud, labels, risk)
+    outcomes = {name: _outcomes(edge, cloud, labels, risk) for name, cloud in clouds.items()}
+    harmed = np.any([harm for harm, _ in outcomes.values()], axis=0)
+    gained = np.all([gain for _, gain in outcomes.values()], axis=0)
+    differs = np.any([edge.argmax(axis=1) != cloud.argmax(axis=1) for cloud in clouds.values()], axis=0)
     values = tuning.rule(0.0).signal_values(edge)
     level = 1.0 - confidence
 
@@ -213,9 +227,35 @@ def certify(
             risk=risk,
             gains=int((kept & gained).sum()),
             strata=of_strata,
-            disagreements=int((kept & (edge.argmax(axis=1) != cloud.argmax(axis=1))).sum()),
+            disagreements=int((kept & differs).sum()),
+            rungs=tuple(
+                Rung(
+                    name,
+                    int((kept & outcomes[name][0]).sum()),
+                    None if labels is None else float((cloud.argmax(axis=1) == np.asarray(labels)).mean()),
+                    (mean_bytes or {}).get(name),
+                )
+                for name, cloud in clouds.items()
+                if isinstance(cloud_scores, Mapping)
+            ),
         ),
     )
+
+
+def _check_clouds(
+    cloud_scores: NDArray[Any] | Mapping[str, NDArray[Any]], edge: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the cloud's scores in each encoding, by name; under an empty one where there is but one."""
+    given = cloud_scores if isinstance(cloud_scores, Mapping) else {"": cloud_scores}
+    if not given:
+        raise InputError("cloud_scores is empty; it should hold scores in at least one encoding")
+    clouds = {}
+    for name, scores in given.items():
+        of = f"cloud_scores[{name!r}]" if name else "cloud_scores"
+        clouds[name] = check_scores(scores, of)
+        if edge.shape != clouds[name].shape:
+            raise InputError(f"edge_scores {list(edge.shape)} and {of} {list(clouds[name].shape)} differ in shape")
+    return clouds
 
 
 def check_one_model(models: Sequence[str], n: int, side: str, wanted: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.encodings import SentAs
 from edge_sdk.errors import CannotCertifyError, CertificateError, InputError
 from edge_sdk.model import EdgeModel
+from edge_sdk.processing import DeviceProcessor
+from edge_sdk.processing.resizing import second_half
 from edge_sdk.validity import certified_for
 
 __all__ = ["CAPTURED", "STRATA", "certify_bundle", "check_encoding", "score"]
@@ -23,6 +25,8 @@ __all__ = ["CAPTURED", "STRATA", "certify_bundle", "check_encoding", "score"]
 Progress = Callable[[str, int, int], None]
 
 CAPTURED = SentAs()
+
+_SIZED = 500  # pictures whose bytes are measured
 
 STRATA = ("class", "answer", "data")
 """By what inputs can be told apart: their true class, what the edge model calls them, or names in the data."""
@@ -41,9 +45,12 @@ def score(
     With an encoding, of what the cloud sees of each image that is sent as such.
     """
     model.manifest.require_task("classification", "certification")
+    spec = model.processor.spec
+    finish = DeviceProcessor(second_half(spec)) if encoding.resized else None
     rows = []
     for n, image in enumerate(data.images):
-        rows.append(model.infer(encoding.send(image)[0]).probabilities)
+        seen = encoding.send(image, spec)[0]
+        rows.append(model.infer(seen).probabilities if finish is None else model.infer_tensor(finish(seen))[0])
         if on_progress is not None and (n % 50 == 49 or n + 1 == len(data)):
             on_progress(stage, n + 1, len(data))
     return np.stack(rows)
@@ -60,7 +67,7 @@ def certify_bundle(
     signal: str = "max_probability",
     risk: str = "harm",
     strata: str | None = None,
-    encoding: SentAs = CAPTURED,
+    encodings: Sequence[SentAs] = (CAPTURED,),
     on_progress: Progress | None = None,
 ) -> Bundle:
     """Certify a deferral threshold for a pair of bundles and write the edge bundle with it.
@@ -86,9 +93,9 @@ def certify_bundle(
         Makes the promise for each of these by itself: ``class``, the inputs of each true class;
         ``answer``, those that the edge model calls each class; ``data``, the strata that the data
         names. None makes one for all inputs.
-    encoding
-        As what pictures will be sent: the cloud model is measured on what it then sees, and the
-        certificate names it.
+    encodings
+        As what pictures will be sent, the best first: the cloud model is measured on what it then sees of
+        each, and the certificate names them. The promise holds whichever is chosen for an input.
     on_progress
         Called with a stage, the number done and the total.
 
@@ -108,42 +115,48 @@ def certify_bundle(
         raise InputError(f"strata is {strata!r}; it should be one of {', '.join(STRATA)}")
     if strata == "data" and splits.calibration.strata is None:
         raise InputError(f"{splits.spec} names no strata; an .npz file does in an array `strata`")
-    check_encoding(encoding, splits.calibration)
-    sent_as = {"edge": CAPTURED, "cloud": encoding}
-    scores, tuning_scores = {}, {}
-    for side, bundle in (("edge", edge), ("cloud", cloud)):
-        with EdgeModel(bundle) as model:
-            run = partial(score, model, encoding=sent_as[side], on_progress=on_progress)
-            scores[side] = run(splits.calibration, stage=f"{side} on calibration")
-            if side == "edge" or signal == LEARNED:
-                tuning_scores[side] = run(splits.validation, stage=f"{side} on validation")
+    if not encodings:
+        raise InputError("encodings: there are none to certify")
+    for encoding in encodings:
+        check_encoding(encoding, splits.calibration)
+    run = partial(score, on_progress=on_progress)
+    with EdgeModel(edge) as model:
+        edge_scores = run(model, splits.calibration, stage="edge on calibration")
+        edge_tuning = run(model, splits.validation, stage="edge on validation")
+    cloud_scores, cloud_tuning, sizes = {}, None, {}
+    with EdgeModel(cloud) as model:
+        for encoding in encodings:
+            name = str(encoding)
+            as_it = "cloud" if len(encodings) == 1 else f"cloud as {name}"
+            cloud_scores[name] = run(model, splits.calibration, encoding=encoding, stage=f"{as_it} on calibration")
+            if len(encodings) > 1:
+                images, spec = splits.calibration.images, model.processor.spec
+                sizes[name] = float(np.mean([encoding.send(image, spec)[1] for image in images[:_SIZED]]))
+        if signal == LEARNED:
+            cloud_tuning = run(model, splits.validation, encoding=encodings[0], stage="cloud on validation")
     policy = cascade.certify(
-        scores["edge"],
-        scores["cloud"],
+        edge_scores,
+        cloud_scores if len(encodings) > 1 else cloud_scores[str(encodings[0])],
         splits.calibration.labels,
         max_accuracy_loss=max_accuracy_loss,
         confidence=confidence,
         risk=risk,
-        strata=None if strata is None else _strata_of(strata, splits, scores["edge"]),
-        tuning=cascade.tune(
-            tuning_scores["edge"],
-            splits.validation.labels,
-            signal=signal,
-            cloud_scores=tuning_scores.get("cloud"),
-        ),
+        strata=None if strata is None else _strata_of(strata, splits, edge_scores),
+        tuning=cascade.tune(edge_tuning, splits.validation.labels, signal=signal, cloud_scores=cloud_tuning),
         validity={
             **certified_for(edge.manifest),
             "cloud_model": cloud.manifest.model_digest,
             "cloud_name": cloud.manifest.name,
-            "encoding": str(encoding),
+            "encoding": str(encodings[0]),  # all that readers of one know
             "calibration_data": splits.calibration.digest,
         },
+        mean_bytes=sizes,
     )
     return edge.rewrite(out, cascade=policy.to_json())
 
 
 def check_encoding(encoding: SentAs, data: Dataset) -> None:
-    """Raise `InputError` where data that is no pictures should be sent as JPEG."""
+    """Raise `InputError` where data that is no pictures should be sent as pictures are."""
     if encoding != CAPTURED and not data.pictures:
         raise InputError(f"only pictures can be sent as {encoding}; this data is sent as captured")
 

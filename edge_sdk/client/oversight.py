@@ -360,8 +360,8 @@ class Oversight:
 
 def _is_encoding(watch: Watch, said: CloudOutcome) -> bool:
     policy = watch.model.policy
-    wanted = None if policy is None or policy.certificate is None else policy.certificate.validity.get("encoding")
-    return wanted is None or said.encoding == wanted
+    wanted = None if policy is None or policy.certificate is None else policy.certificate.encodings
+    return wanted is None or said.encoding in wanted
 
 
 def _name(model: EdgeModel) -> str:

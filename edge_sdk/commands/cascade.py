@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--encoding",
         default="captured",
         metavar="AS",
-        help="as what pictures are sent to the cloud: captured (default), jpeg or jpeg:QUALITY",
+        help="as what pictures are sent to the cloud: captured (default), jpeg, jpeg:QUALITY or resized",
     )
     evaluate.add_argument("--html", type=Path, metavar="FILE.html", help="write curves and tables as one page")
     evaluate.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves as a picture")
@@ -66,11 +66,12 @@ def run(args: argparse.Namespace) -> int:
             )
     with EdgeModel(edge) as small, EdgeModel(cloud) as large:
         scores = score(small, test), score(large, test, encoding=encoding)
+        spec = large.processor.spec
     compared = compare(
         f"{edge.manifest.name} {edge.manifest.version} and {cloud.manifest.name} {cloud.manifest.version}",
         *scores,
         test.labels,
-        sizes=np.array([encoding.send(image)[1] for image in test.images]),
+        sizes=np.array([encoding.send(image, spec)[1] for image in test.images]),
         encoding=str(encoding),
         policy=None if edge.manifest.cascade is None else Policy.from_json(edge.manifest.cascade),
     )

@@ -46,9 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--encoding",
-        default="captured",
+        action="append",
         metavar="AS",
-        help="as what pictures will be sent to the cloud: captured (default), jpeg or jpeg:QUALITY",
+        help="as what pictures will be sent to the cloud: captured (default), jpeg, jpeg:QUALITY or resized; several, "
+        "with commas and the best first, are a ladder, and the promise holds whichever of them is chosen",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits, as for training (default 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="use at most about N images, as for training")
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         signal=args.signal,
         risk=args.risk,
         strata=args.strata,
-        encoding=SentAs.parse(args.encoding),
+        encodings=SentAs.parse_all(",".join(args.encoding or ["captured"])),
     )
     policy = dict(bundle.manifest.cascade or {})
     if args.json:
@@ -88,6 +89,9 @@ def run(args: argparse.Namespace) -> int:
         f"threshold {rule.threshold:.4f} on {rule.signal}, "
         f"{rule.certificate.local_share:.1%} answered locally; wrote {args.out}"
     )
+    for rung in rule.certificate.rungs:
+        right = "" if rung.cloud_accuracy is None else f"cloud {rung.cloud_accuracy:.2%} right, "
+        print(f"  as {rung.name}: {right}{rung.mean_bytes or 0:,.0f} bytes each, {rung.harms} {harmed}")
     for stratum in rule.certificate.strata:
         print(
             f"  {stratum.name}: {stratum.n} samples ({stratum.needed} would have done), {stratum.harms} {harmed}, "

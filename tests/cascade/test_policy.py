@@ -276,6 +276,11 @@ def test_a_policy_that_cannot_be_is_refused(change):
         {"local_share": -0.1},
         {"validity": "always"},
         {"validity": None},
+        {"rungs": [{"name": "captured"}]},
+        {"rungs": [{"name": "captured", "harms": -1}]},
+        {"rungs": [{"name": "captured", "harms": 0, "cloud_accuracy": 1.5}]},
+        {"rungs": [{"name": "captured", "harms": 0, "mean_bytes": -1}]},
+        {"rungs": "all"},
     ],
 )
 def test_a_certificate_that_cannot_be_is_refused(change):

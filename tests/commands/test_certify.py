@@ -299,7 +299,33 @@ def test_the_cloud_is_certified_on_what_it_will_be_sent(pair, certified, tmp_pat
 def test_an_encoding_that_there_is_not_is_refused(pair, tmp_path, bad):
     out = tmp_path / "c.edge"
     line = refused(pair.certify(out, "--encoding", bad), out)
-    assert "it should be captured, jpeg or jpeg:QUALITY" in line or "it should be from 1 to 100" in line
+    assert "it should be captured, resized, jpeg or jpeg:QUALITY" in line or "it should be from 1 to 100" in line
+
+
+def test_one_promise_is_made_for_all_encodings_of_a_ladder(pair, certified, tmp_path):
+    several = ("--encoding", "captured,jpeg:60", "--encoding", "jpeg:5,resized")
+    done = pair.certify(tmp_path / "c.edge", *several, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    ladder, one = (Policy.from_json(json.loads(text)).certificate for text in (done.stdout, json.dumps(certified[1])))
+    assert ladder.encodings == ("captured", "jpeg:60", "jpeg:5", "resized")
+    assert one.encodings == ("captured",)
+    assert ladder.validity == one.validity, "readers of one encoding hold it for the best"
+    assert ladder.harms <= one.harms or ladder.local_share <= one.local_share
+    captured, fine, coarse, resized = ladder.rungs
+    assert captured.mean_bytes > resized.mean_bytes == SIDE * SIDE * 3
+    assert captured.cloud_accuracy == pytest.approx(resized.cloud_accuracy, abs=0.02)
+    assert captured.cloud_accuracy > coarse.cloud_accuracy
+    assert coarse.mean_bytes < fine.mean_bytes
+    assert max(rung.harms for rung in ladder.rungs) <= ladder.harms
+    words = pair.certify(tmp_path / "d.edge", *several).stdout
+    assert f"as jpeg:5: cloud {coarse.cloud_accuracy:.2%} right, {coarse.mean_bytes:,.0f} bytes each" in words
+
+
+@pytest.mark.parametrize("bad", ["captured,captured", "jpeg:60,", "jpeg,jpeg:95"])
+def test_a_ladder_with_a_rung_twice_or_none_is_refused(pair, tmp_path, bad):
+    out = tmp_path / "c.edge"
+    line = refused(pair.certify(out, "--encoding", bad), out)
+    assert "is there twice" in line or "encoding is" in line
 
 
 def test_what_is_no_picture_is_not_sent_as_one(pair, images, tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edge_sdk.encodings import JPEG_QUALITY, Reduction, SentAs
 from edge_sdk.errors import InputError
 from edge_sdk.frames import decode_image
+from edge_sdk.processing import Color, Crop, DeviceProcessor, Layout, Normalize, ProcessingSpec, Resize
 from outside.bundles import tiny_images
 
 PICTURE = tiny_images(1, 0, side=40)[0][0]
@@ -23,6 +24,22 @@ def test_a_name_is_read_as_it_was_written(quality, side, rows, columns):
     sent = SentAs(quality, Reduction(side, (rows[0], columns[0], rows[1], columns[1])))
     assert SentAs.parse(str(sent)) == sent
     assert SentAs.parse(str(SentAs(quality))) == SentAs(quality)
+
+
+def test_several_names_are_read_though_regions_have_commas_too():
+    names = ("captured", "jpeg:60+region:0.0,0.0,0.5,1.0", "resized+side:5")
+    assert tuple(map(str, SentAs.parse_all(",".join(names)))) == names
+    assert SentAs.parse_all(names) == SentAs.parse_all(", ".join(names))
+
+
+def test_a_resized_picture_has_the_size_of_the_clouds_model():
+    spec = ProcessingSpec((Color("rgb"), Crop(), Resize(8, 6), Normalize((0.0,) * 3, (255.0,) * 3), Layout("NCHW")))
+    seen, size = SentAs.parse("resized").send(PICTURE, spec)
+    assert (seen.shape, seen.dtype, size) == ((8, 6, 3), np.uint8, 8 * 6 * 3)
+    whole = np.moveaxis(DeviceProcessor(spec)(PICTURE)[0], 0, -1) * 255
+    assert np.abs(seen - whole).max() <= 0.501, "half a level is rounded"
+    with pytest.raises(InputError, match="the cloud's own processing"):
+        SentAs.parse("resized").send(PICTURE)
 
 
 def test_what_is_taken_off_is_named_and_not_seen():
