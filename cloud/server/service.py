@@ -19,6 +19,7 @@ import grpc
 
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.grpc_front import GrpcFront, TokenInterceptor
+from edge_sdk.cloud.server.standard import Health, reflection_handlers
 from edge_sdk.errors import InputError, PortInUseError, ServiceError, StorageError
 from edge_sdk.protocol import MAX_MESSAGE_BYTES
 
@@ -115,7 +116,8 @@ async def _serve(
         ],
         maximum_concurrent_rpcs=config.max_concurrent,
     )
-    server.add_generic_rpc_handlers((GrpcFront(core).handler(),))
+    health = Health()
+    server.add_generic_rpc_handlers((GrpcFront(core).handler(), health.handler(), *reflection_handlers()))
     port = _bind(server, config, credentials)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -127,6 +129,7 @@ async def _serve(
         on_ready(_address(config.host, port), tuple(model.name for model in core.models))
         await stop.wait()
     finally:
+        await health.set(serving=False)  # load balancers send no more while what runs is finished
         await server.stop(config.grace_seconds)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(signum)

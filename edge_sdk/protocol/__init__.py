@@ -18,10 +18,12 @@ from edge_sdk.protocol.tensors import (
     add_output,
     datatype_of,
     dtype_of,
+    from_raw,
     read_inputs,
     read_outputs,
     read_parameters,
     set_parameter,
+    to_raw,
 )
 
 __all__ = [
@@ -34,9 +36,11 @@ __all__ = [
     "add_output",
     "datatype_of",
     "dtype_of",
+    "from_raw",
     "messages",
     "read_inputs",
     "read_outputs",
     "read_parameters",
     "set_parameter",
+    "to_raw",
 ]

@@ -3,10 +3,8 @@
 Several libraries register the package ``inference`` in protobuf's default pool, and a second
 one with other bytes is refused. A private pool lets ours live beside any of them.
 
-``inference.desc`` is compiled from ``inference.proto``; after a change of the latter run, in
-this folder (``make proto``)::
-
-    python -m grpc_tools.protoc -I. --descriptor_set_out=inference.desc inference.proto
+``inference.desc`` is compiled from ``inference.proto``; after a change of the latter run
+``make proto``.
 """
 
 from __future__ import annotations
@@ -18,59 +16,80 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 __all__ = [
     "METHODS",
+    "POOL",
     "STREAMS",
     "InferParameter",
     "InferTensorContents",
+    "ModelConfigRequest",
+    "ModelConfigResponse",
     "ModelInferRequest",
     "ModelInferResponse",
     "ModelMetadataRequest",
     "ModelMetadataResponse",
     "ModelReadyRequest",
     "ModelReadyResponse",
+    "ModelStatisticsRequest",
+    "ModelStatisticsResponse",
     "ModelStreamInferResponse",
     "RepositoryIndexRequest",
     "RepositoryIndexResponse",
+    "RepositoryModelLoadRequest",
+    "RepositoryModelLoadResponse",
+    "RepositoryModelUnloadRequest",
+    "RepositoryModelUnloadResponse",
     "ServerLiveRequest",
     "ServerLiveResponse",
     "ServerMetadataRequest",
     "ServerMetadataResponse",
     "ServerReadyRequest",
     "ServerReadyResponse",
+    "add_file",
+    "message",
 ]
 
+POOL: Any = descriptor_pool.DescriptorPool()
+"""Where the descriptors are; for reflection."""
 
-def _load_pool() -> Any:
-    data = resources.files("edge_sdk.protocol").joinpath("inference.desc").read_bytes()
-    pool = descriptor_pool.DescriptorPool()
+
+def add_file(name: str) -> None:
+    """Put the messages of a compiled file of this package, such as ``"inference.desc"``, into the pool."""
+    data = resources.files("edge_sdk.protocol").joinpath(name).read_bytes()
     for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
-        pool.AddSerializedFile(file.SerializeToString())
-    return pool
+        POOL.AddSerializedFile(file.SerializeToString())
 
 
-_POOL = _load_pool()
+def message(full_name: str) -> Any:
+    """Return the class of a message, such as ``"inference.ModelInferRequest"``."""
+    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(full_name))
 
 
-def _message(name: str) -> Any:
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"inference.{name}"))
+add_file("inference.desc")
 
-
-InferParameter = _message("InferParameter")
-InferTensorContents = _message("InferTensorContents")
-ModelInferRequest = _message("ModelInferRequest")
-ModelInferResponse = _message("ModelInferResponse")
-ModelMetadataRequest = _message("ModelMetadataRequest")
-ModelMetadataResponse = _message("ModelMetadataResponse")
-ModelReadyRequest = _message("ModelReadyRequest")
-ModelReadyResponse = _message("ModelReadyResponse")
-ModelStreamInferResponse = _message("ModelStreamInferResponse")
-RepositoryIndexRequest = _message("RepositoryIndexRequest")
-RepositoryIndexResponse = _message("RepositoryIndexResponse")
-ServerLiveRequest = _message("ServerLiveRequest")
-ServerLiveResponse = _message("ServerLiveResponse")
-ServerMetadataRequest = _message("ServerMetadataRequest")
-ServerMetadataResponse = _message("ServerMetadataResponse")
-ServerReadyRequest = _message("ServerReadyRequest")
-ServerReadyResponse = _message("ServerReadyResponse")
+InferParameter = message("inference.InferParameter")
+InferTensorContents = message("inference.InferTensorContents")
+ModelConfigRequest = message("inference.ModelConfigRequest")
+ModelConfigResponse = message("inference.ModelConfigResponse")
+ModelInferRequest = message("inference.ModelInferRequest")
+ModelInferResponse = message("inference.ModelInferResponse")
+ModelMetadataRequest = message("inference.ModelMetadataRequest")
+ModelMetadataResponse = message("inference.ModelMetadataResponse")
+ModelReadyRequest = message("inference.ModelReadyRequest")
+ModelReadyResponse = message("inference.ModelReadyResponse")
+ModelStatisticsRequest = message("inference.ModelStatisticsRequest")
+ModelStatisticsResponse = message("inference.ModelStatisticsResponse")
+ModelStreamInferResponse = message("inference.ModelStreamInferResponse")
+RepositoryIndexRequest = message("inference.RepositoryIndexRequest")
+RepositoryIndexResponse = message("inference.RepositoryIndexResponse")
+RepositoryModelLoadRequest = message("inference.RepositoryModelLoadRequest")
+RepositoryModelLoadResponse = message("inference.RepositoryModelLoadResponse")
+RepositoryModelUnloadRequest = message("inference.RepositoryModelUnloadRequest")
+RepositoryModelUnloadResponse = message("inference.RepositoryModelUnloadResponse")
+ServerLiveRequest = message("inference.ServerLiveRequest")
+ServerLiveResponse = message("inference.ServerLiveResponse")
+ServerMetadataRequest = message("inference.ServerMetadataRequest")
+ServerMetadataResponse = message("inference.ServerMetadataResponse")
+ServerReadyRequest = message("inference.ServerReadyRequest")
+ServerReadyResponse = message("inference.ServerReadyResponse")
 
 
 def _methods(*, streaming: bool) -> dict[str, tuple[Any, Any]]:
@@ -79,7 +98,7 @@ def _methods(*, streaming: bool) -> dict[str, tuple[Any, Any]]:
             message_factory.GetMessageClass(method.input_type),
             message_factory.GetMessageClass(method.output_type),
         )
-        for method in _POOL.FindServiceByName("inference.GRPCInferenceService").methods
+        for method in POOL.FindServiceByName("inference.GRPCInferenceService").methods
         if method.client_streaming is streaming
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 __all__ = [
+    "CLASSIFICATION_PARAMETER",
     "DIGEST_PARAMETER",
     "DIGEST_PROPERTY",
     "ENCODINGS",
@@ -37,6 +38,9 @@ PARAMETERS_PREFIX = "edge_"
 # request parameters
 ENCODING_PARAMETER = "edge_encoding"  # string: one of ENCODINGS; "tensor" where absent
 TIMEOUT_PARAMETER = "timeout"  # int64, microseconds; the protocol's own name
+
+# parameter of a requested output
+CLASSIFICATION_PARAMETER = "classification"  # int64: so many of the highest classes instead; the protocol's own name
 
 # response parameters
 DIGEST_PARAMETER = "edge_model_digest"  # string: "sha256:…" of the model that answered

@@ -2,12 +2,15 @@
 
 Arrays are written as raw contents (little-endian, row-major). Both raw and typed contents are
 read. What does not add up (sizes, counts, datatypes) raises `InputError`; nothing is guessed.
+
+NumPy has no BF16. It is read as float32, which holds every value of it, and written from float32
+where a caller asks for it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +22,12 @@ __all__ = [
     "add_output",
     "datatype_of",
     "dtype_of",
+    "from_raw",
     "read_inputs",
     "read_outputs",
     "read_parameters",
     "set_parameter",
+    "to_raw",
 ]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -40,6 +45,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype("object"),
 }
+_BF16_BYTES = 2
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 _TYPED_FIELDS = {
     "BOOL": "bool_contents",
@@ -66,11 +72,14 @@ def datatype_of(dtype: Any) -> str:
 
 
 def dtype_of(datatype: str) -> np.dtype[Any]:
-    """Return the NumPy dtype of a protocol datatype; ``object`` (of bytes) for ``"BYTES"``."""
+    """Return the NumPy dtype of a protocol datatype; ``object`` (of bytes) for ``"BYTES"``, float32 for ``"BF16"``."""
+    if datatype == "BF16":
+        return _DTYPES["FP32"]
     try:
         return _DTYPES[datatype]
     except KeyError:
-        raise InputError(f"datatype {datatype[:20]!r} is not supported; known are {', '.join(_DTYPES)}") from None
+        known = ", ".join((*_DTYPES, "BF16"))
+        raise InputError(f"datatype {datatype[:20]!r} is not supported; known are {known}") from None
 
 
 def _pack_bytes(items: Iterable[Any]) -> bytes:
@@ -93,43 +102,99 @@ def _unpack_bytes(raw: bytes, count: int, name: str) -> np.ndarray[Any, Any]:
     return items
 
 
-def _add(tensors: Any, raw_contents: Any, name: str, array: np.ndarray[Any, Any]) -> Any:
+def to_raw(array: np.ndarray[Any, Any], datatype: str | None = None) -> bytes:
+    """Return an array's raw contents.
+
+    Parameters
+    ----------
+    array
+        Any shape; a numeric or bool dtype, or object (of bytes or str) for BYTES.
+    datatype
+        ``"BF16"`` to round float32 to it, the nearest and of two the even one; None for the array's own.
+
+    Raises
+    ------
+    InputError
+        The dtype has no place in the protocol, or is not float32 where BF16 is asked for.
+    """
+    own = datatype_of(array.dtype)
+    if datatype not in (None, own):
+        if (datatype, own) != ("BF16", "FP32"):
+            raise InputError(f"{own} is not written as {datatype}")
+        bits = np.ascontiguousarray(array, dtype="<f4").view("<u4")
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+        quiet = (bits >> 16) | 0x40  # rounding would make an infinity, or a zero, of a NaN
+        return np.where(np.isnan(array), quiet, rounded).astype("<u2").tobytes()
+    if own == "BYTES":
+        return _pack_bytes(array.ravel())
+    return np.ascontiguousarray(array, dtype=_DTYPES[own]).tobytes()
+
+
+def from_raw(raw: bytes, datatype: str, shape: Sequence[int], name: str) -> np.ndarray[Any, Any]:
+    """Return the array that raw contents hold; a read-only view of them, but for BYTES and BF16.
+
+    Parameters
+    ----------
+    raw
+        The contents.
+    datatype, shape
+        As the protocol says them.
+    name
+        Name of the tensor, for messages.
+
+    Raises
+    ------
+    InputError
+        They do not agree, or the shape is none.
+    """
+    dtype, count = dtype_of(datatype), _count(shape, name)
+    itemsize = _BF16_BYTES if datatype == "BF16" else dtype.itemsize
+    if datatype == "BYTES":
+        # 4 length bytes an element: refuse before allocating for what cannot be there
+        if count * 4 > len(raw):
+            raise InputError(f"tensor {name!r}: {len(raw)} bytes cannot hold {count} BYTES elements")
+        array = _unpack_bytes(raw, count, name)
+    elif len(raw) != count * itemsize:
+        raise InputError(
+            f"tensor {name!r}: {len(raw)} bytes of raw contents, but {datatype} of shape "
+            f"{list(shape)[:8]} has {count * itemsize}"
+        )
+    elif datatype == "BF16":
+        array = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+    else:
+        array = np.frombuffer(raw, dtype)
+    return _shaped(array, shape, name)
+
+
+def _count(shape: Sequence[int], name: str) -> int:
+    if len(shape) > 32 or any(extent < 0 for extent in shape):
+        raise InputError(f"tensor {name!r}: shape {list(shape[:8])} is not a shape")
+    return math.prod(shape)
+
+
+def _shaped(array: np.ndarray[Any, Any], shape: Sequence[int], name: str) -> np.ndarray[Any, Any]:
+    try:
+        return array.reshape(tuple(shape))
+    except ValueError:  # an extent of 0 makes any other agree with no contents
+        raise InputError(f"tensor {name!r}: shape {list(shape[:8])} is more than an array can have") from None
+
+
+def _add(tensors: Any, raw_contents: Any, name: str, array: np.ndarray[Any, Any], datatype: str | None) -> Any:
+    raw = to_raw(array, datatype)
     tensor = tensors.add()
     tensor.name = name
-    tensor.datatype = datatype_of(array.dtype)
+    tensor.datatype = datatype or datatype_of(array.dtype)
     tensor.shape.extend(array.shape)
-    if tensor.datatype == "BYTES":
-        raw_contents.append(_pack_bytes(array.ravel()))
-    else:
-        raw_contents.append(np.ascontiguousarray(array, dtype=_DTYPES[tensor.datatype]).tobytes())
+    raw_contents.append(raw)
     return tensor
 
 
 def _decode(tensor: Any, raw: bytes | None) -> np.ndarray[Any, Any]:
     name, datatype, shape = tensor.name[:80], tensor.datatype, tuple(tensor.shape)
-    dtype = dtype_of(datatype)
-    if len(shape) > 32 or any(extent < 0 for extent in shape):
-        raise InputError(f"tensor {name!r}: shape {list(shape[:8])} is not a shape")
-    count = math.prod(shape)
-    array: np.ndarray[Any, Any]
-    if raw is None:
-        array = _decode_typed(tensor, name, datatype, count)
-    elif datatype == "BYTES":
-        # 4 length bytes an element: refuse before allocating for what cannot be there
-        if count * 4 > len(raw):
-            raise InputError(f"tensor {name!r}: {len(raw)} bytes cannot hold {count} BYTES elements")
-        array = _unpack_bytes(raw, count, name)
-    else:
-        if len(raw) != count * dtype.itemsize:
-            raise InputError(
-                f"tensor {name!r}: {len(raw)} bytes of raw contents, but {datatype} of shape "
-                f"{list(shape)} has {count * dtype.itemsize}"
-            )
-        array = np.frombuffer(raw, dtype)
-    try:
-        return array.reshape(shape)
-    except ValueError:  # an extent of 0 makes any other agree with no contents
-        raise InputError(f"tensor {name!r}: shape {list(shape[:8])} is more than an array can have") from None
+    if raw is not None:
+        return from_raw(raw, datatype, shape, name)
+    dtype_of(datatype)
+    return _shaped(_decode_typed(tensor, name, datatype, _count(shape, name)), shape, name)
 
 
 def _decode_typed(tensor: Any, name: str, datatype: str, count: int) -> np.ndarray[Any, Any]:
@@ -169,7 +234,7 @@ def _read(tensors: Any, raw_contents: Any) -> dict[str, np.ndarray[Any, Any]]:
     return arrays
 
 
-def add_input(request: Any, name: str, array: np.ndarray[Any, Any]) -> Any:
+def add_input(request: Any, name: str, array: np.ndarray[Any, Any], *, datatype: str | None = None) -> Any:
     """Append an array to a ``ModelInferRequest`` and return its ``InferInputTensor``.
 
     Parameters
@@ -178,20 +243,20 @@ def add_input(request: Any, name: str, array: np.ndarray[Any, Any]) -> Any:
         The message.
     name
         Name of the tensor.
-    array
-        Any shape; a numeric or bool dtype, or object (of bytes or str) for BYTES.
+    array, datatype
+        As for `to_raw`.
 
     Raises
     ------
     InputError
-        The dtype has no place in the protocol.
+        As `to_raw` does.
     """
-    return _add(request.inputs, request.raw_input_contents, name, array)
+    return _add(request.inputs, request.raw_input_contents, name, array, datatype)
 
 
-def add_output(response: Any, name: str, array: np.ndarray[Any, Any]) -> Any:
+def add_output(response: Any, name: str, array: np.ndarray[Any, Any], *, datatype: str | None = None) -> Any:
     """Append an array to a ``ModelInferResponse``; see `add_input`."""
-    return _add(response.outputs, response.raw_output_contents, name, array)
+    return _add(response.outputs, response.raw_output_contents, name, array, datatype)
 
 
 def read_inputs(request: Any) -> dict[str, np.ndarray[Any, Any]]:

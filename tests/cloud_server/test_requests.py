@@ -221,7 +221,9 @@ def test_other_versions_outputs_and_contents_are_refused(call: Call) -> None:
     output = request(GOOD)
     output.outputs.add(name="other")
     classes = request(GOOD)
-    set_parameter(classes.outputs.add(name="logits").parameters, "classification", 3)
+    set_parameter(classes.outputs.add(name="logits").parameters, "classification", -1)
+    shared = request(GOOD)
+    set_parameter(shared.outputs.add(name="logits").parameters, "shared_memory_region", "r")
     twice = request(GOOD)
     add_input(twice, "second", GOOD)
     short = request(GOOD)
@@ -230,6 +232,7 @@ def test_other_versions_outputs_and_contents_are_refused(call: Call) -> None:
         (version, "NOT_FOUND"),
         (output, "INVALID_ARGUMENT"),
         (classes, "INVALID_ARGUMENT"),
+        (shared, "INVALID_ARGUMENT"),
         (twice, "INVALID_ARGUMENT"),
         (short, "INVALID_ARGUMENT"),
         (messages.ModelInferRequest(model_name="tiny"), "INVALID_ARGUMENT"),
@@ -260,10 +263,11 @@ def test_bytes_that_are_no_grpc_leave_the_server_alive(server: str, call: Call) 
 def test_bytes_that_are_no_message_are_refused(server: str, call: Call) -> None:
     with grpc.insecure_channel(server) as channel:
         stub = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        with pytest.raises(grpc.RpcError):
-            stub(b"\xff\xff\xff", timeout=20)
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/inference.GRPCInferenceService/ModelConfig")(b"", timeout=20)
+            stub(b"\xff\xff\xff", timeout=20)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/inference.GRPCInferenceService/CudaSharedMemoryStatus")(b"", timeout=20)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert call("ServerReady", messages.ServerReadyRequest()).ready
 

@@ -15,22 +15,27 @@ from edge_sdk.protocol import add_input, messages, read_inputs, set_parameter
 HOME = Path(str(resources.files("edge_sdk.protocol")))
 
 
-def test_the_compiled_descriptor_is_that_of_the_proto_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["inference", "health", "reflection"])
+def test_the_compiled_descriptor_is_that_of_the_proto_file(tmp_path: Path, name: str) -> None:
     pytest.importorskip("grpc_tools")
     from google.protobuf import descriptor_pb2
 
-    out = tmp_path / "inference.desc"
+    out = tmp_path / f"{name}.desc"
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"-I{HOME}", f"--descriptor_set_out={out}", "inference.proto"],
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{HOME}", f"--descriptor_set_out={out}", f"{name}.proto"],
         check=True,
     )
     fresh = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
-    committed = descriptor_pb2.FileDescriptorSet.FromString((HOME / "inference.desc").read_bytes())
+    committed = descriptor_pb2.FileDescriptorSet.FromString((HOME / f"{name}.desc").read_bytes())
     assert fresh == committed, "run `make proto`"
 
 
 def test_names_numbers_and_types_are_those_of_triton() -> None:
-    theirs = pytest.importorskip("tritonclient.grpc").service_pb2.DESCRIPTOR.message_types_by_name
+    triton = pytest.importorskip("tritonclient.grpc")
+    theirs = {
+        **triton.service_pb2.DESCRIPTOR.message_types_by_name,
+        **triton.model_config_pb2.DESCRIPTOR.message_types_by_name,
+    }
     ours = messages.ModelInferRequest.DESCRIPTOR.file.message_types_by_name
 
     def compare(mine, other) -> None:
@@ -43,9 +48,16 @@ def test_names_numbers_and_types_are_those_of_triton() -> None:
         for nested in mine.nested_types:
             if nested.name != "PropertiesEntry":
                 compare(nested, other.nested_types_by_name[nested.name])
+        for enum in mine.enum_types:
+            assert numbers(enum) == numbers(other.enum_types_by_name[enum.name])
+
+    def numbers(enum) -> dict[str, int]:
+        return {value.name: value.number for value in enum.values}
 
     for name, message in ours.items():
         compare(message, theirs[name])
+    data_types = messages.ModelInferRequest.DESCRIPTOR.file.enum_types_by_name["DataType"]
+    assert numbers(data_types) == numbers(triton.model_config_pb2.DESCRIPTOR.enum_types_by_name["DataType"])
 
 
 @pytest.mark.parametrize("order", ["edge_sdk.protocol, tritonclient.grpc", "tritonclient.grpc, edge_sdk.protocol"])

@@ -14,6 +14,7 @@ from edge_sdk.protocol import (
     add_output,
     datatype_of,
     dtype_of,
+    from_raw,
     messages,
     read_inputs,
     read_outputs,
@@ -93,7 +94,7 @@ def malformed(**changes: object) -> object:
         (malformed(shape=[0, 2**62, 2**62], raw=[]), "more than an array can have"),
         (malformed(shape=[1] * 40, raw=[bytes(4)]), "is not a shape"),
         (malformed(datatype="FP8"), "not supported"),
-        (malformed(datatype="BF16", raw=[bytes(4)]), "not supported"),
+        (malformed(datatype="BF16", raw=[bytes(3)]), "3 bytes of raw contents"),
         (malformed(contents={"fp32_contents": [1, 2]}), "both raw and typed"),
         (malformed(raw=[], contents={"fp32_contents": [1]}), "1 elements"),
         (malformed(raw=[], contents={"int_contents": [1, 2]}), "belongs into fp32_contents"),
@@ -133,3 +134,27 @@ def test_random_bytes_as_a_message_never_crash(data: bytes) -> None:
         read_inputs(request)
     except (DecodeError, InputError):
         pass
+
+
+@given(hnp.arrays("<f4", SHAPES, elements=st.floats(width=32)))
+def test_bfloat16_is_rounded_as_everyone_rounds_it_and_read_as_float32(array: np.ndarray) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    request = messages.ModelInferRequest()
+    with np.errstate(over="ignore"):
+        expected = array.astype(bfloat16)
+    tensor = add_input(request, "x", array, datatype="BF16")
+    assert (tensor.datatype, len(request.raw_input_contents[0])) == ("BF16", 2 * array.size)
+    back = read_inputs(request)["x"]
+    assert (back.dtype, back.shape) == (np.float32, array.shape)
+    assert np.array_equal(back, expected.astype(np.float32), equal_nan=True)
+
+
+def test_bfloat16_of_another_size_or_dtype_is_refused() -> None:
+    request = messages.ModelInferRequest()
+    with pytest.raises(InputError, match="INT32 is not written as BF16"):
+        add_input(request, "x", np.zeros(2, np.int32), datatype="BF16")
+    with pytest.raises(InputError, match="4 bytes of raw contents, but BF16 of shape \\[3\\] has 6"):
+        from_raw(bytes(4), "BF16", [3], "x")
+    request.inputs.add(name="x", datatype="BF16", shape=[1]).contents.fp32_contents.append(1)
+    with pytest.raises(InputError, match="raw contents only"):
+        read_inputs(request)

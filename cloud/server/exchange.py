@@ -1,0 +1,196 @@
+"""What every front does with a request beside its own format: deadlines, outputs asked for, and failures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+
+from edge_sdk.cloud.server.models import ServedModel
+from edge_sdk.errors import InputError, ModelError, ProcessingError
+from edge_sdk.protocol.names import CLASSIFICATION_PARAMETER, ENCODING_PARAMETER, LABELS_PROPERTY, TIMEOUT_PARAMETER
+
+__all__ = ["FAILURES", "Failure", "Wanted", "answer", "deadline_of", "encoding_of", "failure_of", "wanted_outputs"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
+Array = np.ndarray[Any, Any]
+
+FAILURES = (LookupError, InputError, ProcessingError, TimeoutError, ModelError, MemoryError)
+"""What a request can end with, and `failure_of` explains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a request that failed is answered.
+
+    Attributes
+    ----------
+    status
+        The gRPC status.
+    http
+        The HTTP status.
+    message
+        One line.
+    """
+
+    status: grpc.StatusCode
+    http: int
+    message: str
+
+
+def failure_of(error: BaseException, model_name: str) -> Failure:
+    """Return how one of `FAILURES` is answered; log it where the server is to blame."""
+    line = " ".join(str(error).split())
+    match error:
+        case LookupError():
+            return Failure(grpc.StatusCode.NOT_FOUND, 404, line)
+        case InputError() | ProcessingError():
+            return Failure(grpc.StatusCode.INVALID_ARGUMENT, 400, line)
+        case TimeoutError():
+            return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, 504, line)
+        case MemoryError():
+            _log.warning("no memory for a request to model %s", model_name[:80])
+            return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, 503, "the server is out of memory for this request")
+        case _:
+            _log.warning("model %s failed: %s", model_name[:80], line)
+            return Failure(grpc.StatusCode.INTERNAL, 500, line)
+
+
+def deadline_of(arrived: float, time_remaining: float | None, timeout: object) -> float | None:
+    """Return when a request's time is up, as a `time.monotonic` reading; None is never.
+
+    Parameters
+    ----------
+    arrived
+        `time.monotonic` reading of its arrival.
+    time_remaining
+        Seconds that the transport still gives it, or None.
+    timeout
+        Its parameter ``timeout`` in microseconds, or None. As in Triton, 0 is no timeout.
+
+    Raises
+    ------
+    InputError
+        The parameter is no number of microseconds.
+    """
+    ends = []
+    if time_remaining is not None and math.isfinite(time_remaining):
+        ends.append(arrived + time_remaining)
+    if timeout is not None:
+        if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+            raise InputError(f"parameter {TIMEOUT_PARAMETER} is a number of microseconds")
+        if timeout > 0:
+            ends.append(arrived + timeout / 1e6)
+    return min(ends, default=None)
+
+
+def encoding_of(parameters: Mapping[str, object]) -> str:
+    """Return what a request's tensor holds.
+
+    Raises
+    ------
+    InputError
+        The parameter is no string.
+    """
+    encoding = parameters.get(ENCODING_PARAMETER, "tensor")
+    if not isinstance(encoding, str):
+        raise InputError(f"parameter {ENCODING_PARAMETER} is a string")
+    return encoding
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One output of an answer: its tensor, or where ``classes`` is not 0, its so many highest classes."""
+
+    name: str
+    classes: int = 0
+
+
+def wanted_outputs(asked: Iterable[tuple[str, Mapping[str, object]]], model: ServedModel) -> list[Wanted]:
+    """Return the outputs of an answer: those asked for, or all.
+
+    Parameters
+    ----------
+    asked
+        Name and parameters of each output the request names.
+    model
+        The model.
+
+    Raises
+    ------
+    InputError
+        An output is unknown or named twice, or a parameter is.
+    """
+    there = [tensor.name for tensor in model.outputs]
+    wanted: list[Wanted] = []
+    for name, parameters in asked:
+        if name not in there:
+            raise InputError(f"unexpected inference output {name[:80]!r} for model {model.name!r}")
+        if any(name == other.name for other in wanted):
+            raise InputError(f"output {name[:80]!r} is asked for twice")
+        classes = parameters.get(CLASSIFICATION_PARAMETER, 0)
+        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
+            raise InputError(f"output {name[:80]!r}: parameter {CLASSIFICATION_PARAMETER} is a number of classes")
+        if unknown := sorted(parameters.keys() - {CLASSIFICATION_PARAMETER}):
+            raise InputError(f"output {name[:80]!r}: parameter {unknown[0][:80]!r} is not supported")
+        wanted.append(Wanted(name, classes))
+    return wanted or [Wanted(name) for name in there]
+
+
+def answer(array: Array, wanted: Wanted, model: ServedModel) -> Array:
+    """Return an output as it is answered: itself, or its highest classes; see `Wanted`.
+
+    Raises
+    ------
+    InputError
+        Classes are wanted of what has none.
+    """
+    if not wanted.classes:
+        return array
+    labels = json.loads(model.properties.get(LABELS_PROPERTY, "[]"))
+    return _classify(array, wanted.classes, labels, wanted.name)
+
+
+def _classify(scores: Array, classes: int, labels: list[str], name: str) -> Array:
+    """Return the highest classes of an output as Triton's classification extension writes them.
+
+    Parameters
+    ----------
+    scores
+        Numbers [N, ...] of N items.
+    classes
+        How many of each item, at most.
+    labels
+        Names of the classes; may be fewer, or none.
+    name
+        Of the output, for messages.
+
+    Returns
+    -------
+    numpy.ndarray
+        object (bytes) [N, k]: ``score:index`` or ``score:index:label``, highest first.
+
+    Raises
+    ------
+    InputError
+        The output holds no numbers, or has no axis of items and one of classes.
+    """
+    if scores.dtype.kind not in "fiu" or scores.ndim < 2:
+        raise InputError(f"output {name[:80]!r} has no classes: {scores.dtype} {list(scores.shape)}")
+    flat = scores.reshape(len(scores), math.prod(scores.shape[1:]))
+    # of equal scores the first; NaN comes last, whatever its sign
+    keys = np.where(np.isnan(flat), -np.inf, flat) if flat.dtype.kind == "f" else flat.astype(object)
+    order = np.argsort(-keys, axis=1, kind="stable")[:, :classes]
+    write = (lambda score: f"{score:f}") if flat.dtype.kind == "f" else str
+    best = np.empty(order.shape, object)
+    for item, at in np.ndindex(*order.shape):
+        index = int(order[item, at])
+        label = f":{labels[index]}" if index < len(labels) else ""
+        best[item, at] = f"{write(flat[item, index])}:{index}{label}".encode()
+    return best
