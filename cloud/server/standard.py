@@ -65,9 +65,10 @@ class Health:
         told = None
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._status(request.service) != told)
-                told = self._status(request.service)
-            yield HealthCheckResponse(status=told)
+                while (status := self._status(request.service)) == told:
+                    await self._changed.wait()
+            told = status
+            yield HealthCheckResponse(status=status)
 
 
 def reflection_handlers() -> tuple[Any, ...]:
