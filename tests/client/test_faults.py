@@ -1,0 +1,79 @@
+"""Every fault there is: each call is answered, says why, leaves nothing behind, and the cloud is found again.
+
+``benchmarks/faults.py`` does the same with 10,000 calls a fault, and takes the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edge_sdk
+from edge_sdk.client import Cloud
+from harness.attack import attack, seconds_until
+from outside.faults import FAULTS, FaultyCloud, faulty_cloud
+
+CALLS = 300
+DEADLINE = 0.1
+HANG = 5.0  # seconds: far beyond the deadline
+RETURN = 20.0  # seconds within which a busy machine sees the cloud again
+
+BROKEN = {"offline", "deadline", "breaker"}
+SOME_GET_THROUGH = {"loss", "switching"}
+UNUSABLE = {"exhausted", "denied", "crash", "nan", "shape", "empty", "noise", "labels"}
+
+
+@pytest.fixture(scope="module")
+def plain(pair) -> Iterator[FaultyCloud]:
+    with faulty_cloud(pair.cloud) as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope="module")
+def encrypted(pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultyCloud, Path]]:
+    folder = tmp_path_factory.mktemp("tls")
+    with faulty_cloud(pair.cloud, folder) as cloud:
+        yield cloud, folder / "cert.pem"
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in {"ignored", "halfopen"}])
+def test_whatever_breaks_each_call_is_answered_and_escalation_resumes(pair, request, fault: str) -> None:
+    if fault == "certificate":
+        faulty, ca = request.getfixturevalue("encrypted")
+        cloud = Cloud(faulty.address(), tls_ca=ca)
+    else:
+        faulty = request.getfixturevalue("plain")
+        cloud = Cloud(faulty.address())
+    with edge_sdk.connect(pair.edge, cloud=cloud, deadline=DEADLINE) as model:
+
+        def cloud_answers() -> bool:
+            return model.predict(pair.hard[0]).source == "cloud"
+
+        def ask(frame) -> str:
+            answer = model.predict(frame)
+            assert answer.source == "cloud" or not answer.certified
+            return answer.reason
+
+        assert seconds_until(cloud_answers, RETURN) is not None, "the cloud was never there"
+        attack(ask, pair.hard, CALLS)
+        counted = model.counters["requests"]
+        faulty.begin(fault)
+        try:
+            seen = attack(ask, pair.hard, CALLS)
+        finally:
+            faulty.end()
+        assert seen.answered == CALLS
+        assert seen.latencies.max() < HANG
+        assert model.counters["requests"] - counted == CALLS
+        assert sum(model.counters["reasons"].values()) == model.counters["requests"]
+        if fault in UNUSABLE:
+            assert seen.outcomes["rejected"] > CALLS / 2
+            assert set(seen.outcomes) <= {"rejected", *BROKEN}
+        elif fault not in SOME_GET_THROUGH:
+            assert sum(seen.outcomes.get(reason, 0) for reason in BROKEN) >= CALLS - 5
+        assert seen.late.threads - seen.early.threads <= 4
+        assert seen.late.descriptors - seen.early.descriptors <= 4
+        assert seconds_until(cloud_answers, RETURN) is not None, "escalation did not resume"
+        assert model.predict(pair.hard[1]).certified
