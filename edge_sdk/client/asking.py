@@ -42,14 +42,7 @@ class Asking:
     ------
     InputError
         As `CloudLink` does.
-
-    Attributes
-    ----------
-    whole
-        What `may_leave` returns where there are no rules.
     """
-
-    whole = WHOLE
 
     def __init__(
         self,

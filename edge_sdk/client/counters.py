@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from edge_sdk.types import Reason, Source
 
-__all__ = ["Counters"]
+__all__ = ["BYTES", "SECONDS", "Counters", "Histogram"]
+
+SECONDS = (*(float(f"{digits}e{power}") for power in range(-4, 1) for digits in (1, 2.5, 5)), 10.0)
+"""Upper bounds of buckets of time: three a decade, from 100 µs to 10 s."""
+
+BYTES = tuple(float(4**power) for power in range(4, 14))
+"""Upper bounds of buckets of size: powers of 4, from 256 bytes to 64 MiB."""
+
+
+class Histogram:
+    """Counts of values by fixed buckets; not thread-safe by itself.
+
+    Parameters
+    ----------
+    bounds
+        Largest value of each bucket, ascending; one more bucket takes what is larger.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return ``bounds``, ``counts`` (one more than bounds), and the ``sum`` of all values."""
+        return {"bounds": list(self.bounds), "counts": list(self.counts), "sum": self.total}
 
 
 class Counters:
@@ -16,26 +50,29 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests = 0
-        self._answered: Counter[Source] = Counter()
-        self._reasons: Counter[Reason] = Counter()
-        self._uploads: Counter[str] = Counter()
+        self._requests: dict[tuple[Source | None, Reason], int] = {}
+        self._durations: dict[Source | None, Histogram] = {
+            source: Histogram(SECONDS) for source in (*get_args(Source), None)
+        }
+        self._uploads = {True: Histogram(BYTES), False: Histogram(BYTES)}  # by whether they were answered usefully
+        self._round_trips = Histogram(SECONDS)
+        self._foreign = 0
         self._privacy: Counter[str] = Counter()
 
-    def request(self, source: Source | None, reason: Reason) -> None:
-        """Count one finished request; ``source`` is None where it ended in an error."""
+    def request(self, source: Source | None, reason: Reason, seconds: float) -> None:
+        """Count one finished request, and what it took; ``source`` is None where it ended in an error."""
+        key = source, reason
         with self._lock:
-            self._requests += 1
-            self._reasons[reason] += 1
-            if source is not None:
-                self._answered[source] += 1
+            self._requests[key] = self._requests.get(key, 0) + 1
+            self._durations[source].observe(seconds)
 
-    def upload(self, size: int, *, usable: bool, foreign: bool = False) -> None:
-        """Count one request of ``size`` bytes that was handed to gRPC."""
+    def upload(self, size: int, *, usable: bool, seconds: float, foreign: bool = False) -> None:
+        """Count one request of ``size`` bytes that was handed to gRPC, and what it took."""
         with self._lock:
-            self._uploads["escalated" if usable else "failed_uploads"] += 1
-            self._uploads["bytes_sent" if usable else "bytes_failed"] += size
-            self._uploads["foreign_model"] += foreign
+            self._uploads[usable].observe(size)
+            if usable:
+                self._round_trips.observe(seconds)
+            self._foreign += foreign
 
     def privacy(self, what: str) -> None:
         """Count one input that rules had ``kept`` on the device, or ``reduced`` before it was sent."""
@@ -48,23 +85,41 @@ class Counters:
         Returns
         -------
         dict
-            ``requests``; ``answered`` by source; ``reasons`` (they add up to ``requests``);
+            ``requests``; ``answered`` by source; ``reasons`` (they add up to ``requests``); ``outcomes``:
+            the same requests by source, ``none`` where they ended in an error, and reason;
             ``escalated``: requests that the cloud answered usefully, ``bytes_sent`` in them;
             ``failed_uploads``: tries without a useful answer, ``bytes_failed`` in them (where the
             cloud was offline, they may not have left the device);
             ``foreign_model``: useful answers of another model than the certificate names;
             ``privacy``: inputs that were to be sent, audits among them, and that rules ``kept`` on the
-            device, and requests that they ``reduced``.
+            device, and requests that they ``reduced``;
+            ``histograms``, each as of `Histogram.snapshot`: ``request_seconds`` by source, of whole
+            requests; ``cloud_seconds`` of those that the cloud answered usefully; ``upload_bytes`` by
+            ``answered`` and ``failed``.
         """
         with self._lock:
+            outcomes: dict[str, dict[str, int]] = {}
+            answered: Counter[Source | None] = Counter()
+            reasons: Counter[Reason] = Counter()
+            for (source, reason), count in self._requests.items():
+                outcomes.setdefault(source or "none", {})[reason] = count
+                answered[source] += count
+                reasons[reason] += count
+            sent, failed = self._uploads[True], self._uploads[False]
             return {
-                "requests": self._requests,
-                "answered": {name: self._answered[name] for name in get_args(Source)},
-                "reasons": dict(sorted(self._reasons.items())),
-                "escalated": self._uploads["escalated"],
-                "failed_uploads": self._uploads["failed_uploads"],
-                "bytes_sent": self._uploads["bytes_sent"],
-                "bytes_failed": self._uploads["bytes_failed"],
-                "foreign_model": self._uploads["foreign_model"],
+                "requests": reasons.total(),
+                "answered": {name: answered[name] for name in get_args(Source)},
+                "reasons": dict(sorted(reasons.items())),
+                "outcomes": outcomes,
+                "escalated": sum(sent.counts),
+                "failed_uploads": sum(failed.counts),
+                "bytes_sent": int(sent.total),
+                "bytes_failed": int(failed.total),
+                "foreign_model": self._foreign,
                 "privacy": {"kept": self._privacy["kept"], "reduced": self._privacy["reduced"]},
+                "histograms": {
+                    "request_seconds": {source or "none": one.snapshot() for source, one in self._durations.items()},
+                    "cloud_seconds": self._round_trips.snapshot(),
+                    "upload_bytes": {"answered": sent.snapshot(), "failed": failed.snapshot()},
+                },
             }

@@ -19,12 +19,13 @@ from edge_sdk.client.cache import Cache
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.journal import Journal
-from edge_sdk.client.modes import MODES, Answering, Mode
+from edge_sdk.client.modes import MODES, Answering, Given, Mode
 from edge_sdk.client.oversight import Oversight
 from edge_sdk.client.privacy import PrivacyRule, check_rules
 from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.inputs import Input
 from edge_sdk.model import EdgeModel, load
+from edge_sdk.processing.sources import Matrix, Pixels
 from edge_sdk.streams import Stream
 from edge_sdk.types import Classification
 
@@ -167,15 +168,34 @@ class HybridModel:
         cache = {} if self._asking is None else {"cache": self._asking.cache_counters}
         return {**self._counters.snapshot(), **self._oversight.snapshot(self._answering.watch), **cache}
 
-    def predict(self, frame: Input, context: Mapping[str, Any] | None = None) -> Classification:
+    def metrics(self) -> str:
+        """Return the counters as text that Prometheus reads; see ``docs/metrics.md``."""
+        from edge_sdk.client.metrics import exposition
+
+        edge = self.edge
+        info = {"model": edge.name, "version": edge.version, "digest": edge.bundle_digest, "mode": self._mode}
+        return exposition(self.counters, info)
+
+    def predict(
+        self,
+        frame: Input,
+        context: Mapping[str, Any] | None = None,
+        *,
+        pixels: Pixels = "rgb",
+        matrix: Matrix = "bt601",
+    ) -> Classification:
         """Classify one frame.
 
         Parameters
         ----------
         frame
-            A uint8 array [height, width(, channels)], a path, JPEG or PNG bytes, or a Pillow image.
+            A uint8 array [height, width(, channels)], a path, JPEG or PNG bytes, or a Pillow image. With
+            other `pixels` a frame as a camera delivers it.
         context
             What privacy rules are to know of this call, such as ``{"tenant": "acme"}``.
+        pixels, matrix
+            What the bytes of a frame are, as for `edge_sdk.EdgeModel.predict`. The edge reads it in place;
+            the cloud is sent, and rules and the cache see, the same picture as RGB.
 
         Returns
         -------
@@ -194,13 +214,21 @@ class HybridModel:
         """
         if context is not None and not isinstance(context, Mapping):
             raise InputError(f"the context is {type(context).__name__}; it should be a mapping of names to values")
-        return self._answering.answer(frame, context)
+        return self._answering.answer(Given(frame, context, pixels, matrix))
 
-    async def apredict(self, frame: Input, context: Mapping[str, Any] | None = None) -> Classification:
+    async def apredict(
+        self,
+        frame: Input,
+        context: Mapping[str, Any] | None = None,
+        *,
+        pixels: Pixels = "rgb",
+        matrix: Matrix = "bt601",
+    ) -> Classification:
         """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
         import asyncio
 
-        return await asyncio.get_running_loop().run_in_executor(None, self.predict, frame, context)
+        call = partial(self.predict, frame, context, pixels=pixels, matrix=matrix)
+        return await asyncio.get_running_loop().run_in_executor(None, call)
 
     def stream(
         self,
@@ -209,9 +237,13 @@ class HybridModel:
         live: bool | None = None,
         depth: int = 1,
         context: Mapping[str, Any] | None = None,
+        pixels: Pixels | None = None,
+        matrix: Matrix = "bt601",
     ) -> Stream[Classification]:
         """Classify the frames of a source, all in one context; see `edge_sdk.model.EdgeModel.stream`."""
-        return Stream(partial(self.predict, context=context), source, live=live, depth=depth)
+        told: Pixels = getattr(source, "pixels", "rgb") if pixels is None else pixels
+        answer = partial(self.predict, context=context, pixels=told, matrix=matrix)
+        return Stream(answer, source, live=live, depth=depth)
 
     def feedback(self, decision_id: str, label: str | int) -> None:
         """Write into the journal what an answer should have been, be it days later.

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge_sdk.cascade.audit import LEAST_KEY
@@ -30,6 +30,8 @@ KEY_FILE = "audit.key"
 _SUFFIX = ".jsonl"
 _MOST_NOTE = 1 << 20
 _QUIET_SECONDS = 60.0  # between two complaints about the same disk
+
+_Entry = Record | Feedback | Callable[[], Record]
 
 
 class Journal:
@@ -48,8 +50,8 @@ class Journal:
     pause
         Seconds between two writes: what a power cut may take.
     hash_inputs
-        Whether records hold the SHA-256 of what was decided about, which takes its time on the
-        caller's thread.
+        Whether records hold the SHA-256 of inputs that the cloud was to see. It is taken while the
+        cloud works.
 
     Raises
     ------
@@ -79,7 +81,7 @@ class Journal:
         self._path = Path()
         self._size = 0
         self._changed = threading.Condition()
-        self._queue: deque[Record | Feedback] = deque()
+        self._queue: deque[_Entry] = deque()
         self._notes: dict[str, bytes] = {}
         self._put = self._written = self._lost = 0
         self._hurried = self._closing = False
@@ -93,8 +95,8 @@ class Journal:
         with self._changed:
             return {"written": self._written, "lost": self._lost}
 
-    def put(self, record: Record | Feedback) -> None:
-        """Take a record to be written; never waits, never raises."""
+    def put(self, record: Record | Feedback | Callable[[], Record]) -> None:
+        """Take a record to be written, or what makes it on the journal's thread; never waits, never raises."""
         with self._changed:
             self._put += 1
             if self._closing or len(self._queue) >= self._limit:
@@ -166,7 +168,7 @@ class Journal:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
-    def _write(self, batch: deque[Record | Feedback]) -> int:
+    def _write(self, batch: deque[_Entry]) -> int:
         """Append records to the file and make them durable; return how many."""
         if not batch:
             return 0
@@ -257,8 +259,9 @@ class Reader:
                         self.torn += 1
 
 
-def _line(record: Record | Feedback) -> bytes | None:
+def _line(entry: _Entry) -> bytes | None:
     """Return a record as a line, or None where it has no form: it must not take others with it."""
+    record = entry() if callable(entry) else entry
     try:
         line = record.to_line()
         parse(line)

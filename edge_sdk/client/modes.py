@@ -8,23 +8,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
 from edge_sdk.client.answers import answer_of_cloud
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.oversight import Made, Oversight, Watch
 from edge_sdk.errors import EscalationError, ModelClosedError
 from edge_sdk.inputs import Input
 from edge_sdk.model import EdgeModel, new_decision_id
+from edge_sdk.processing.sources import Matrix, Pixels
 from edge_sdk.types import Classification, Reason
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from edge_sdk.client.asking import Asking
     from edge_sdk.client.outcomes import Outcome
     from edge_sdk.client.payload import Capture
     from edge_sdk.encodings import Reduction
 
-__all__ = ["MODES", "Answering", "Mode"]
+__all__ = ["MODES", "Answering", "Given", "Mode"]
 
 _log = logging.getLogger("edge_sdk.client")
 
@@ -33,6 +34,47 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 # kept back from a deadline to come back to the caller in time: 5 % of it, within these seconds
 _MARGIN_SHARE, _MARGIN_LEAST, _MARGIN_MOST = 0.05, 0.001, 0.010
+
+
+class Given:
+    """One input as an app gave it, and when.
+
+    Attributes
+    ----------
+    value, pixels, matrix
+        As of `edge_sdk.EdgeModel.predict`; what had to be decoded is an array from then on.
+    context
+        What privacy rules know of it.
+    started
+        ``time.perf_counter()`` at the start of the call.
+    """
+
+    __slots__ = ("_capture", "context", "matrix", "pixels", "started", "value")
+
+    def __init__(
+        self, value: Input, context: Mapping[str, Any] | None, pixels: Pixels = "rgb", matrix: Matrix = "bt601"
+    ) -> None:
+        self.started = time.perf_counter()
+        self.value, self.context, self.pixels, self.matrix = value, context, pixels, matrix
+        self._capture: Capture | None = None
+
+    def decode(self, model: EdgeModel) -> None:
+        """Decode a file or bytes, once for the edge and the cloud."""
+        if not isinstance(self.value, np.ndarray) and self.pixels == "rgb":
+            self.value = self.capture(model).pixels
+
+    def capture(self, model: EdgeModel) -> Capture:
+        """Return what the cloud may be sent of it: frames of cameras as RGB."""
+        if self._capture is None:
+            from edge_sdk.client.payload import Capture  # needs protobuf, which the mode edge does without
+
+            value = self.value
+            if self.pixels != "rgb":
+                from edge_sdk.processing.device import to_rgb
+
+                value = to_rgb(value, self.pixels, self.matrix)
+            self._capture = Capture.of(value, model.processor.spec)
+        return self._capture
 
 
 class Answering:
@@ -72,23 +114,22 @@ class Answering:
         asking: Asking | None,
     ) -> None:
         self.watch = watch
+        self.deadline = deadline
         self.closed = False
         self._mode: Mode = mode
         self._oversight, self._counters, self._asking = oversight, counters, asking
-        self.deadline = deadline
 
-    def answer(self, value: Input, context: Mapping[str, Any] | None) -> Classification:
+    def answer(self, given: Given) -> Classification:
         """Answer one input; see `edge_sdk.client.HybridModel.predict`."""
-        started = time.perf_counter()
         if self._asking is None:
-            answer = self._conclude(self._infer(value), None, started)
+            answer = self._conclude(self._infer(given), None, given)
         elif self._mode == "hybrid":
-            answer = self._hybrid(value, context, started, self._asking)
+            answer = self._hybrid(given, self._asking)
         elif self._mode == "prefer_cloud":
-            answer = self._prefer_cloud(value, context, started, self._asking)
+            answer = self._prefer_cloud(given, self._asking)
         else:
-            answer = self._cloud(value, context, started, self._asking)
-        self._counters.request(answer.source, answer.reason)
+            answer = self._cloud(given, self._asking)
+        self._counters.request(answer.source, answer.reason, time.perf_counter() - given.started)
         return answer
 
     def check_open(self) -> None:
@@ -96,76 +137,68 @@ class Answering:
         if self.closed:
             raise ModelClosedError("this hybrid model has been closed")
 
-    def _hybrid(
-        self, value: Input, context: Mapping[str, Any] | None, started: float, asking: Asking
-    ) -> Classification:
-        capture = _capture(value, self.watch.model)
-        made = self._infer(capture.pixels)
-        asks = made.decision is None or made.decision.escalate
-        pixels: NDArray[Any] | None = capture.pixels
-        reduction: Reduction | None = None
-        if made.watch.rules and (asks or self._oversight.hashes):
-            reduction = asking.may_leave(capture, made.watch, made, context)
-            if reduction is None or reduction.takes:
-                pixels = None  # no hash either, for who knows where journals go
-        elif asks:
-            reduction = asking.whole
-        outcome = None
-        if asks:
-            ends_at = self._ends_at(started)
-            outcome = asking.ask(capture, reduction, made.watch, ends_at, audit=made.is_audit).wait()
+    def _hybrid(self, given: Given, asking: Asking) -> Classification:
+        given.decode(self.watch.model)
+        made = self._infer(given)
+        outcome, hashed = None, ""
+        if made.decision is None or made.decision.escalate:
+            capture, ends_at = given.capture(made.model), self._ends_at(given.started)
+            reduction = asking.may_leave(capture, made.watch, made, given.context)
+            call = asking.ask(capture, reduction, made.watch, ends_at, audit=made.is_audit)
+            if reduction is not None and not reduction.takes:  # no hash of the rest, for who knows where journals go
+                hashed = self._oversight.hash_of(capture.pixels, ends_at)  # while the cloud works
+            outcome = call.wait()
             if outcome.probabilities is None:
                 self._unanswered(capture, reduction, made, outcome)
-        answer = self._conclude(made, outcome, started)
-        self._oversight.record(made, outcome, answer, pixels)
+        answer = self._conclude(made, outcome, given)
+        self._oversight.record(made, outcome, answer, hashed)
         return answer
 
-    def _prefer_cloud(
-        self, value: Input, context: Mapping[str, Any] | None, started: float, asking: Asking
-    ) -> Classification:
+    def _prefer_cloud(self, given: Given, asking: Asking) -> Classification:
         watch = self.watch
-        capture = _capture(value, watch.model)
-        ends_at = self._ends_at(started)
+        given.decode(watch.model)
+        capture, ends_at = given.capture(watch.model), self._ends_at(given.started)
         # the edge works while the cloud does; where the cloud's model is not known yet, asking
         # would wait, and the edge's answer could come too late; rules may have to see that first
         call = None
         if asking.described and not watch.needs_answer:
-            reduction = asking.may_leave(capture, watch, None, context)
+            reduction = asking.may_leave(capture, watch, None, given.context)
             call = asking.ask(capture, reduction, watch, ends_at)
-        made = self._infer(capture.pixels)
+        made = self._infer(given)
         if call is None:
-            reduction = asking.may_leave(capture, made.watch, made, context)
+            reduction = asking.may_leave(capture, made.watch, made, given.context)
             call = asking.ask(capture, reduction, made.watch, ends_at)
         outcome = call.wait()
         if outcome.probabilities is not None and watch.model.labels != made.model.labels:  # swapped meanwhile
             outcome = replace(outcome, probabilities=None, reason="rejected")
         if outcome.probabilities is None:
             self._unanswered(capture, reduction, made, outcome)
-        return self._conclude(made, outcome, started)
+        return self._conclude(made, outcome, given)
 
-    def _cloud(self, value: Input, context: Mapping[str, Any] | None, started: float, asking: Asking) -> Classification:
+    def _cloud(self, given: Given, asking: Asking) -> Classification:
         self.check_open()
         watch, made = self.watch, None
-        capture = _capture(value, watch.model)
+        given.decode(watch.model)
+        capture = given.capture(watch.model)
         if watch.needs_answer:
-            made = self._infer(capture.pixels)
+            made = self._infer(given)
             watch = made.watch
-        reduction = asking.may_leave(capture, watch, made, context)
-        outcome = asking.ask(capture, reduction, watch, self._ends_at(started)).wait()
+        reduction = asking.may_leave(capture, watch, made, given.context)
+        outcome = asking.ask(capture, reduction, watch, self._ends_at(given.started)).wait()
         self._count_upload(outcome, watch)
         if outcome.probabilities is None:
             self._unanswered(capture, reduction, made, outcome)
-            self._counters.request(None, outcome.reason)
+            self._counters.request(None, outcome.reason, time.perf_counter() - given.started)
             raise EscalationError(f"the cloud gave no usable answer ({outcome.reason}): {outcome.detail}")
         if not outcome.cached:
             self._oversight.judge(watch, outcome)
-        return answer_of_cloud(outcome, watch, made, "forced", started)
+        return answer_of_cloud(outcome, watch, made, "forced", given.started)
 
-    def _infer(self, value: Input) -> Made:
+    def _infer(self, given: Given) -> Made:
         while True:
             watch = self.watch
             try:
-                scored = watch.model.infer(value)
+                scored = watch.model.infer(given.value, pixels=given.pixels, matrix=given.matrix)
             except ModelClosedError:
                 self.check_open()
                 if watch is self.watch:  # somebody else closed it
@@ -193,7 +226,7 @@ class Answering:
         """
         _log.debug("the cloud gave no answer (%s): %s", outcome.reason, outcome.detail)
 
-    def _conclude(self, made: Made, outcome: Outcome | None, started: float) -> Classification:
+    def _conclude(self, made: Made, outcome: Outcome | None, given: Given) -> Classification:
         """Put the better answer there is into the record."""
         reason: Reason = "confident" if made.kept and self._mode in ("hybrid", "edge") else "forced"
         if outcome is not None:
@@ -203,7 +236,7 @@ class Answering:
             if outcome.probabilities is not None:
                 if self._mode == "hybrid":
                     reason = "audit" if made.is_audit else "escalated"
-                return answer_of_cloud(outcome, made.watch, made, reason, started)
+                return answer_of_cloud(outcome, made.watch, made, reason, given.started)
             if reason == "forced" or not made.kept:
                 reason = outcome.reason
         answer: Classification = made.model.answer(
@@ -211,7 +244,7 @@ class Answering:
             made.decision,
             reason=reason,
             certified=made.certified,
-            started=started,
+            started=given.started,
             cloud_ms=0.0 if outcome is None else outcome.elapsed_ms,
             decision_id=made.decision_id,
         )
@@ -221,11 +254,8 @@ class Answering:
         if outcome.bytes_sent:
             usable = outcome.probabilities is not None
             self._counters.upload(
-                outcome.bytes_sent, usable=usable, foreign=usable and watch.is_foreign(outcome.digest)
+                outcome.bytes_sent,
+                usable=usable,
+                foreign=usable and watch.is_foreign(outcome.digest),
+                seconds=outcome.elapsed_ms / 1e3,
             )
-
-
-def _capture(value: Input, model: EdgeModel) -> Capture:
-    from edge_sdk.client.payload import Capture  # needs protobuf, which the mode edge does without
-
-    return Capture.of(value, model.processor.spec)

@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from edge_sdk.client.journal import Journal, keep_key
 from edge_sdk.client.privacy import PrivacyRule, needs_answer
 from edge_sdk.errors import CertificateError, EdgeSdkError, InputError
 from edge_sdk.model import EdgeModel, Scored
-from edge_sdk.types import Classification, Reason
+from edge_sdk.types import Classification, Reason, Source, Timing
 
 if TYPE_CHECKING:
     from edge_sdk.client.outcomes import Outcome as CloudOutcome
@@ -35,6 +36,7 @@ __all__ = ["AUDIT_RATE", "Made", "Oversight", "Watch"]
 _log = logging.getLogger("edge_sdk.client")
 
 AUDIT_RATE = 0.01
+_HASHED_PER_SECOND = 100e6  # bytes, on a slow processor
 
 
 @dataclass(slots=True)  # not frozen: one is made for every prediction, in half the time
@@ -196,10 +198,13 @@ class Oversight:
             raise
         self._key = audit_key or secrets.token_bytes(32)
 
-    @property
-    def hashes(self) -> bool:
-        """Whether inputs are hashed, for the journal."""
-        return self._journal is not None and self._journal.hash_inputs
+    def hash_of(self, pixels: NDArray[Any], ends_at: float | None) -> str:
+        """Return the digest of an input for the journal; empty where none is wanted, or there is no time for it."""
+        if self._journal is None or not self._journal.hash_inputs:
+            return ""
+        if ends_at is not None and (ends_at - time.perf_counter()) * _HASHED_PER_SECOND < pixels.nbytes:
+            return ""
+        return canonical.sha256(np.ascontiguousarray(pixels).data)
 
     def watch(self, model: EdgeModel, rules: tuple[PrivacyRule, ...] = ()) -> Watch:
         """Return what watches over a model that is taken into use, with privacy rules that fit it."""
@@ -292,45 +297,21 @@ class Oversight:
         other = f"the cloud's model sees pictures as {said.encoding}, for which it was not certified"
         watch.set_cause("encoding", None if _is_encoding(watch, said) else other)
 
-    def record(
-        self, made: Made, said: CloudOutcome | None, answer: Classification, pixels: NDArray[Any] | None
-    ) -> None:
-        """Write a decision and what came of it into the journal, if there is one; without a hash of no pixels."""
+    def record(self, made: Made, said: CloudOutcome | None, answer: Classification, hashed: str) -> None:
+        """Give a decision and what came of it to the journal, if there is one; it makes the record by itself.
+
+        Parameters
+        ----------
+        made, said, answer
+            The edge's answer, the cloud's if it was asked, and the one that the app gets.
+        hashed
+            What `hash_of` returned; empty where the input was not hashed.
+        """
         if self._journal is None or made.decision is None:
             return
-        cloud = missing = None
-        if said is not None and said.probabilities is not None:
-            index = int(said.probabilities.argmax())
-            cloud = CloudAnswer(index, float(said.probabilities[index]), said.digest, said.encoding)
-        elif said is not None:
-            missing = said.reason
-        audit, scores = made.watch.audit, made.scored.probabilities
-        self._journal.put(
-            Record(
-                id=made.decision_id,
-                time=time.time(),
-                input=""
-                if pixels is None or not self._journal.hash_inputs
-                else canonical.sha256(np.ascontiguousarray(pixels).data),
-                model=made.model.digest,
-                rule=made.watch.rule,
-                scores=scores.astype("<f4").tobytes(),
-                threshold=made.threshold,
-                audit_rate=None if audit is None else audit.rate,
-                audit_key=made.watch.key_id,
-                decision=made.decision,
-                outcome=Outcome(
-                    source=answer.source,
-                    reason=answer.reason,
-                    certified=answer.certified,
-                    index=int(scores.argmax()),
-                    cloud=cloud,
-                    missing=missing,
-                    bytes_sent=0 if said is None else said.bytes_sent,
-                    timing=answer.timing,
-                ),
-            )
-        )
+        scores = made.scored.probabilities.tobytes()  # now, for a runtime may use its memory again
+        why = answer.source, answer.reason, answer.certified
+        self._journal.put(partial(_record, made, said, scores, why, answer.timing, hashed, time.time()))
 
     def feedback(self, decision_id: str, label: int) -> None:
         """Write a true label into the journal; raise `InputError` where there is none."""
@@ -356,6 +337,49 @@ class Oversight:
         """Write what is left of the journal, and close it if it was opened here."""
         if self._journal is not None and self._owns:
             self._journal.close()
+
+
+def _record(
+    made: Made,
+    said: CloudOutcome | None,
+    scores: bytes,
+    why: tuple[Source, Reason, bool],
+    timing: Timing,
+    hashed: str,
+    now: float,
+) -> Record:
+    """Make the record of a decision; on the journal's thread, for it takes longer than deciding did."""
+    assert made.decision is not None
+    cloud = missing = None
+    if said is not None and said.probabilities is not None:
+        index = int(said.probabilities.argmax())
+        cloud = CloudAnswer(index, float(said.probabilities[index]), said.digest, said.encoding)
+    elif said is not None:
+        missing = said.reason
+    audit, values = made.watch.audit, np.frombuffer(scores, np.float32)
+    source, reason, certified = why
+    return Record(
+        id=made.decision_id,
+        time=now,
+        input=hashed,
+        model=made.model.digest,
+        rule=made.watch.rule,
+        scores=values.astype("<f4").tobytes(),
+        threshold=made.threshold,
+        audit_rate=None if audit is None else audit.rate,
+        audit_key=made.watch.key_id,
+        decision=made.decision,
+        outcome=Outcome(
+            source=source,
+            reason=reason,
+            certified=certified,
+            index=int(values.argmax()),
+            cloud=cloud,
+            missing=missing,
+            bytes_sent=0 if said is None else said.bytes_sent,
+            timing=timing,
+        ),
+    )
 
 
 def _is_encoding(watch: Watch, said: CloudOutcome) -> bool:

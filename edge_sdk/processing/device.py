@@ -13,9 +13,9 @@ from edge_sdk.ext.image import ImagePlan
 from edge_sdk.processing.arrays import channels_of, describe, is_frame
 from edge_sdk.processing.sources import Frame, Matrix, Pixels, is_video, matrix_constants
 from edge_sdk.processing.spec import ProcessingSpec
-from edge_sdk.processing.steps import Crop, Letterbox
+from edge_sdk.processing.steps import Color, Crop, Letterbox, Quantize, Resize
 
-__all__ = ["DeviceProcessor", "size_of"]
+__all__ = ["DeviceProcessor", "size_of", "to_rgb"]
 
 PLANS = 8  # kept: more kinds of frames than cameras give; one takes about 20 kB
 
@@ -192,6 +192,25 @@ class DeviceProcessor:
         if roi is None:
             kept = list(self._plans.items())[1 - PLANS :]
             self._plans = {**dict(kept), (_layout(frame), pixels, matrix): plan}
+
+
+def to_rgb(frame: Frame, pixels: Pixels, matrix: Matrix = "bt601") -> NDArray[np.uint8]:
+    """Return a frame as a camera delivers it as a picture of its size, rounded to grey levels.
+
+    Parameters are those of `DeviceProcessor`.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+
+    Raises
+    ------
+    InputError
+        Not a frame of this format.
+    """
+    height, width = size_of(frame, pixels)
+    spec = ProcessingSpec((Color("rgb"), Resize(height, width), Quantize("uint8", 1.0, 0)))
+    return cast("NDArray[np.uint8]", DeviceProcessor(spec)(frame, pixels=pixels, matrix=matrix)[0])
 
 
 def _layout(frame: object) -> object:

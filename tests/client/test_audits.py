@@ -278,7 +278,9 @@ def test_predictions_are_replayed_in_another_process_and_another_threshold_is_ju
             assert (outcome.cloud.index, outcome.cloud.model) == (answer.index, pair.cloud_digest)
             assert (outcome.cloud.encoding, outcome.missing) == ("captured", None)
             assert outcome.bytes_sent > frames[0].nbytes
-    assert len({record.input for record in logged}) == len(frames)
+    hashed = [record.input for record in logged if record.decision.escalate]
+    assert len(set(hashed)) == len(hashed) > 30
+    assert {record.input for record in logged if not record.decision.escalate} == {""}
     done = subprocess.run(
         [sys.executable, "-P", "-c", REPLAY, guarded, tmp_path], capture_output=True, text=True, check=False
     )
@@ -302,15 +304,33 @@ def test_many_threads_share_one_journal_and_every_decision_is_in_it_once(guarded
     assert counters["network"]["round_trip_ms"] > 0.0
 
 
-def test_inputs_are_hashed_unless_the_journal_says_otherwise(guarded, pair, cloud, tmp_path: Path) -> None:
+def test_inputs_that_the_cloud_was_to_see_are_hashed_unless_the_journal_says_otherwise(
+    guarded, pair, cloud, tmp_path: Path
+) -> None:
     journal = Journal(tmp_path / "bare", hash_inputs=False)
     for into in (tmp_path / "hashed", journal):
         with edge_sdk.connect(guarded, cloud=cloud, deadline=PATIENT, audit_rate=0, journal=into) as model:
             model.predict(pair.easy[0])
+            model.predict(pair.hard[0])
     journal.close()
-    (hashed,), (bare,) = records(tmp_path / "hashed"), records(tmp_path / "bare")
-    assert hashed.input == "sha256:" + hashlib.sha256(pair.easy[0].tobytes()).hexdigest()
-    assert bare.input == ""
+    kept, asked = records(tmp_path / "hashed")
+    assert kept.input == "", "the cloud was not asked"
+    assert asked.input == "sha256:" + hashlib.sha256(pair.hard[0].tobytes()).hexdigest()
+    assert [record.input for record in records(tmp_path / "bare")] == ["", ""]
+
+
+def test_audited_inputs_are_hashed(guarded, pair, cloud, tmp_path: Path) -> None:
+    with edge_sdk.connect(guarded, cloud=cloud, deadline=PATIENT, audit_rate=1.0, journal=tmp_path) as model:
+        assert model.predict(pair.easy[0]).reason == "audit"
+    (record,) = records(tmp_path)
+    assert record.input == "sha256:" + hashlib.sha256(pair.easy[0].tobytes()).hexdigest()
+
+
+def test_no_input_is_hashed_in_time_that_is_not_there(guarded, pair, cloud, tmp_path: Path) -> None:
+    with edge_sdk.connect(guarded, cloud=cloud, deadline=0, journal=tmp_path) as model:
+        assert model.predict(pair.hard[0]).reason == "deadline"
+    (record,) = records(tmp_path)
+    assert record.input == ""
 
 
 def test_a_missing_answer_says_why(guarded, pair, tmp_path: Path) -> None:

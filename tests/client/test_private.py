@@ -121,13 +121,14 @@ def test_audits_are_kept_too_and_count_as_missing(guarded, pair, proxy, tmp_path
     assert len(sent(proxy)) == 1
 
 
-def test_confident_answers_that_may_not_leave_are_not_hashed_either(pair, proxy, tmp_path: Path) -> None:
+def test_inputs_that_may_not_leave_whole_are_not_hashed_either(pair, proxy, tmp_path: Path) -> None:
+    smaller = PrivacyRule(where={"tenant": {"smaller"}}, max_side=16)
     with edge_sdk.connect(
-        pair.edge, cloud=proxy.address, deadline=PATIENT, journal=tmp_path, privacy=[OURS], audit_rate=0
+        pair.edge, cloud=proxy.address, deadline=PATIENT, journal=tmp_path, privacy=[OURS, smaller], audit_rate=0
     ) as model:
-        model.predict(pair.easy[0], {"tenant": "ours"})
-        model.predict(pair.easy[0], {"tenant": "theirs"})
-    assert [record.input[:6] for record in Reader(tmp_path)] == ["", "sha256"]
+        for tenant in ("ours", "smaller", "theirs"):
+            model.predict(pair.hard[0], {"tenant": tenant})
+    assert [record.input[:6] for record in Reader(tmp_path)] == ["", "", "sha256"]
 
 
 @pytest.mark.parametrize("encoding", ["auto", "captured", "jpeg"])
