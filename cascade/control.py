@@ -266,10 +266,14 @@ class Control:
         known = Network() if self.doubted else self.network
         return replace(self, network=known.learn(size, seconds), doubted=False)
 
+    def level(self, now: float) -> float:
+        """Return how full the emptiest bucket is, in [0, 1]; 1 without limits."""
+        levels = [bucket.after(now).level / bucket.capacity for bucket in self.buckets if bucket is not None]
+        return min(levels, default=1.0)
+
     def spare(self, now: float) -> float:
         """Return the share of kept answers to escalate as well: none below half a bucket, all of it at a full one."""
-        levels = [bucket.after(now).level / bucket.capacity for bucket in self.buckets if bucket is not None]
-        return self.budget.spare * max(0.0, 2.0 * min(levels, default=1.0) - 1.0)
+        return self.budget.spare * max(0.0, 2.0 * self.level(now) - 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 One record is one line of canonical JSON. It holds what the decision was made from, to the bit: the
 scores, the digest of the rule, the threshold in force, the audit's rate and the id of its key; what
-was decided; and what came of it. Labels that arrive later are records of their own, joined by the
-decision's id. What is in a journal, and what of it may be estimated: ``docs/journal-and-audits.md``.
+was decided; and what came of it. Labels and answers of the cloud that arrive later are records of their
+own, joined by the decision's id. What is in a journal, and what of it may be estimated: ``docs/journal-and-audits.md``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from edge_sdk.types import Reason, Source, Timing
 
 __all__ = [
     "CloudAnswer",
+    "Entry",
     "Feedback",
+    "LateAnswer",
     "Outcome",
     "Record",
     "Replay",
@@ -210,7 +212,34 @@ def _fields(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def parse(line: bytes) -> Record | Feedback:
+@dataclass(frozen=True, slots=True)
+class LateAnswer:
+    """What the cloud said of an input that it was sent when the link was back; see ``docs/work-offline.md``.
+
+    Attributes
+    ----------
+    id
+        Of the decision. Of several late answers with one id, the first counts.
+    time
+        Seconds since 1970, of the answer.
+    cloud
+        What it was.
+    """
+
+    id: str
+    time: float
+    cloud: CloudAnswer
+
+    def to_line(self) -> bytes:
+        """Return the answer as one line of canonical JSON, without its end."""
+        return canonical.dumps({"format": FORMAT, "kind": "late", **asdict(self)})
+
+
+Entry = Record | Feedback | LateAnswer
+"""One line of a journal."""
+
+
+def parse(line: bytes) -> Entry:
     """Read one line of a journal, from whoever wrote it.
 
     Raises
@@ -227,8 +256,11 @@ def parse(line: bytes) -> Record | Feedback:
         if value.get("kind") == "feedback":
             _keys(value, "format kind id time label")
             return Feedback(_text(value["id"]), _number(value["time"]), _count(value["label"]))
+        if value.get("kind") == "late":
+            _keys(value, "format kind id time cloud")
+            return LateAnswer(_text(value["id"]), _number(value["time"]), _cloud(value["cloud"]))
         if value.get("kind") != "decision":
-            raise InputError(f"its kind is {_shown(value.get('kind'))}; this SDK knows decision and feedback")
+            raise InputError(f"its kind is {_shown(value.get('kind'))}; this SDK knows decision, feedback and late")
         return _record(value)
     except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise JournalError(f"not a record of a journal: {error}") from error
@@ -267,21 +299,23 @@ def _record(value: Mapping[str, Any]) -> Record:
 def _outcome(value: Mapping[str, Any]) -> Outcome:
     _keys(value, "source reason certified index cloud missing bytes_sent timing")
     cloud, reasons = value["cloud"], get_args(Reason)
-    if cloud is not None:
-        _keys(cloud, "index confidence model encoding")
-        cloud = CloudAnswer(
-            _count(cloud["index"]), _number(cloud["confidence"]), _text(cloud["model"]), _text(cloud["encoding"])
-        )
     _keys(value["timing"], "pre_ms infer_ms post_ms cloud_ms total_ms")
     return Outcome(
         source=_one_of(value["source"], get_args(Source)),
         reason=_one_of(value["reason"], reasons),
         certified=_flag(value["certified"]),
         index=_count(value["index"]),
-        cloud=cloud,
+        cloud=None if cloud is None else _cloud(cloud),
         missing=None if value["missing"] is None else _one_of(value["missing"], reasons),
         bytes_sent=_count(value["bytes_sent"]),
         timing=Timing(**{name: _number(part) for name, part in value["timing"].items()}),
+    )
+
+
+def _cloud(value: Any) -> CloudAnswer:
+    _keys(value, "index confidence model encoding")
+    return CloudAnswer(
+        _count(value["index"]), _number(value["confidence"]), _text(value["model"]), _text(value["encoding"])
     )
 
 
@@ -355,13 +389,13 @@ class Replay:
         return self.matched == self.decisions
 
 
-def replay(records: Iterable[Record | Feedback], policies: Iterable[Policy], keys: Iterable[bytes] = ()) -> Replay:
+def replay(records: Iterable[Entry], policies: Iterable[Policy], keys: Iterable[bytes] = ()) -> Replay:
     """Derive every decision of a journal again and compare it bit for bit.
 
     Parameters
     ----------
     records
-        As `parse` returns them; labels are passed over.
+        As `parse` returns them; what is no decision is passed over.
     policies
         Rules that were in force; each record names its own by digest.
     keys
@@ -372,7 +406,7 @@ def replay(records: Iterable[Record | Feedback], policies: Iterable[Policy], key
     decisions = matched = 0
     problem = None
     for record in records:
-        if isinstance(record, Feedback):
+        if not isinstance(record, Record):
             continue
         decisions += 1
         wrong = _compare(record, rules, secrets)

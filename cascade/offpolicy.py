@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.cascade.audit import Estimate, estimate_mean, estimate_threshold
-from edge_sdk.cascade.journal import Feedback, Record
+from edge_sdk.cascade.journal import CloudAnswer, Entry, Feedback, LateAnswer, Record
 from edge_sdk.errors import InputError, JournalError
 
 __all__ = ["Columns", "Evaluation", "columns", "evaluate"]
@@ -78,8 +78,8 @@ class Evaluation:
     unknown: str | None
 
 
-def columns(records: Iterable[Record | Feedback], *, rule: str | None = None, cloud: str | None = None) -> Columns:
-    """Return a journal as arrays; labels are joined by the decision's id, whenever they came.
+def columns(records: Iterable[Entry], *, rule: str | None = None, cloud: str | None = None) -> Columns:
+    """Return a journal as arrays; labels and late answers are joined by the decision's id, whenever they came.
 
     Parameters
     ----------
@@ -98,11 +98,17 @@ def columns(records: Iterable[Record | Feedback], *, rule: str | None = None, cl
     """
     made: dict[str, _Row] = {}
     labels: dict[str, int] = {}
+    late: dict[str, CloudAnswer] = {}
     for record in records:
         if isinstance(record, Feedback):
             labels[record.id] = record.label  # the last word counts
+        elif isinstance(record, LateAnswer):
+            late.setdefault(record.id, record.cloud)
         else:
             made[record.id] = _row(record)
+    for name, said in late.items():
+        if name in made and made[name].cloud is None:
+            made[name] = made[name]._replace(cloud=sys.intern(said.model), cloud_index=said.index)
     rule = _only("rule", rule, Counter(row.rule for row in made.values()))
     chosen = {name: row for name, row in made.items() if row.rule == rule}
     if not chosen:

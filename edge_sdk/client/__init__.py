@@ -8,6 +8,7 @@ from edge_sdk.client.cloud import Cloud, Hedging
 from edge_sdk.client.connecting import connect
 from edge_sdk.client.hybrid import MODES, HybridModel, Mode
 from edge_sdk.client.journal import Journal
+from edge_sdk.client.outbox import Outbox
 from edge_sdk.client.privacy import PrivacyRule, Question
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "HybridModel",
     "Journal",
     "Mode",
+    "Outbox",
     "PrivacyRule",
     "Question",
     "connect",

@@ -86,7 +86,15 @@ class Asking:
         return judge(rules, Question(pixels, label, context or {}))
 
     def ask(
-        self, capture: Capture, reduction: Reduction | None, watch: Watch, ends_at: float | None, *, audit: bool = False
+        self,
+        capture: Capture,
+        reduction: Reduction | None,
+        watch: Watch,
+        ends_at: float | None,
+        *,
+        audit: bool = False,
+        gate: Gate | None = None,
+        decision_id: str | None = None,
     ) -> Escalation:
         """Ask the cloud about what may leave of an input.
 
@@ -102,6 +110,10 @@ class Asking:
             `time.perf_counter` reading at which the answer must be there; None waits.
         audit
             Whether the cloud itself has to say, whatever it said before.
+        gate
+            Asked in place of the usual one.
+        decision_id
+            Sent with the input, by which a server can tell what comes again.
         """
         if reduction is None:
             self._counters.privacy("kept")
@@ -116,7 +128,8 @@ class Asking:
             ends_at,
             labels=watch.model.labels,
             edge_spec=watch.model.processor.spec,
-            gate=self._gate,
+            gate=gate or self._gate,
+            decision_id=decision_id,
         )
         if not caches and reduction == WHOLE:
             return call

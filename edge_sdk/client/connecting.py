@@ -10,6 +10,7 @@ from edge_sdk.client.cache import Cache
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.hybrid import HybridModel, Mode
 from edge_sdk.client.journal import Journal
+from edge_sdk.client.outbox import Outbox
 from edge_sdk.client.privacy import PrivacyRule
 from edge_sdk.model import load
 
@@ -29,6 +30,7 @@ def connect(
     journal: str | Path | Journal | None = None,
     privacy: Iterable[PrivacyRule] = (),
     cache: Cache | int | None = None,
+    outbox: str | Path | Outbox | None = None,
 ) -> HybridModel:
     """Load a bundle to run on this device with a cloud behind it; see `HybridModel`.
 
@@ -52,6 +54,7 @@ def connect(
             journal=journal,
             privacy=privacy,
             cache=cache,
+            outbox=outbox,
         )
     except BaseException:
         edge.close()

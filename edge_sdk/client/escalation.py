@@ -25,8 +25,8 @@ from edge_sdk.client.payload import Capture, Contract, prepare
 from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
-from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages, read_outputs, read_parameters
-from edge_sdk.protocol.names import DIGEST_PARAMETER, SERVICE
+from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages, read_outputs, read_parameters, set_parameter
+from edge_sdk.protocol.names import DECISION_PARAMETER, DIGEST_PARAMETER, SERVICE
 from edge_sdk.types import Reason
 
 __all__ = ["CloudLink"]
@@ -136,6 +136,7 @@ class CloudLink:
         labels: tuple[str, ...],
         edge_spec: ProcessingSpec,
         gate: Gate | None = None,
+        decision_id: str | None = None,
     ) -> Escalation:
         """Send a picture to the cloud.
 
@@ -151,6 +152,8 @@ class CloudLink:
             The edge model's processing; see `Contract.payload`.
         gate
             Asked last, when the size is known.
+        decision_id
+            Sent with it, if any.
         """
         seen = ""
 
@@ -158,6 +161,8 @@ class CloudLink:
             nonlocal seen
             self._check_labels(contract, labels)
             request, seen = prepare(contract, self._encoding, capture, edge_spec)
+            if decision_id is not None:
+                set_parameter(request.parameters, DECISION_PARAMETER, decision_id)
             return request
 
         def read(response: Any, contract: Contract, size: int) -> Outcome:

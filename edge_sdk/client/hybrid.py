@@ -31,6 +31,8 @@ from edge_sdk.types import Classification
 
 if TYPE_CHECKING:
     from edge_sdk.client.asking import Asking
+    from edge_sdk.client.forwarding import Forwarder
+    from edge_sdk.client.outbox import Outbox
 
 __all__ = ["MODES", "HybridModel", "Mode"]
 
@@ -69,13 +71,16 @@ class HybridModel:
     cache
         How many answers of the cloud to keep for inputs that come again, or an
         `edge_sdk.client.Cache`; None keeps none.
+    outbox
+        A folder in which inputs wait that the cloud should have seen, or an `edge_sdk.client.Outbox`,
+        which its owner closes; needs a journal, where the answers go. See ``docs/work-offline.md``.
 
     Raises
     ------
     InputError
         An option is not one of those above, or the bundle has no policy for ``hybrid``.
     StorageError
-        The journal cannot be begun.
+        The journal or the outbox cannot be begun.
     MissingExtraError
         gRPC is not installed and the mode needs it.
     """
@@ -93,6 +98,7 @@ class HybridModel:
         journal: str | Path | Journal | None = None,
         privacy: Iterable[PrivacyRule] = (),
         cache: Cache | int | None = None,
+        outbox: str | Path | Outbox | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"mode is {mode!r}; it should be one of {', '.join(MODES)}")
@@ -125,6 +131,7 @@ class HybridModel:
                 counters=self._counters,
                 asking=self._asking,
             )
+            self._forwarder = None if outbox is None else self._forward(outbox)
             undo.pop_all()
 
     @property
@@ -163,10 +170,13 @@ class HybridModel:
         Beside that ``audits``: ``asked``, ``answered`` and ``missing`` add up, ``disagreed`` are of those
         answered; ``network``: what calls tell of ``round_trip_ms`` and ``bytes_per_second``, None where
         size makes no difference; ``certificate_void``; ``journal``: records ``written`` and ``lost``; and
-        ``cache``: ``hits`` and ``misses`` of inputs that were to be sent, and the ``entries`` kept now.
+        ``cache``: ``hits`` and ``misses`` of inputs that were to be sent, and the ``entries`` kept now;
+        where there is one, ``outbox``; see `edge_sdk.client.Outbox.counters`.
         """
-        cache = {} if self._asking is None else {"cache": self._asking.cache_counters}
-        return {**self._counters.snapshot(), **self._oversight.snapshot(self._answering.watch), **cache}
+        more: dict[str, Any] = {} if self._asking is None else {"cache": self._asking.cache_counters}
+        if self._forwarder is not None:
+            more["outbox"] = self._forwarder.counters
+        return {**self._counters.snapshot(), **self._oversight.snapshot(self._answering.watch), **more}
 
     def metrics(self) -> str:
         """Return the counters as text that Prometheus reads; see ``docs/metrics.md``."""
@@ -309,8 +319,12 @@ class HybridModel:
         with self._swapping:
             self._answering.closed = True
         self._answering.watch.model.close()
+        if self._forwarder is not None:
+            self._forwarder.stop()
         if self._asking is not None:
             self._asking.close()
+        if self._forwarder is not None:
+            self._forwarder.close()
         self._oversight.close()
 
     def __enter__(self) -> Self:
@@ -320,6 +334,17 @@ class HybridModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _forward(self, outbox: str | Path | Outbox) -> Forwarder:
+        """Begin to keep inputs in an outbox, and to send them."""
+        journal, answering = self._oversight.journal, self._answering
+        if journal is None or self._asking is None:
+            raise InputError("an outbox needs the mode hybrid and a journal, where answers go: give journal=FOLDER")
+        from edge_sdk.client.forwarding import Forwarder
+
+        forwarder = Forwarder(outbox, journal, self._asking, self._oversight, lambda: answering.watch)
+        answering.forwarder = forwarder
+        return forwarder
 
     def _check_edge(self, edge: EdgeModel) -> None:
         edge.manifest.require_task("classification", "a model with a cloud behind it")

@@ -14,24 +14,26 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 from edge_sdk.cascade.audit import LEAST_KEY
-from edge_sdk.cascade.journal import MAX_LINE_BYTES, Feedback, Record, parse
+from edge_sdk.cascade.journal import MAX_LINE_BYTES, Entry, LateAnswer, parse
 from edge_sdk.errors import EdgeSdkError, InputError, JournalError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
 
-__all__ = ["KEY_FILE", "Journal", "Reader", "keep_key", "read_key"]
+__all__ = ["KEY_FILE", "Journal", "Reader", "keep_key", "late_answers", "read_key"]
 
 _log = logging.getLogger("edge_sdk.client")
 
 KEY_FILE = "audit.key"
 _SUFFIX = ".jsonl"
+_LATE = b'"kind":"late"'  # as canonical JSON has it
 _MOST_NOTE = 1 << 20
 _QUIET_SECONDS = 60.0  # between two complaints about the same disk
 
-_Entry = Record | Feedback | Callable[[], Record]
+_Waiting = Entry | Callable[[], Entry]
 
 
 class Journal:
@@ -81,7 +83,8 @@ class Journal:
         self._path = Path()
         self._size = 0
         self._changed = threading.Condition()
-        self._queue: deque[_Entry] = deque()
+        self._queue: deque[_Waiting] = deque()
+        self._awaited: dict[int, Future[bool]] = {}  # by the identity of what is in the queue
         self._notes: dict[str, bytes] = {}
         self._put = self._written = self._lost = 0
         self._hurried = self._closing = False
@@ -95,7 +98,7 @@ class Journal:
         with self._changed:
             return {"written": self._written, "lost": self._lost}
 
-    def put(self, record: Record | Feedback | Callable[[], Record]) -> None:
+    def put(self, record: _Waiting) -> None:
         """Take a record to be written, or what makes it on the journal's thread; never waits, never raises."""
         with self._changed:
             self._put += 1
@@ -105,6 +108,24 @@ class Journal:
             self._queue.append(record)
             if len(self._queue) * 2 >= self._limit:
                 self._changed.notify_all()
+
+    def append(self, record: Entry) -> Future[bool]:
+        """Take a record to be written now, and tell when that is over: true where it is durable, at the latest then.
+
+        False is that nobody knows: a failing disk may have kept it all the same.
+        """
+        told: Future[bool] = Future()
+        with self._changed:
+            self._put += 1
+            if self._closing:
+                self._lost += 1
+                told.set_result(False)
+                return told
+            self._awaited[id(record)] = told
+            self._queue.append(record)
+            self._hurried = True
+            self._changed.notify_all()
+        return told
 
     def note(self, name: str, data: bytes) -> None:
         """Take the content of a file of that name in the folder, which is replaced; never waits, never raises."""
@@ -148,9 +169,10 @@ class Journal:
                 )
                 batch, self._queue = self._queue, deque()
                 notes, closing, self._hurried = dict(self._notes), self._closing, False
-            written, kept = 0, {}
+            written, kept, failed = 0, {}, True
             try:
                 written = self._write(batch)
+                failed = False
                 for name, data in notes.items():
                     write_durably(self.folder / name, data, mode=0o600)
                 kept = notes
@@ -162,13 +184,17 @@ class Journal:
                 self._written += written
                 self._lost += len(batch) - written
                 self._notes = {name: data for name, data in self._notes.items() if kept.get(name) is not data}
+                told = [(future, record) for record in batch if (future := self._awaited.pop(id(record), None))]
                 self._changed.notify_all()
-                if closing and not self._queue:
-                    break
+                done = closing and not self._queue
+            for future, record in told:
+                future.set_result(not failed and _line(record) is not None)
+            if done:
+                break
         if self._descriptor is not None:
             os.close(self._descriptor)
 
-    def _write(self, batch: deque[_Entry]) -> int:
+    def _write(self, batch: deque[_Waiting]) -> int:
         """Append records to the file and make them durable; return how many."""
         if not batch:
             return 0
@@ -244,7 +270,7 @@ class Reader:
         if not self._files:
             raise JournalError(f"there are no {_SUFFIX} files in {self._path}")
 
-    def __iter__(self) -> Iterator[Record | Feedback]:
+    def __iter__(self) -> Iterator[Entry]:
         self.torn = 0
         for path in self._files:
             with storage_errors(path, "read"), path.open("rb") as stream:
@@ -259,7 +285,35 @@ class Reader:
                         self.torn += 1
 
 
-def _line(entry: _Entry) -> bytes | None:
+def late_answers(folder: Path, among: Collection[str]) -> set[str]:
+    """Return of which of these decisions a journal holds late answers.
+
+    Raises
+    ------
+    StorageError
+        A file cannot be read.
+    """
+    found: set[str] = set()
+    for path in _files(folder) if among else []:
+        with storage_errors(path, "read"):
+            try:
+                stream = path.open("rb")
+            except FileNotFoundError:  # another process has removed its oldest
+                continue
+            with stream:
+                while line := stream.readline(MAX_LINE_BYTES + 2):
+                    if _LATE not in line:
+                        continue
+                    try:
+                        record = parse(line.removesuffix(b"\n"))
+                    except JournalError:
+                        continue
+                    if isinstance(record, LateAnswer) and record.id in among:
+                        found.add(record.id)
+    return found
+
+
+def _line(entry: _Waiting) -> bytes | None:
     """Return a record as a line, or None where it has no form: it must not take others with it."""
     record = entry() if callable(entry) else entry
     try:

@@ -21,6 +21,7 @@ from edge_sdk.types import Classification, Reason
 
 if TYPE_CHECKING:
     from edge_sdk.client.asking import Asking
+    from edge_sdk.client.forwarding import Forwarder
     from edge_sdk.client.outcomes import Outcome
     from edge_sdk.client.payload import Capture
     from edge_sdk.encodings import Reduction
@@ -101,6 +102,8 @@ class Answering:
         As given; whoever changes it changes the calls that begin then.
     closed
         Whether a closed edge model is no reason to look for a newer one.
+    forwarder
+        What keeps inputs that the cloud did not see, or None.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Answering:
         self.watch = watch
         self.deadline = deadline
         self.closed = False
+        self.forwarder: Forwarder | None = None
         self._mode: Mode = mode
         self._oversight, self._counters, self._asking = oversight, counters, asking
 
@@ -149,7 +153,9 @@ class Answering:
                 hashed = self._oversight.hash_of(capture.pixels, ends_at)  # while the cloud works
             outcome = call.wait()
             if outcome.probabilities is None:
-                self._unanswered(capture, reduction, made, outcome)
+                self._unanswered(capture, reduction, made, given.context, outcome)
+            elif self.forwarder is not None and not outcome.cached:
+                self.forwarder.notice()
         answer = self._conclude(made, outcome, given)
         self._oversight.record(made, outcome, answer, hashed)
         return answer
@@ -172,7 +178,7 @@ class Answering:
         if outcome.probabilities is not None and watch.model.labels != made.model.labels:  # swapped meanwhile
             outcome = replace(outcome, probabilities=None, reason="rejected")
         if outcome.probabilities is None:
-            self._unanswered(capture, reduction, made, outcome)
+            self._unanswered(capture, reduction, made, given.context, outcome)
         return self._conclude(made, outcome, given)
 
     def _cloud(self, given: Given, asking: Asking) -> Classification:
@@ -187,7 +193,7 @@ class Answering:
         outcome = asking.ask(capture, reduction, watch, self._ends_at(given.started)).wait()
         self._count_upload(outcome, watch)
         if outcome.probabilities is None:
-            self._unanswered(capture, reduction, made, outcome)
+            self._unanswered(capture, reduction, made, given.context, outcome)
             self._counters.request(None, outcome.reason, time.perf_counter() - given.started)
             raise EscalationError(f"the cloud gave no usable answer ({outcome.reason}): {outcome.detail}")
         if not outcome.cached:
@@ -212,7 +218,14 @@ class Answering:
             return None
         return started + deadline - min(max(deadline * _MARGIN_SHARE, _MARGIN_LEAST), _MARGIN_MOST)
 
-    def _unanswered(self, capture: Capture, reduction: Reduction | None, made: Made | None, outcome: Outcome) -> None:
+    def _unanswered(
+        self,
+        capture: Capture,
+        reduction: Reduction | None,
+        made: Made | None,
+        context: Mapping[str, Any] | None,
+        outcome: Outcome,
+    ) -> None:
         """Take note of an input that the cloud was to see, and that has no answer of it.
 
         Parameters
@@ -221,10 +234,14 @@ class Answering:
             The input, and what must be taken off before it leaves; None where it never may.
         made
             The edge's answer; None where it was not asked.
+        context
+            What the app said of the call.
         outcome
             Why there is none of the cloud.
         """
         _log.debug("the cloud gave no answer (%s): %s", outcome.reason, outcome.detail)
+        if self.forwarder is not None and made is not None:
+            self.forwarder.put(capture, reduction, made, context, time.time())
 
     def _conclude(self, made: Made, outcome: Outcome | None, given: Given) -> Classification:
         """Put the better answer there is into the record."""

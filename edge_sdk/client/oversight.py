@@ -255,8 +255,28 @@ class Oversight:
                 watch.threshold = (watch.threshold or raised).after(decision.value, share)
         return Made(watch, scored, decision, decision_id, raised.value)
 
-    def gate(self, size: int, remaining: float | None) -> Reason | None:
-        """Say why a request may not be sent now, or pay for it; see `edge_sdk.cascade.control.Control.ask`."""
+    @property
+    def journal(self) -> Journal | None:
+        """Where decisions are written to, if anywhere."""
+        return self._journal
+
+    @property
+    def floor(self) -> float:
+        """Least seconds between two requests."""
+        return self._budget.floor
+
+    def has_room(self, share: float) -> bool:
+        """Tell whether so much of the budget is unspent that this share of it may go to what nobody waits for."""
+        with self._lock:
+            return self._control.level(time.monotonic()) >= 1.0 - share
+
+    def gate(self, size: int, remaining: float | None, *, share: float | None = None) -> Reason | None:
+        """Say why a request may not be sent now, or pay for it; see `edge_sdk.cascade.control.Control.ask`.
+
+        With a share, that of `has_room`, it may not either where there is no room for it.
+        """
+        if share is not None and not self.has_room(share):
+            return "budget"
         with self._lock:
             self._control, refused = self._control.ask(time.monotonic(), size, remaining)
         return refused

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 __all__ = [
     "CLASSIFICATION_PARAMETER",
+    "DECISION_PARAMETER",
     "DIGEST_PARAMETER",
     "DIGEST_PROPERTY",
     "ENCODINGS",
@@ -36,6 +37,7 @@ ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 PARAMETERS_PREFIX = "edge_"
 
 # request parameters
+DECISION_PARAMETER = "edge_decision_id"  # string: of what may come again, as the device names it
 ENCODING_PARAMETER = "edge_encoding"  # string: one of ENCODINGS; "tensor" where absent
 TIMEOUT_PARAMETER = "timeout"  # int64, microseconds; the protocol's own name
 
