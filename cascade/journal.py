@@ -232,7 +232,7 @@ class LateAnswer:
 
     def to_line(self) -> bytes:
         """Return the answer as one line of canonical JSON, without its end."""
-        return canonical.dumps({"format": FORMAT, "kind": "late", **asdict(self)})
+        return canonical.dumps({"format": FORMAT, "kind": "late", **_fields(self), "cloud": _fields(self.cloud)})
 
 
 Entry = Record | Feedback | LateAnswer
