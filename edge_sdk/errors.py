@@ -23,6 +23,8 @@
     ├── CompressionError                           training, conversion, export
     ├── ServiceError                               a server or broker of ours
     │   ├── PortInUseError
+    │   ├── OverloadedError                        no room or no time for one more request
+    │   ├── NotReadyError                          a model that does not answer now
     │   └── BrokerError                            no broker, or one that refuses us
     ├── EscalationError                            the cloud did not answer usefully
     └── OtaError                                   an update
@@ -57,7 +59,9 @@ __all__ = [
     "MissingExtraError",
     "ModelClosedError",
     "ModelError",
+    "NotReadyError",
     "OtaError",
+    "OverloadedError",
     "PortInUseError",
     "ProcessingError",
     "ServiceError",
@@ -198,6 +202,24 @@ class ServiceError(EdgeSdkError):
 
 class PortInUseError(ServiceError):
     """The address a service should listen on is taken."""
+
+
+class OverloadedError(ServiceError):
+    """There is no room, or no time before its deadline, for one more request.
+
+    Attributes
+    ----------
+    retry_after
+        Seconds after which another try may succeed.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class NotReadyError(ServiceError):
+    """A model is there, but does not answer: it hangs, or is being loaded or unloaded."""
 
 
 class BrokerError(ServiceError):

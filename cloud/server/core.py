@@ -1,30 +1,40 @@
-"""The server without its transport: which models there are, and one request run through one.
+"""The server without its transport: which models there are, and requests run through them.
 
-Each model has one thread, so inference never blocks the event loop and a request that is still
-queued when its time is up is dropped instead of run. Failures are plain exceptions that a front
-translates: `LookupError` (no such model), `InputError` and `ProcessingError` (the request),
-`TimeoutError` (no time left), `ModelError` (the runtime).
+Requests arrive on the event loop, wait in the line of their model (`edge_sdk.cloud.server.lines`) and are run
+by its threads. Failures are plain exceptions that a front translates: `LookupError` (no such model or
+version), `InputError` and `ProcessingError` (the request), `OverloadedError` (no room, or no time before the
+deadline), `NotReadyError` (a model that hangs), `TimeoutError` (the time was up in the queue), `ModelError`
+(the runtime) and `MemoryError`.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
+import re
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from edge_sdk.cloud.server.counts import Counts
+from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model
-from edge_sdk.errors import InputError
+from edge_sdk.cloud.server.settings import Limits, ModelSettings
+from edge_sdk.errors import InputError, OverloadedError
 
-__all__ = ["Core", "Request"]
+__all__ = ["Answer", "Core", "ModelState", "Request", "State"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
+
+Array = np.ndarray[Any, Any]
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+_WATCH_SECONDS = 0.1
+_SHORTEST_RETRY = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,86 +44,280 @@ class Request:
     Attributes
     ----------
     model, version
-        Which model; an empty version is the one there is.
+        Which model; an empty version is the highest that is ready.
     inputs
         Tensors by name.
     encoding
         What the tensor holds: one of `edge_sdk.protocol.ENCODINGS`.
     deadline
         `time.monotonic` reading after which no one waits for the answer; None is never.
+    priority
+        1 goes first; 0 is the model's default.
+    outputs
+        Names of the outputs that are wanted; none is all, in the model's order.
     """
 
     model: str
     version: str
-    inputs: Mapping[str, np.ndarray[Any, Any]]
+    inputs: Mapping[str, Array]
     encoding: str
     deadline: float | None
+    priority: int = 0
+    outputs: tuple[str, ...] = ()
 
-    def check_deadline(self) -> None:
-        """Raise `TimeoutError` where no time is left."""
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise TimeoutError("no time is left for this request")
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said.
+
+    Attributes
+    ----------
+    model
+        The model and version that answered.
+    outputs
+        Its output tensors by name, those that were wanted.
+    compute
+        Seconds that the model took, for the batch that the request was in.
+    """
+
+    model: ServedModel
+    outputs: Mapping[str, Array]
+    compute: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What has become of a version of a model, as Triton's repository index has it."""
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""
 
 
 class Core:
-    """The models of one server."""
+    """The models of one server.
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
-        self._models: dict[str, ServedModel] = {}
-        for model in models:
-            if model.name in self._models:
-                raise InputError(f"two models are called {model.name}; give one of them")
-            self._models[model.name] = model
-        self._threads = {
-            name: ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"model-{name}") for name in self._models
-        }
+    Its methods are called on one event loop, but for `load` and `close`.
+
+    Parameters
+    ----------
+    limits
+        Bounds of all models together.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._lines: dict[str, dict[str, Line]] = {}  # the versions in order; replaced, never changed
+        self._retired: list[Line] = []
+        self._changing = threading.Lock()
+        self._pending_bytes = 0
+        self._end = threading.Event()
+        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._watchdog.start()
 
     @classmethod
-    def load(cls, paths: Sequence[Path], *, threads: int) -> Core:
-        """Load every path with `load_model`; raise what that raises."""
-        return cls([load_model(path, threads=threads) for path in paths])
+    def load(
+        cls,
+        paths: Sequence[Path],
+        *,
+        threads: int = 1,
+        settings: Mapping[str, ModelSettings] | None = None,
+        limits: Limits | None = None,
+    ) -> Core:
+        """Load every path with `load_model`, and warm it up; raise what that raises.
+
+        Parameters
+        ----------
+        paths
+            Bundles and plain model files.
+        threads
+            Of the runtime for one inference, for models without settings.
+        settings
+            By model name; ``*`` is for those that are not named.
+        limits
+            Of the server as a whole.
+        """
+        settings = settings or {}
+        usual = settings.get("*", ModelSettings(threads=threads))
+        core = cls(limits)
+        try:
+            for path in paths:
+                chosen = settings.get(path.stem, usual)
+                model = load_model(path, threads=chosen.threads, providers=chosen.providers)
+                if model.name in core._lines:
+                    raise InputError(f"two models are called {model.name}; give one of them")
+                core.put(Line(model, settings.get(model.name, chosen)))
+        except BaseException:
+            core.close()
+            raise
+        return core
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
-        """The models, in the order they were given."""
-        return tuple(self._models.values())
+        """Every version that is ready, the models in the order they came, their versions ascending."""
+        return tuple(line.model for versions in self._lines.values() for line in versions.values())
+
+    @property
+    def is_ready(self) -> bool:
+        """Every model answers."""
+        return not any(line.hangs for line in self._all())
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """Return a model by name, and by version unless that is empty.
+        """Return a model by name, and by version unless that is empty, which is the highest.
 
         Raises
         ------
         LookupError
             There is none.
         """
-        model = self._models.get(name)
-        if model is None:
-            raise LookupError(f"unknown model {name[:80]!r}; served are {', '.join(self._models)}")
-        if version not in ("", model.version):
-            raise LookupError(f"model {name} has no version {version[:40]!r}; served is {model.version}")
-        return model
+        return self._line(name, version).model
 
-    async def infer(self, request: Request) -> dict[str, np.ndarray[Any, Any]]:
-        """Run one request in its model's thread and return the output tensors by name.
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Return the versions of a model that are ready, ascending; raise `LookupError` where there is none."""
+        self._line(name, "")
+        return tuple(self._lines[name])
+
+    def settings(self, name: str, version: str = "") -> ModelSettings:
+        """Return how a model is served; raise `LookupError` where there is none."""
+        return self._line(name, version).settings
+
+    def batch_costs(self, name: str, version: str = "") -> dict[int, float]:
+        """Return the seconds that a batch takes by its size, as learned; raise `LookupError` where there is none."""
+        return self._line(name, version).batch_costs
+
+    def answers(self, name: str, version: str = "") -> bool:
+        """Tell whether a model is there and does not hang."""
+        with contextlib.suppress(LookupError):
+            return not self._line(name, version).hangs
+        return False
+
+    def index(self) -> tuple[ModelState, ...]:
+        """Return the state of every version."""
+        return tuple(
+            ModelState(
+                line.model.name,
+                line.model.version,
+                "UNAVAILABLE" if line.hangs else "READY",
+                "does not return" if line.hangs else "",
+            )
+            for line in self._all()
+        )
+
+    def statistics(self, name: str = "", version: str = "") -> tuple[tuple[ServedModel, Counts], ...]:
+        """Return what was counted: of all models, of the versions of one, or of one version.
 
         Raises
         ------
-        LookupError, InputError, ProcessingError, TimeoutError, ModelError
+        LookupError
+            There is no such model or version.
+        """
+        if not name:
+            lines: Iterable[Line] = self._all()
+        elif version:
+            lines = (self._line(name, version),)
+        else:
+            self._line(name, "")
+            lines = self._lines[name].values()
+        return tuple((line.model, line.counts) for line in lines)
+
+    async def infer(self, request: Request) -> Answer:
+        """Run one request and return what the model says.
+
+        Raises
+        ------
+        LookupError, InputError, ProcessingError, OverloadedError, NotReadyError, TimeoutError, ModelError, MemoryError
             As the module says.
         """
-        model = self.model(request.model, request.version)
-        request.check_deadline()
+        if request.deadline is not None and time.monotonic() >= request.deadline:
+            raise TimeoutError("no time is left for this request")
+        while True:
+            line = self._line(request.model, request.version)
+            model = line.model
+            there = [tensor.name for tensor in model.outputs]
+            for name in request.outputs:
+                if name not in there or request.outputs.count(name) > 1:
+                    raise InputError(
+                        f"output {name[:80]!r} is unknown or asked for twice; there are {', '.join(there)}"
+                    )
+            payload = model.reader.read(request.inputs, request.encoding)
+            held = self._pending_bytes + payload.nbytes
+            if held > self.limits.max_pending_bytes:
+                line.counts.shed += 1
+                raise OverloadedError(
+                    f"{self._pending_bytes >> 20} MiB of inputs wait already, of {self.limits.max_pending_bytes >> 20}",
+                    retry_after=max(line.costs_of_one, _SHORTEST_RETRY),
+                )
+            self._pending_bytes = held
+            try:
+                run = await line.ask(payload, request.deadline, request.priority)
+            except RetiredError:
+                continue  # a newer one is there
+            finally:
+                self._pending_bytes -= payload.nbytes
+            outputs = dict(zip(there, run.outputs, strict=True))
+            return Answer(model, {name: outputs[name] for name in request.outputs} or outputs, run.compute)
 
-        def work() -> dict[str, np.ndarray[Any, Any]]:
-            request.check_deadline()
-            return model.run(dict(request.inputs), request.encoding, request.check_deadline)
+    def put(self, line: Line) -> None:
+        """Serve a version; one of the same name and version answers what waits for it, and is then released."""
+        name, version = line.model.name, line.model.version
+        with self._changing:
+            versions = {**self._lines.get(name, {}), version: line}
+            old = self._lines.get(name, {}).get(version)
+            ordered = dict(sorted(versions.items(), key=lambda item: version_order(item[0])))
+            self._lines = {**self._lines, name: ordered}
+        if old is not None:
+            self._retire(old)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads[model.name], work)
+    def drop(self, name: str, version: str) -> None:
+        """Serve a version no longer; what waits for it is answered."""
+        with self._changing:
+            versions = dict(self._lines.get(name, {}))
+            old = versions.pop(version, None)
+            lines = {**self._lines, name: versions}
+            self._lines = {name: versions for name, versions in lines.items() if versions}
+        if old is not None:
+            self._retire(old)
 
     def close(self) -> None:
         """Finish what runs, drop what waits, release the models."""
-        for thread in self._threads.values():
-            thread.shutdown(wait=True, cancel_futures=True)
-        for model in self._models.values():
-            model.close()
+        self._end.set()
+        self._watchdog.join()
+        for line in [*self._all(), *self._retired]:
+            line.close()
         _log.debug("models released")
+
+    def _all(self) -> list[Line]:
+        return [line for versions in self._lines.values() for line in versions.values()]
+
+    def _line(self, name: str, version: str) -> Line:
+        versions = self._lines.get(name)
+        if versions is None:
+            raise LookupError(f"unknown model {name[:80]!r}; served are {', '.join(self._lines)}")
+        if not version:
+            return next(reversed(versions.values()))
+        line = versions.get(version)
+        if line is None:
+            raise LookupError(f"model {name} has no version {version[:40]!r}; served is {', '.join(versions)}")
+        return line
+
+    def _retire(self, line: Line) -> None:
+        line.retire()
+        with self._changing:
+            self._retired.append(line)
+
+    def _watch(self) -> None:
+        while not self._end.wait(_WATCH_SECONDS):
+            now = time.monotonic()
+            for line in [*self._all(), *self._retired]:
+                line.watch(now)
+            with self._changing:
+                through = [line for line in self._retired if line.drained]
+                self._retired = [line for line in self._retired if line not in through]
+            for line in through:
+                line.close()
+
+
+def version_order(version: str) -> tuple[tuple[int, ...], str]:
+    """Return what orders versions: by their numbers."""
+    return tuple(int(number) for number in re.findall(r"\d{1,9}", version)), version

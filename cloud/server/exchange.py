@@ -13,15 +13,40 @@ import grpc
 import numpy as np
 
 from edge_sdk.cloud.server.models import ServedModel
-from edge_sdk.errors import InputError, ModelError, ProcessingError
-from edge_sdk.protocol.names import CLASSIFICATION_PARAMETER, ENCODING_PARAMETER, LABELS_PROPERTY, TIMEOUT_PARAMETER
+from edge_sdk.errors import InputError, ModelError, NotReadyError, OverloadedError, ProcessingError
+from edge_sdk.protocol.names import (
+    CLASSIFICATION_PARAMETER,
+    ENCODING_PARAMETER,
+    LABELS_PROPERTY,
+    PRIORITY_PARAMETER,
+    TIMEOUT_PARAMETER,
+)
 
-__all__ = ["FAILURES", "Failure", "Wanted", "answer", "deadline_of", "encoding_of", "failure_of", "wanted_outputs"]
+__all__ = [
+    "FAILURES",
+    "Failure",
+    "Wanted",
+    "answer",
+    "deadline_of",
+    "encoding_of",
+    "failure_of",
+    "priority_of",
+    "wanted_outputs",
+]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 Array = np.ndarray[Any, Any]
 
-FAILURES = (LookupError, InputError, ProcessingError, TimeoutError, ModelError, MemoryError)
+FAILURES = (
+    LookupError,
+    InputError,
+    ProcessingError,
+    OverloadedError,
+    NotReadyError,
+    TimeoutError,
+    ModelError,
+    MemoryError,
+)
 """What a request can end with, and `failure_of` explains."""
 
 
@@ -37,11 +62,21 @@ class Failure:
         The HTTP status.
     message
         One line.
+    retry_after
+        Seconds after which another try may succeed; None where that is not known.
     """
 
     status: grpc.StatusCode
     http: int
     message: str
+    retry_after: float | None = None
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Trailing metadata that tell gRPC clients when to try again."""
+        if self.retry_after is None:
+            return ()
+        return (("grpc-retry-pushback-ms", str(math.ceil(self.retry_after * 1e3))),)
 
 
 def failure_of(error: BaseException, model_name: str) -> Failure:
@@ -52,6 +87,10 @@ def failure_of(error: BaseException, model_name: str) -> Failure:
             return Failure(grpc.StatusCode.NOT_FOUND, 404, line)
         case InputError() | ProcessingError():
             return Failure(grpc.StatusCode.INVALID_ARGUMENT, 400, line)
+        case OverloadedError():
+            return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, 503, line, error.retry_after)
+        case NotReadyError():
+            return Failure(grpc.StatusCode.UNAVAILABLE, 503, line)
         case TimeoutError():
             return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, 504, line)
         case MemoryError():
@@ -102,6 +141,20 @@ def encoding_of(parameters: Mapping[str, object]) -> str:
     if not isinstance(encoding, str):
         raise InputError(f"parameter {ENCODING_PARAMETER} is a string")
     return encoding
+
+
+def priority_of(parameters: Mapping[str, object]) -> int:
+    """Return a request's priority: 1 goes first, 0 is the model's default.
+
+    Raises
+    ------
+    InputError
+        The parameter is no such number.
+    """
+    priority = parameters.get(PRIORITY_PARAMETER, 0)
+    if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
+        raise InputError(f"parameter {PRIORITY_PARAMETER} is a whole number: 1 goes first, 0 is the default")
+    return priority
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from edge_sdk.cloud.server.exchange import (
     deadline_of,
     encoding_of,
     failure_of,
+    priority_of,
     wanted_outputs,
 )
 from edge_sdk.cloud.server.models import ServedModel
@@ -74,15 +75,11 @@ class GrpcFront:
         return messages.ServerLiveResponse(live=True)
 
     async def _server_ready(self, request: Any, context: Any) -> Any:
-        return messages.ServerReadyResponse(ready=True)
+        return messages.ServerReadyResponse(ready=self._core.is_ready)
 
     async def _model_ready(self, request: Any, context: Any) -> Any:
         # as in Triton, a model that is not there is not ready, which is no error
-        try:
-            self._core.model(request.name, request.version)
-        except LookupError:
-            return messages.ModelReadyResponse(ready=False)
-        return messages.ModelReadyResponse(ready=True)
+        return messages.ModelReadyResponse(ready=self._core.answers(request.name, request.version))
 
     async def _server_metadata(self, request: Any, context: Any) -> Any:
         return messages.ServerMetadataResponse(
@@ -92,7 +89,10 @@ class GrpcFront:
     async def _model_metadata(self, request: Any, context: Any) -> Any:
         model = await self._find(request, context)
         response = messages.ModelMetadataResponse(
-            name=model.name, versions=[model.version], platform=model.platform, properties=model.properties
+            name=model.name,
+            versions=self._core.versions(model.name),
+            platform=model.platform,
+            properties=model.properties,
         )
         for target, tensors in ((response.inputs, model.inputs), (response.outputs, model.outputs)):
             for tensor in tensors:
@@ -104,8 +104,8 @@ class GrpcFront:
 
     async def _repository_index(self, request: Any, context: Any) -> Any:
         response = messages.RepositoryIndexResponse()
-        for model in self._core.models:
-            response.models.add(name=model.name, version=model.version, state="READY")
+        for model in self._core.index():
+            response.models.add(name=model.name, version=model.version, state=model.state, reason=model.reason)
         return response
 
     async def _find(self, request: Any, context: Any) -> ServedModel:
@@ -123,7 +123,7 @@ class GrpcFront:
             return response
         except FAILURES as error:
             failure = failure_of(error, request.model_name)
-            await context.abort(failure.status, failure.message)
+            await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)
 
     async def _model_stream_infer(self, requests: Any, context: Any) -> None:
         """Work on up to `MAX_STREAM_REQUESTS` of a stream at a time; answer each as soon as it is ready."""
@@ -170,19 +170,22 @@ class GrpcFront:
         wanted = wanted_outputs(
             [(output.name, read_parameters(output.parameters)) for output in request.outputs], model
         )
-        outputs = await self._core.infer(
+        said = await self._core.infer(
             Request(
                 model=request.model_name,
                 version=request.model_version,
                 inputs=read_inputs(request),
                 encoding=encoding_of(parameters),
                 deadline=deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
+                priority=priority_of(parameters),
+                outputs=tuple(output.name for output in wanted),
             )
         )
+        model = said.model  # a newer one may have taken over meanwhile
         response.model_name, response.model_version, response.id = model.name, model.version, request.id
         set_parameter(response.parameters, DIGEST_PARAMETER, model.digest)
         for output in wanted:
-            add_output(response, output.name, answer(outputs[output.name], output, model))
+            add_output(response, output.name, answer(said.outputs[output.name], output, model))
 
 
 def _unary(name: str, method: Method) -> Any:

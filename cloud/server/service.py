@@ -126,7 +126,7 @@ async def _serve(
         loop.add_signal_handler(signum, stop.set)
     await server.start()
     try:
-        on_ready(_address(config.host, port), tuple(model.name for model in core.models))
+        on_ready(_address(config.host, port), tuple(dict.fromkeys(model.name for model in core.models)))
         await stop.wait()
     finally:
         await health.set(serving=False)  # load balancers send no more while what runs is finished

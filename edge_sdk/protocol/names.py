@@ -21,10 +21,12 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "OUTPUTS_PROPERTY",
     "PARAMETERS_PREFIX",
+    "PRIORITY_PARAMETER",
     "PROCESSING_PROPERTY",
     "QUANTIZATION_PROPERTY",
     "SERVICE",
     "STATUS_PARAMETER",
+    "TASK_PROPERTY",
     "TIMEOUT_PARAMETER",
     "Encoding",
 ]
@@ -39,6 +41,7 @@ PARAMETERS_PREFIX = "edge_"
 # request parameters
 DECISION_PARAMETER = "edge_decision_id"  # string: of what may come again, as the device names it
 ENCODING_PARAMETER = "edge_encoding"  # string: one of ENCODINGS; "tensor" where absent
+PRIORITY_PARAMETER = "priority"  # int64, 1 goes first; the protocol's own name
 TIMEOUT_PARAMETER = "timeout"  # int64, microseconds; the protocol's own name
 
 # parameter of a requested output
@@ -56,6 +59,7 @@ ENCODINGS_PROPERTY = "edge_encodings"  # comma-separated
 LABELS_PROPERTY = "edge_labels"  # JSON list of strings
 OUTPUTS_PROPERTY = "edge_outputs"  # "logits" or "probabilities"
 QUANTIZATION_PROPERTY = "edge_output_quantization"  # JSON: {"scale", "zero_point"} of a quantized output
+TASK_PROPERTY = "edge_task"  # "classification", "detection", "regression" or "embedding"
 PROCESSING_PROPERTY = "edge_processing"  # JSON of the processing specification
 
 MAX_MESSAGE_BYTES = 16 * 2**20

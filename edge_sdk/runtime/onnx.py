@@ -14,7 +14,7 @@ from edge_sdk.errors import ModelError
 from edge_sdk.runtime.base import check_input, check_outputs, single
 from edge_sdk.types import TensorSpec
 
-__all__ = ["OnnxSession", "open_session"]
+__all__ = ["OnnxSession", "describe", "new_session", "open_session"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -39,22 +39,8 @@ class OnnxSession:
     """A ``.onnx`` model in an ONNX Runtime session."""
 
     def __init__(self, model: Path | bytes, threads: int, delegate: str | None = None) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # errors are raised; the terminal is the app's
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session: Any = ort.InferenceSession(
-                str(model) if isinstance(model, Path) else model,
-                options,
-                providers=providers(delegate),
-                enable_fallback=0,  # would print on standard output and try the same again
-            )
-        except Exception as error:  # onnxruntime raises types of its own that share no base
-            raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
-        self.inputs = tuple(_spec(tensor) for tensor in self._session.get_inputs())
-        self.outputs = check_outputs(tuple(_spec(tensor) for tensor in self._session.get_outputs()))
+        self._session: Any = new_session(model, threads, delegate)
+        self.inputs, self.outputs = describe(self._session)
         self._input = single(self.inputs, "inputs")
         self._names = [spec.name for spec in self.outputs]
         self._bound: dict[tuple[int, ...], _Bound] = {}
@@ -103,6 +89,42 @@ class _Bound:
 def open_session(model: Path | bytes, threads: int, delegate: str | None = None) -> OnnxSession:
     """Load a model; see `edge_sdk.runtime.open_session`."""
     return OnnxSession(model, threads, delegate)
+
+
+def new_session(model: Path | bytes, threads: int, delegate: str | None = None) -> Any:
+    """Return ONNX Runtime's own session of a model; raise `ModelError` where it cannot be loaded.
+
+    Parameters
+    ----------
+    model
+        The file, or its bytes.
+    threads
+        For one inference.
+    delegate
+        Execution providers, separated by commas; None leaves them to `providers`.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised; the terminal is the app's
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(
+            str(model) if isinstance(model, Path) else model,
+            options,
+            providers=providers(delegate),
+            enable_fallback=0,  # would print on standard output and try the same again
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # onnxruntime raises types of its own that share no base
+        raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+
+
+def describe(session: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of ONNX Runtime's session; raise `ModelError` where they are of no use."""
+    inputs = tuple(_spec(tensor) for tensor in session.get_inputs())
+    return inputs, check_outputs(tuple(_spec(tensor) for tensor in session.get_outputs()))
 
 
 def providers(delegate: str | None = None) -> list[str]:

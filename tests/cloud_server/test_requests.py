@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import socket
-import threading
-import time
-from collections import UserDict
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -16,7 +12,7 @@ import numpy as np
 import pytest
 
 import edge_sdk
-from edge_sdk.cloud.server.core import Core, Request
+from edge_sdk.cloud.server.core import Core
 from edge_sdk.errors import InputError
 from edge_sdk.processing import DeviceProcessor
 from edge_sdk.processing.resizing import first_half
@@ -291,40 +287,3 @@ def test_a_plain_model_file_is_served_under_its_name(service, tmp_path) -> None:
 def test_two_models_of_one_name_are_refused(tiny_edge_bundle: TinyBundle) -> None:
     with pytest.raises(InputError, match="two models are called tiny"):
         Core.load([tiny_edge_bundle.path, tiny_edge_bundle.path], threads=1)
-
-
-def test_a_request_whose_time_ran_out_in_the_queue_is_not_run(tiny_edge_bundle: TinyBundle) -> None:
-    read: list[str] = []
-    started, release = threading.Event(), threading.Event()
-
-    class Inputs(UserDict):
-        """Tensors that note when the model's thread reads them, and can hold it up."""
-
-        def __init__(self, who: str, *, hold: bool) -> None:
-            super().__init__(image=GOOD)
-            self.who, self.hold = who, hold
-
-        def keys(self):
-            read.append(self.who)
-            started.set()
-            if self.hold:
-                release.wait(20)
-            return super().keys()
-
-    async def story(core: Core) -> None:
-        slow = asyncio.create_task(core.infer(Request("tiny", "", Inputs("slow", hold=True), "tensor", None)))
-        assert await asyncio.to_thread(started.wait, 20)
-        late = Request("tiny", "", Inputs("late", hold=False), "tensor", time.monotonic() + 0.02)
-        queued = asyncio.create_task(core.infer(late))
-        await asyncio.sleep(0.05)
-        release.set()
-        assert (await slow)["logits"].shape == (1, 3)
-        with pytest.raises(TimeoutError):
-            await queued
-
-    core = Core.load([tiny_edge_bundle.path], threads=1)
-    try:
-        asyncio.run(story(core))
-    finally:
-        core.close()
-    assert read == ["slow"]

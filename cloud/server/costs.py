@@ -1,0 +1,112 @@
+"""What a batch costs: learned at warm-up, corrected by every batch that runs.
+
+A batch pays where an item costs less in it than alone. That differs: of a perceptron on a processor,
+eight items cost little more than one; of a convolutional network they cost more than eight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+__all__ = ["BatchCosts"]
+
+_GAIN = 0.95  # of the cost an item, at most, for a batch to be taken over a smaller one
+_UNSEEN = 0.9  # exponent by which sizes that were never run are thought to grow: below 1, so that they are tried
+_LEARN, _LEARN_ALL = 0.1, 0.05  # how much one batch corrects its own size, and every size
+_OUTLIER = 2.0  # a batch that took longer than this many times what was thought counts as this many
+_START = 1e-3  # seconds an item, where nothing was measured
+
+
+class BatchCosts:
+    """Seconds that a batch takes, by its size. Not thread-safe.
+
+    Parameters
+    ----------
+    max_batch
+        The largest size that may be run; 1 where the model takes no batches.
+    """
+
+    def __init__(self, max_batch: int) -> None:
+        self.max_batch = max_batch
+        self._known: dict[int, float] = {}
+
+    def learn(self, run: Callable[[int], float], *, budget: float = 0.5, repeats: int = 5) -> None:
+        """Measure sizes 1, 2, 4, … until the budget is used up.
+
+        Parameters
+        ----------
+        run
+            Runs a batch of a size and returns the seconds that it took.
+        budget
+            Seconds, for all sizes. The first size is always measured.
+        repeats
+            Runs of a size, of which the median counts; one more goes before, unmeasured.
+        """
+        size = 1
+        while size <= self.max_batch and (size == 1 or budget > 0):
+            first = run(size)
+            measured = [run(size) for _ in range(repeats if budget - first > 0 else 1)]
+            self._known[size] = median(measured)
+            budget -= first + sum(measured)
+            if budget < self._known[size] * 2 * (repeats + 1):
+                break
+            size *= 2
+
+    def correct(self, size: int, seconds: float) -> None:
+        """Take into account how long a batch took."""
+        if size not in self._known and (not self._known or size > max(self._known)):
+            self._known[size] = seconds
+            return
+        ratio = min(max(seconds / max(self.seconds(size), 1e-9), 1 / _OUTLIER), _OUTLIER)
+        low, high = self._neighbours(size)
+        for known in self._known:
+            weight = _LEARN if known in (low, high) else _LEARN_ALL
+            self._known[known] *= ratio**weight
+
+    def seconds(self, size: int) -> float:
+        """Return what a batch of a size is thought to take."""
+        if not self._known:
+            return _START * size
+        low, high = self._neighbours(size)
+        if low == high:
+            exponent = _UNSEEN if size > low else 1.0
+            return self._known[low] * float((size / low) ** exponent)
+        share = (size - low) / (high - low)
+        return self._known[low] * (1 - share) + self._known[high] * share
+
+    def best(self, waiting: int) -> int:
+        """Return how many of the items that wait should run together."""
+        most = min(waiting, self.max_batch)
+        if most <= 1:
+            return 1
+        best, each = 1, self.seconds(1)
+        size = 2
+        while size <= most:
+            if self.seconds(size) / size < each * _GAIN:
+                best, each = size, self.seconds(size) / size
+            size *= 2
+        # no rest is left behind that would cost more alone
+        return most if best < most < 2 * best and self.seconds(most) / most <= each else best
+
+    def drain(self, items: int) -> float:
+        """Return the seconds that so many items take, one batch after the other."""
+        if items <= 0:
+            return 0.0
+        size = self.best(items)
+        whole, rest = divmod(items, size)
+        return whole * self.seconds(size) + (self.seconds(rest) if rest else 0.0)
+
+    def table(self) -> dict[int, float]:
+        """Return what is known: seconds by size."""
+        return dict(sorted(self._known.items()))
+
+    def _neighbours(self, size: int) -> tuple[int, int]:
+        """Return the known sizes around a size; both the same where it is known or beyond all."""
+        low = max((known for known in self._known if known <= size), default=None)
+        high = min((known for known in self._known if known >= size), default=None)
+        if low is None or high is None:
+            edge = low if low is not None else high
+            assert edge is not None  # something is known
+            return edge, edge
+        return low, high

@@ -1,0 +1,84 @@
+"""What is counted of a model: requests, items, batches, and where their time went, as in Triton's statistics."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+__all__ = ["BUCKETS", "Counts", "Histogram", "Tally"]
+
+BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Upper bounds of the histograms, in seconds."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often, and for how many seconds in sum."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Count something that took so long."""
+        self.count += count
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Seconds by `BUCKETS`; the last place is of those beyond."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    sum: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count something that took so long."""
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counters of one version of a model; they only grow, but for the last two. Read them from any thread.
+
+    Attributes
+    ----------
+    items
+        Inputs that were answered (Triton's inference count).
+    batches
+        How often the model ran (Triton's execution count).
+    success, failure
+        Requests that were answered, and that ended in an error of the request or the model; from arrival.
+    queue, prepare, compute, finish
+        Of requests that were answered: waiting, decoding and processing (Triton's compute input), the
+        model (compute infer), and taking its outputs apart (compute output).
+    cancelled, expired, shed
+        Requests whose caller went, whose time was up in the queue, and that were refused because they
+        could not be answered in time or there was no room.
+    by_size
+        The model's runs by batch size.
+    waiting, latency
+        Histograms of the queue and of whole requests.
+    last_inference
+        Milliseconds since the epoch.
+    pending, pending_bytes
+        Requests that wait or run now, and what they hold.
+    """
+
+    items: int = 0
+    batches: int = 0
+    success: Tally = field(default_factory=Tally)
+    failure: Tally = field(default_factory=Tally)
+    queue: Tally = field(default_factory=Tally)
+    prepare: Tally = field(default_factory=Tally)
+    compute: Tally = field(default_factory=Tally)
+    finish: Tally = field(default_factory=Tally)
+    cancelled: int = 0
+    expired: int = 0
+    shed: int = 0
+    by_size: dict[int, Tally] = field(default_factory=dict)
+    waiting: Histogram = field(default_factory=Histogram)
+    latency: Histogram = field(default_factory=Histogram)
+    last_inference: int = 0
+    pending: int = 0
+    pending_bytes: int = 0

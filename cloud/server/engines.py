@@ -1,0 +1,126 @@
+"""What runs a model in the server: every runtime under one signature, with as many inputs as the model has.
+
+ONNX Runtime lets several threads share one loaded model; of the others each thread loads its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from edge_sdk.errors import InputError, ModelError
+from edge_sdk.runtime import Session, open_session
+from edge_sdk.types import TensorSpec
+
+__all__ = ["PROVIDERS", "Engine", "open_engine"]
+
+Array = np.ndarray[Any, Any]
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+"""Short names of ONNX Runtime's execution providers; their own names are taken too."""
+
+
+class Engine(Protocol):
+    """A model loaded for one thread.
+
+    Attributes
+    ----------
+    inputs, outputs
+        Tensor signatures as the runtime reports them.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """Run the model on its inputs by name; raise `ModelError` where the runtime fails."""
+
+    def another(self) -> Engine:
+        """Return one for another thread."""
+
+    def close(self) -> None:
+        """Release the model."""
+
+
+def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, providers: Sequence[str] = ()) -> Engine:
+    """Load a model.
+
+    Parameters
+    ----------
+    model
+        The file, or its bytes.
+    runtime
+        As for `edge_sdk.runtime.open_session`.
+    threads
+        Of the runtime, for one inference.
+    providers
+        Execution providers of ONNX Runtime in the order to be tried, by their own names or those of `PROVIDERS`.
+
+    Raises
+    ------
+    ModelError
+        The runtime cannot load the model, or does not have a provider.
+    InputError
+        Providers are named for another runtime.
+    """
+    if runtime == "onnx":
+        return _OnnxEngine.load(model, threads, providers)
+    if providers:
+        raise InputError(f"providers are for ONNX models; this one runs in {runtime}")
+    return _SessionEngine(model, runtime, threads)
+
+
+class _OnnxEngine:
+    """ONNX Runtime, whose sessions may be run from several threads at once."""
+
+    def __init__(self, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self._session, self.inputs, self.outputs = session, inputs, outputs
+        self._names = [spec.name for spec in outputs]
+
+    @classmethod
+    def load(cls, model: Path | bytes, threads: int, providers: Sequence[str]) -> Self:
+        from edge_sdk.runtime.onnx import describe, new_session
+
+        named = ",".join(PROVIDERS.get(provider.lower(), provider) for provider in providers)
+        session = new_session(model, threads, named or None)
+        return cls(session, *describe(session))
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        try:
+            outputs: list[Array] = self._session.run(self._names, feeds)
+        except Exception as error:  # onnxruntime raises types of its own that share no base
+            raise ModelError(f"ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from error
+        return outputs
+
+    def another(self) -> _OnnxEngine:
+        return _OnnxEngine(self._session, self.inputs, self.outputs)
+
+    def close(self) -> None:
+        self._session = None
+
+
+class _SessionEngine:
+    """Any runtime of `edge_sdk.runtime`: one input, one thread."""
+
+    def __init__(self, model: Path | bytes, runtime: str, threads: int) -> None:
+        self._source = (model, runtime, threads)
+        self._session: Session = open_session(model, runtime, threads=threads)
+        self.inputs, self.outputs = self._session.inputs, self._session.outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        (x,) = feeds.values()
+        return self._session.run(x)
+
+    def another(self) -> _SessionEngine:
+        return _SessionEngine(*self._source)
+
+    def close(self) -> None:
+        self._session.close()

@@ -1,0 +1,416 @@
+"""The line in front of one model: who may wait, who goes next and with whom, and the threads that run it.
+
+Requests go by priority, then by deadline. When an instance of the model is free it takes as many of them as
+pay together (`BatchCosts`). A request is refused at once where those before it would not leave it the time;
+one whose caller has gone, or whose time is up, is not run.
+
+Requests arrive on the event loop and are answered there. Threads take their work under one lock, without
+asking the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from edge_sdk.cloud.server.costs import BatchCosts
+from edge_sdk.cloud.server.counts import Counts, Tally
+from edge_sdk.cloud.server.models import ServedModel
+from edge_sdk.cloud.server.payloads import Payload
+from edge_sdk.cloud.server.runs import Run, run_batch
+from edge_sdk.cloud.server.settings import ModelSettings
+from edge_sdk.cloud.server.warmup import warm_up
+from edge_sdk.errors import EdgeSdkError, ModelError, NotReadyError, OverloadedError
+
+__all__ = ["Job", "Line", "RetiredError"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
+
+Array = np.ndarray[Any, Any]
+_PATIENCE = 10.0  # seconds after which a request without a deadline goes as if it had one
+_LAG = 0.05  # how much one answer corrects what the way back takes
+_SHORTEST_RETRY = 0.001
+
+
+class RetiredError(Exception):
+    """The line takes no more; there is a newer one."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request in line.
+
+    Attributes
+    ----------
+    payload
+        What it holds.
+    deadline
+        `time.monotonic` reading after which no one waits for the answer; None is never.
+    arrived
+        Likewise, when it came.
+    future
+        Where it is answered; of `loop`.
+    preparing
+        Seconds that its decoding and processing are thought to take.
+    """
+
+    payload: Payload
+    deadline: float | None
+    arrived: float
+    future: asyncio.Future[Run]
+    loop: asyncio.AbstractEventLoop
+    preparing: float
+
+    @property
+    def gone(self) -> bool:
+        """Nobody waits any more."""
+        return self.future.done()
+
+
+@dataclass(slots=True, eq=False)
+class _Instance:
+    engine: Any
+    inbox: queue.SimpleQueue[list[Job] | None] = field(default_factory=queue.SimpleQueue)
+    thread: threading.Thread | None = None
+    jobs: list[Job] = field(default_factory=list)
+    started: float | None = None
+    until: float = 0.0
+    hangs: bool = False
+
+
+class Line:
+    """One version of a model, its queue and its threads; ready when made.
+
+    Parameters
+    ----------
+    model
+        The model; the line closes it.
+    settings
+        How it is served.
+    """
+
+    def __init__(self, model: ServedModel, settings: ModelSettings) -> None:
+        self.model, self.settings, self.counts = model, settings, Counts()
+        self._costs: BatchCosts = warm_up(model, settings)
+        self._lock = threading.Lock()
+        self._queue: list[tuple[int, float, int, Job]] = []
+        self._items, self._preparing_sum = 0, 0.0  # of all that wait
+        self._numbers = count()
+        self._preparing: dict[str, float] = {}  # seconds an item, by encoding
+        self._lag = 0.0
+        self._scheduled = self._retired = self._closed = False
+        engines = [model.engine, *(model.engine.another() for _ in range(settings.instances - 1))]
+        self._instances = [_Instance(engine) for engine in engines]
+        self._idle = list(self._instances)
+        for index, instance in enumerate(self._instances):
+            instance.thread = threading.Thread(
+                # a model that hangs must not keep the process from ending
+                target=self._work,
+                args=(instance,),
+                name=f"model-{model.name}-{index}",
+                daemon=True,
+            )
+            instance.thread.start()
+
+    @property
+    def hangs(self) -> bool:
+        """No instance answers."""
+        return all(instance.hangs for instance in self._instances)
+
+    @property
+    def batch_costs(self) -> dict[int, float]:
+        """Seconds by batch size, as learned so far."""
+        with self._lock:
+            return self._costs.table()
+
+    @property
+    def costs_of_one(self) -> float:
+        """Seconds that one item takes."""
+        return self._costs.seconds(1)
+
+    async def ask(self, payload: Payload, deadline: float | None, priority: int) -> Run:
+        """Wait in line and return what the model says.
+
+        Raises
+        ------
+        RetiredError
+            The line takes no more.
+        OverloadedError
+            There is no room, or not the time.
+        NotReadyError
+            The model hangs.
+        InputError, ProcessingError, ModelError, MemoryError
+            The input cannot be processed, or the model failed.
+        TimeoutError
+            The time was up before its turn came.
+        """
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        preparing = self._preparing.get(payload.encoding, 0.0) * payload.items
+        job = Job(payload, deadline, now, loop.create_future(), loop, preparing)
+        with self._lock:
+            self._admit(job, priority or self.settings.default_priority)
+            self.counts.pending += 1
+            self.counts.pending_bytes += payload.nbytes
+        if not self._scheduled:
+            self._scheduled = True  # after all that came in the same turn of the loop
+            loop.call_soon(self._dispatch)
+        try:
+            run = await job.future
+        finally:
+            with self._lock:
+                self.counts.pending -= 1
+                self.counts.pending_bytes -= payload.nbytes
+                if job.future.cancelled():
+                    self.counts.cancelled += 1
+        self._lag += _LAG * (time.monotonic() - run.done - self._lag)
+        return run
+
+    def retire(self) -> None:
+        """Take no more; what waits is answered."""
+        with self._lock:
+            self._retired = True
+
+    @property
+    def drained(self) -> bool:
+        """Nothing waits or runs."""
+        with self._lock:
+            return self.counts.pending == 0
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Finish what runs, drop what waits, release the model."""
+        with self._lock:
+            self._retired = self._closed = True
+            waiting = [entry[3] for entry in self._queue]
+            self._queue.clear()
+        self._fail(waiting, NotReadyError(f"model {self.model.name} is closed"))
+        for instance in self._instances:
+            instance.inbox.put(None)
+        for instance in self._instances:
+            assert instance.thread is not None
+            instance.thread.join(0 if instance.hangs else timeout)
+            if not instance.thread.is_alive():
+                instance.engine.close()
+
+    def watch(self, now: float) -> None:
+        """Give up runs that take too long; call from time to time."""
+        for instance in self._instances:
+            started = instance.started
+            if started is None or instance.hangs or now - started < self.settings.hang_seconds:
+                continue
+            instance.hangs = True
+            name = f"{self.model.name} {self.model.version}"
+            _log.error("model %s has not returned for %.1f s; it is not ready until it does", name, now - started)
+            with self._lock:
+                for job in instance.jobs:
+                    self.counts.failure.add(now - job.arrived)
+            self._fail(instance.jobs, ModelError(f"model {name} did not answer within {now - started:.1f} s"))
+            if self.hangs:
+                with self._lock:
+                    waiting = [entry[3] for entry in self._queue]
+                    self._clear()
+                self._fail(waiting, NotReadyError(f"model {name} hangs"))
+
+    # admission: under the lock, on the loop
+
+    def _admit(self, job: Job, priority: int) -> None:
+        name = self.model.name
+        if self._retired:
+            raise RetiredError
+        if self.hangs:
+            raise NotReadyError(f"model {name} hangs")
+        order = job.deadline if job.deadline is not None else job.arrived + _PATIENCE
+        entry = (priority, order, next(self._numbers), job)
+        if len(self._queue) >= self.settings.max_queue:
+            self._forget_the_gone()
+        if len(self._queue) >= self.settings.max_queue:
+            self.counts.shed += 1
+            wait = self._wait(self._items, self._preparing_sum) / 2
+            raise OverloadedError(
+                f"{len(self._queue)} requests wait for model {name} already", retry_after=max(wait, _SHORTEST_RETRY)
+            )
+        if job.deadline is not None and (self._queue or not self._idle):
+            items, preparing = self._items, self._preparing_sum
+            if self._queue and entry < self._queue[-1]:
+                before = [other[3] for other in self._queue if other < entry]
+                items = sum(other.payload.items for other in before)
+                preparing = sum(other.preparing for other in before)
+            own = self._costs.drain(job.payload.items) + job.preparing
+            wait = max(own, self._wait(items + job.payload.items, preparing + job.preparing)) + self._lag
+            late = job.arrived + wait - job.deadline
+            if late > 0:
+                self.counts.shed += 1
+                raise OverloadedError(
+                    f"model {name} would answer {late * 1e3:.0f} ms late", retry_after=max(late, _SHORTEST_RETRY)
+                )
+        insort(self._queue, entry)
+        self._items += job.payload.items
+        self._preparing_sum += job.preparing
+
+    def _wait(self, items: int, preparing: float) -> float:
+        """Return the seconds until so many items are through, and what runs now."""
+        now, healthy = time.monotonic(), [instance for instance in self._instances if not instance.hangs]
+        running = sum(max(0.0, instance.until - now) for instance in healthy if instance.started is not None)
+        return (running + self._costs.drain(items) + preparing) / len(healthy)
+
+    def _forget_the_gone(self) -> None:
+        self._queue = [entry for entry in self._queue if not entry[3].gone]
+        self._recount()
+
+    def _clear(self) -> None:
+        self._queue.clear()
+        self._recount()
+
+    def _recount(self) -> None:
+        self._items = sum(entry[3].payload.items for entry in self._queue)
+        self._preparing_sum = sum(entry[3].preparing for entry in self._queue)
+
+    # taking from the line
+
+    def _dispatch(self) -> None:
+        """Give free instances what waits."""
+        self._scheduled = False
+        while True:
+            with self._lock:
+                jobs, late = self._take()
+                instance = self._idle.pop() if jobs else None
+            self._expire(late)
+            if instance is None:
+                return
+            instance.inbox.put(jobs)
+
+    def _work(self, instance: _Instance) -> None:
+        while (jobs := instance.inbox.get()) is not None:
+            while jobs:
+                self._run(instance, jobs)
+                with self._lock:
+                    jobs, late = self._take(free=True)
+                    if not jobs:
+                        self._idle.append(instance)
+                self._expire(late)
+
+    def _take(self, *, free: bool = False) -> tuple[list[Job], list[Job]]:
+        """Take out who goes next together, and those whose time is up; under the lock."""
+        if not self._queue or not (free or self._idle):
+            return [], []
+        jobs: list[Job] = []
+        late: list[Job] = []
+        now, items = time.monotonic(), 0
+        size, taken, kind = self._costs.best(self._items), 0, None
+        for entry in self._queue:
+            job = entry[3]
+            if not job.gone:
+                if jobs and (items + job.payload.items > size or job.payload.kind != kind):
+                    break
+                if self._is_late(job, now):
+                    late.append(job)
+                else:
+                    if not jobs:
+                        size, kind = self._fitting(size, job, now), job.payload.kind
+                    jobs.append(job)
+                    items += job.payload.items
+            taken += 1
+            self._items -= job.payload.items
+            self._preparing_sum -= job.preparing
+            if items >= size:
+                break
+        del self._queue[:taken]
+        return jobs, late
+
+    def _is_late(self, job: Job, now: float) -> bool:
+        if job.deadline is None:
+            return False
+        if now >= job.deadline:
+            return True
+        # with nobody behind it nothing is lost by trying, and a cost that was thought too high is corrected
+        return len(self._queue) > 1 and now + job.preparing + self._costs.drain(job.payload.items) > job.deadline
+
+    def _fitting(self, size: int, first: Job, now: float) -> int:
+        """Return a size with which the most urgent request is still answered in time."""
+        while size > 1 and first.deadline is not None and now + self._costs.seconds(size) > first.deadline:
+            size //= 2
+        return size
+
+    # running: in an instance's thread
+
+    def _run(self, instance: _Instance, jobs: list[Job]) -> None:
+        items = sum(job.payload.items for job in jobs)
+        started = time.monotonic()
+        instance.jobs, instance.until = jobs, started + self._costs.drain(items) + sum(job.preparing for job in jobs)
+        instance.started = started
+        try:
+            results = run_batch(self.model, instance.engine, jobs, self._costs)
+        except Exception as error:  # noqa: BLE001 - of a runtime or model, which is anybody's; the thread lives on
+            results = [(job, ModelError(f"{type(error).__name__}: {error}")) for job in jobs]
+        instance.started = None
+        self._count(started, results)
+        self._settle(results)
+        if instance.hangs:
+            instance.hangs = False
+            _log.warning("model %s %s has returned and is ready again", self.model.name, self.model.version)
+
+    def _count(self, started: float, results: list[tuple[Job, Run | BaseException]]) -> None:
+        now, counts = time.monotonic(), self.counts
+        with self._lock:
+            counts.last_inference = int(time.time() * 1e3)
+            runs: dict[int, Run] = {}
+            for job, result in results:
+                latency = now - job.arrived
+                if isinstance(result, TimeoutError):
+                    counts.expired += 1
+                elif isinstance(result, BaseException):
+                    counts.failure.add(latency)
+                elif not job.gone:
+                    runs[id(result.batch)] = result
+                    counts.items += job.payload.items
+                    counts.success.add(latency)
+                    counts.queue.add(started - job.arrived)
+                    counts.prepare.add(result.prepare)
+                    counts.compute.add(result.compute)
+                    counts.finish.add(max(0.0, now - started - result.prepare - result.compute))
+                    counts.waiting.add(started - job.arrived)
+                    counts.latency.add(latency)
+                    if job.payload.encoding != "tensor":
+                        known = self._preparing.get(job.payload.encoding, result.prepare_item)
+                        self._preparing[job.payload.encoding] = known + 0.1 * (result.prepare_item - known)
+            for run in runs.values():
+                for size, seconds in run.batch:
+                    counts.batches += 1
+                    counts.by_size.setdefault(size, Tally()).add(seconds)
+                    self._costs.correct(size, seconds)
+
+    def _expire(self, jobs: list[Job]) -> None:
+        if jobs:
+            with self._lock:
+                self.counts.expired += len(jobs)
+            self._fail(jobs, TimeoutError("no time is left for this request"))
+
+    def _fail(self, jobs: Iterable[Job], error: EdgeSdkError | TimeoutError) -> None:
+        self._settle([(job, error) for job in jobs])
+
+    def _settle(self, results: list[tuple[Job, Run | BaseException]]) -> None:
+        for loop in {job.loop for job, _ in results}:
+            mine = [(job, result) for job, result in results if job.loop is loop]
+            try:
+                loop.call_soon_threadsafe(_settle_here, mine)
+            except RuntimeError:  # the loop has been closed, and those who waited with it
+                _log.debug("%d answers came after the end", len(mine))
+
+
+def _settle_here(results: list[tuple[Job, Run | BaseException]]) -> None:
+    for job, result in results:
+        if job.future.done():
+            continue
+        if isinstance(result, BaseException):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)

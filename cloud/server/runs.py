@@ -1,0 +1,147 @@
+"""One batch through a model: tensors made of what requests hold, put together, run, and taken apart again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from edge_sdk.cloud.server.costs import BatchCosts
+from edge_sdk.cloud.server.engines import Engine
+from edge_sdk.cloud.server.models import ServedModel
+from edge_sdk.cloud.server.payloads import Payload
+from edge_sdk.errors import InputError, ModelError, ProcessingError
+
+__all__ = ["Run", "Waiting", "run_batch"]
+
+Array = np.ndarray[Any, Any]
+Batch = list[tuple[int, float]]
+
+
+class Waiting(Protocol):
+    """Who waits for an answer."""
+
+    payload: Payload
+    deadline: float | None
+
+    @property
+    def gone(self) -> bool:
+        """Nobody waits any more."""
+
+
+T = TypeVar("T", bound=Waiting)
+
+
+@dataclass(slots=True)
+class Run:
+    """What the model says to one request.
+
+    Attributes
+    ----------
+    outputs
+        The model's output tensors, in its order.
+    prepare, prepare_item
+        Seconds of decoding and processing: of this request, and an item.
+    compute
+        Seconds that the model took, for the whole batch.
+    batch
+        Sizes that the model ran with, and the seconds of each; one list for all requests of a batch.
+    done
+        `time.monotonic` reading when the model was through.
+    """
+
+    outputs: list[Array]
+    prepare: float
+    prepare_item: float
+    compute: float
+    batch: Batch
+    done: float
+
+
+def run_batch(
+    model: ServedModel, engine: Engine, jobs: Sequence[T], costs: BatchCosts
+) -> list[tuple[T, Run | BaseException]]:
+    """Run requests together; one that cannot be processed does not harm the others.
+
+    Returns
+    -------
+    The answer to each, or why there is none: `InputError`, `ProcessingError`, `TimeoutError`, `ModelError`
+    or `MemoryError`.
+    """
+    results: list[tuple[T, Run | BaseException]] = []
+    ready: list[tuple[T, Mapping[str, Array], float]] = []
+    for job in jobs:
+        before = time.monotonic()
+        try:
+            feeds = job.payload.tensors(_alive([job]))
+        except (InputError, ProcessingError, TimeoutError, MemoryError) as error:
+            results.append((job, error))
+        else:
+            ready.append((job, feeds, time.monotonic() - before))
+    if not ready:
+        return results
+    try:
+        return results + _run(model, engine, ready, costs)
+    except (ModelError, TimeoutError, MemoryError) as error:
+        if len(ready) == 1:
+            return [*results, (ready[0][0], error)]
+    for one in ready:  # it may be for one of them only
+        try:
+            results += _run(model, engine, [one], costs)
+        except (ModelError, TimeoutError, MemoryError) as error:
+            results.append((one[0], error))
+    return results
+
+
+def _run(
+    model: ServedModel, engine: Engine, ready: Sequence[tuple[T, Mapping[str, Array], float]], costs: BatchCosts
+) -> list[tuple[T, Run | BaseException]]:
+    items = sum(job.payload.items for job, _, _ in ready)
+    feeds = ready[0][1]
+    if len(ready) > 1:
+        feeds = {name: np.concatenate([one[name] for _, one, _ in ready]) for name in feeds}
+    chunk = items
+    if model.batching == "in turn":
+        chunk = 1
+    elif model.batching == "batched" and costs.max_batch > 1:
+        chunk = costs.best(items)
+    batch: Batch = []
+    outputs = _compute(engine, feeds, items, chunk, batch, _alive([job for job, _, _ in ready]))
+    if model.batching != "whole" and any(output.shape[:1] != (items,) for output in outputs):
+        raise ModelError(f"the model gives outputs of {[y.shape[:1] for y in outputs]} items for {items}")
+    done, compute = time.monotonic(), sum(seconds for _, seconds in batch)
+    results: list[tuple[T, Run | BaseException]] = []
+    at = 0
+    for job, _, prepare in ready:
+        end = at + job.payload.items
+        own = outputs if len(ready) == 1 else [output[at:end] for output in outputs]
+        results.append((job, Run(own, prepare, prepare / job.payload.items, compute, batch, done)))
+        at = end
+    return results
+
+
+def _compute(
+    engine: Engine, feeds: Mapping[str, Array], items: int, chunk: int, batch: Batch, go_on: Callable[[], None]
+) -> list[Array]:
+    parts = []
+    for at in range(0, items, chunk):
+        go_on()
+        part = feeds if chunk >= items else {name: x[at : at + chunk] for name, x in feeds.items()}
+        before = time.monotonic()
+        parts.append(engine.run(part))
+        batch.append((min(chunk, items - at), time.monotonic() - before))
+    return parts[0] if len(parts) == 1 else [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def _alive(jobs: Sequence[Waiting]) -> Callable[[], None]:
+    """Return what raises `TimeoutError` when nobody waits any more."""
+
+    def check() -> None:
+        now = time.monotonic()
+        if all(job.gone or (job.deadline is not None and now >= job.deadline) for job in jobs):
+            raise TimeoutError("no time is left for this request")
+
+    return check
