@@ -30,11 +30,15 @@ from edge_sdk.streams import Stream
 from edge_sdk.types import Classification
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from edge_sdk.client.asking import Asking
     from edge_sdk.client.forwarding import Forwarder
     from edge_sdk.client.outbox import Outbox
 
 __all__ = ["MODES", "HybridModel", "Mode"]
+
+_MOST_THREADS = 64  # of `apredict`: they wait more than they work
 
 
 class HybridModel:
@@ -107,7 +111,8 @@ class HybridModel:
         self._mode: Mode = mode
         self._check_edge(edge)
         rules = _check_rules(privacy, edge)
-        self._swapping = threading.Lock()
+        self._swapping, self._starting = threading.Lock(), threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
         self._counters = Counters()
         self._asking: Asking | None = None
         with ExitStack() as undo:
@@ -222,9 +227,7 @@ class HybridModel:
         ModelClosedError
             This has been closed.
         """
-        if context is not None and not isinstance(context, Mapping):
-            raise InputError(f"the context is {type(context).__name__}; it should be a mapping of names to values")
-        return self._answering.answer(Given(frame, context, pixels, matrix))
+        return self._answering.answer(_given(frame, context, pixels, matrix))
 
     async def apredict(
         self,
@@ -234,11 +237,15 @@ class HybridModel:
         pixels: Pixels = "rgb",
         matrix: Matrix = "bt601",
     ) -> Classification:
-        """As `predict`, without blocking the event loop: the work is done on a thread of the loop's executor."""
+        """As `predict`, without blocking the event loop.
+
+        The work is done on threads of this model, so that calls that wait for the cloud hold up nobody
+        else. At most 64 are under way at once; what more have to wait is part of their deadline.
+        """
         import asyncio
 
-        call = partial(self.predict, frame, context, pixels=pixels, matrix=matrix)
-        return await asyncio.get_running_loop().run_in_executor(None, call)
+        given = _given(frame, context, pixels, matrix)
+        return await asyncio.wrap_future(self._submit(given))
 
     def stream(
         self,
@@ -318,11 +325,15 @@ class HybridModel:
         """Release the edge model and the connection. Closing twice is no error."""
         with self._swapping:
             self._answering.closed = True
+        with self._starting:
+            threads, self._threads = self._threads, None
         self._answering.watch.model.close()
         if self._forwarder is not None:
             self._forwarder.stop()
         if self._asking is not None:
             self._asking.close()
+        if threads is not None:
+            threads.shutdown()  # what was under way has nobody to wait for now
         if self._forwarder is not None:
             self._forwarder.close()
         self._oversight.close()
@@ -346,6 +357,15 @@ class HybridModel:
         answering.forwarder = forwarder
         return forwarder
 
+    def _submit(self, given: Given) -> Future[Classification]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with self._starting:
+            self._answering.check_open()
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(_MOST_THREADS, "edge-sdk-apredict")
+            return self._threads.submit(self._answering.answer, given)
+
     def _check_edge(self, edge: EdgeModel) -> None:
         edge.manifest.require_task("classification", "a model with a cloud behind it")
         if self._mode == "hybrid" and edge.policy is None:
@@ -361,6 +381,12 @@ def _new_asking(cloud: Cloud, **options: Any) -> Asking:
     except ModuleNotFoundError as error:
         raise MissingExtraError("grpcio", "hybrid") from error
     return Asking(cloud, **options)
+
+
+def _given(frame: Input, context: Mapping[str, Any] | None, pixels: Pixels, matrix: Matrix) -> Given:
+    if context is not None and not isinstance(context, Mapping):
+        raise InputError(f"the context is {type(context).__name__}; it should be a mapping of names to values")
+    return Given(frame, context, pixels, matrix)
 
 
 def _check_deadline(deadline: float | None) -> None:
