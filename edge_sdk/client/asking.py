@@ -130,6 +130,7 @@ class Asking:
             edge_spec=watch.model.processor.spec,
             gate=gate or self._gate,
             decision_id=decision_id,
+            audit=audit,
         )
         if not caches and reduction == WHOLE:
             return call

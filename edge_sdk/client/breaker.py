@@ -51,9 +51,16 @@ class Breaker:
         with self._lock:
             self._misses = 0
 
-    def missed(self) -> None:
-        """Note that a call ran out of time."""
+    def probed(self) -> None:
+        """Note that it reacted to a probe: half open, so that the next call that is missed opens it again."""
+        with self._lock:
+            self._misses = min(self._misses, self._limit - 1)
+
+    def missed(self) -> bool:
+        """Note that a call ran out of time, and tell whether that opened it or kept it open."""
         with self._lock:
             self._misses += 1
-            if self._misses >= self._limit:
-                self._retry_at = self._clock() + self._pause
+            if self._misses < self._limit:
+                return False
+            self._retry_at = self._clock() + self._pause
+            return True

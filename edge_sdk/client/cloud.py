@@ -124,6 +124,11 @@ class Cloud:
         """``host:port`` of each endpoint."""
         return tuple(self.endpoints)
 
+    @property
+    def has_token(self) -> bool:
+        """True where calls bear a token."""
+        return self.token is not None or self.token_file is not None
+
     def _check_secrets(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InputError("a certificate of this device needs its key: give tls_cert and tls_key, or neither")
@@ -135,7 +140,7 @@ class Cloud:
             raise InputError("the token is given twice: give token or token_file")
         if self.token is not None and not is_token(self.token):
             raise InputError("the token is empty or has characters that are not printable ASCII")
-        if (self.token is not None or self.token_file is not None) and self.tls_ca is None:
+        if self.has_token and self.tls_ca is None:
             for target in self.targets:
                 if target.rpartition(":")[0] not in _LOOPBACK:
                     raise InputError(f"a token for {target} would travel unencrypted: give tls_ca")

@@ -45,6 +45,9 @@ class Outcome:
         True where the answer was given before.
     expected
         False where another model answered than the request was made for.
+    extra_calls, extra_bytes
+        Copies of the request beside the one that was answered, and their size together: to another endpoint,
+        once more, or hedges.
     outputs
         The model's output tensors by name, where they and not probabilities were asked for.
     """
@@ -59,6 +62,8 @@ class Outcome:
     reduced: bool = False
     cached: bool = False
     expected: bool = True
+    extra_calls: int = 0
+    extra_bytes: int = 0
     outputs: Mapping[str, NDArray[Any]] | None = None
 
 

@@ -1,0 +1,244 @@
+"""One server: the connection to it, its circuit breaker, and what it says of its model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import grpc
+
+from edge_sdk.client.breaker import Breaker
+from edge_sdk.client.cloud import Cloud
+from edge_sdk.client.connection import Connection
+from edge_sdk.client.credentials import Credentials
+from edge_sdk.client.diagnosis import failure_of
+from edge_sdk.client.failures import Complaints, Failed
+from edge_sdk.client.learning import learn
+from edge_sdk.client.payload import Contract
+
+__all__ = ["Endpoint", "remaining"]
+
+_PROBE_SECONDS = 0.5
+
+
+class Endpoint:
+    """A server that may be there or not; thread-safe. It is asked about its model as soon as this is made.
+
+    An endpoint whose `contract` is None is asked about it again before it gets a request. That is the
+    probe of a breaker that is half open, too: where calls fail or are not answered, the contract is forgotten.
+
+    Parameters
+    ----------
+    target
+        ``host:port``.
+    cloud
+        How it is asked.
+    credentials
+        Of all endpoints.
+    complaints
+        Where is said what does not work.
+
+    Attributes
+    ----------
+    contract
+        What the server says of its model; None where it has to be asked.
+    known
+        What it said last, though it may be gone.
+    is_answering
+        Whether the last call was answered.
+    """
+
+    def __init__(self, target: str, cloud: Cloud, credentials: Credentials, complaints: Complaints) -> None:
+        self.target = target
+        self.contract: Contract | None = None
+        self.known: Contract | None = None
+        self.is_answering = False
+        self._cloud, self._credentials, self._complaints = cloud, credentials, complaints
+        self._breaker = Breaker()
+        self._lock, self._learning_lock = threading.Lock(), threading.Lock()
+        self._closed = False
+        self._version = credentials.version
+        self._connection = self._connect()
+        self._spare: Connection | None = None
+        self._probe_at = 0.0
+        self._learning = self._learn()
+
+    def start(self, method: str, request: Any, deadline: float | None, *, apart: bool = False) -> Any:
+        """Begin a call and return it.
+
+        Parameters
+        ----------
+        method
+            Of the protocol.
+        request
+            Its message.
+        deadline
+            `time.perf_counter` reading at which the answer must be there; None waits.
+        apart
+            Whether it goes over a second connection.
+
+        Raises
+        ------
+        Failed
+            No time is left, or this is closed.
+        """
+        left = remaining(deadline)
+        if left == 0.0:
+            raise Failed("deadline", "no time was left to ask the cloud")
+        self._credentials.refresh()
+        if self._version != self._credentials.version:
+            self._reconnect()
+        while not self._closed:
+            call = self._way(apart).start(method, request, left, self._credentials.metadata)
+            if call is not None:
+                return call
+        raise Failed("offline", "the connection has been closed")
+
+    def result(self, call: Any, *, probe: bool = False) -> Any:
+        """Return the response of a call that has ended, and learn from how it did.
+
+        Parameters
+        ----------
+        call
+            What `start` returned.
+        probe
+            True of questions about the model, whose answers are no promise that requests are answered.
+
+        Raises
+        ------
+        Failed
+            The call failed.
+        """
+        try:
+            response = call.result(timeout=0)
+        except (grpc.FutureTimeoutError, grpc.FutureCancelledError, grpc.RpcError) as error:
+            code = error.code() if isinstance(error, grpc.RpcError) else grpc.StatusCode.CANCELLED
+            if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+                if not probe:
+                    self.missed()
+                raise Failed("deadline", f"{self.target} did not answer in time") from error
+            raise self._refused(error, code, probe=probe) from error
+        self._connection.heard_at = time.monotonic()
+        if probe:
+            self._breaker.probed()
+        else:
+            self._breaker.answered()
+            self.is_answering = True
+        return response
+
+    def missed(self) -> None:
+        """Note that a call was not answered in time."""
+        self.is_answering = False
+        opened = self._breaker.missed()
+        if opened:
+            self.contract = None
+            self._complaints.say(f"breaker {self.target}", f"{self.target} left calls unanswered and is left alone")
+        if self._connection.is_silent or (opened and self._connection.heard_at is not None):
+            # it may be dead at the other end, which TCP would find out much later
+            self._reconnect()
+
+    def forget(self) -> None:
+        """Ask the server again what it serves before the next request."""
+        self.contract = None
+
+    def learning(self) -> Future[Contract | Failed] | None:
+        """Return what is being learnt of the server's model, begun where it was not; None while the breaker is open."""
+        with self._learning_lock:
+            if not self._breaker.allows():
+                return None
+            if self._learning.done():
+                self._learning = self._learn()
+            return self._learning
+
+    def probe(self) -> None:
+        """See in the background whether the server is there again, now and then."""
+        now = time.monotonic()
+        if now >= self._probe_at:
+            self._probe_at = now + _PROBE_SECONDS
+            self.learning()
+
+    def describe(self, deadline: float | None) -> Contract:
+        """Return what the server says of its model.
+
+        Learning it goes on when this call's time is up, so that a later call finds it known even
+        where all the round trips never fit into one deadline.
+
+        Raises
+        ------
+        Failed
+            It does not say it, or not in time.
+        """
+        if self.contract is not None:
+            return self.contract
+        learning = self.learning()
+        if learning is None:
+            raise Failed("breaker", f"{self.target} left calls unanswered and is left alone for a moment")
+        try:
+            learnt = learning.result(timeout=remaining(deadline))
+        except TimeoutError as error:
+            self.missed()
+            raise Failed("deadline", f"{self.target} did not say in time what it serves") from error
+        if isinstance(learnt, Failed):
+            raise Failed(learnt.outcome.reason, learnt.outcome.detail)
+        return learnt
+
+    def close(self) -> None:
+        """Close the connections; calls under way end as ``deadline``."""
+        with self._lock:
+            self._closed = True
+            ways = [self._connection, self._spare]
+        for way in ways:
+            if way is not None:
+                way.close()
+
+    def _learn(self) -> Future[Contract | Failed]:
+        def succeed(contract: Contract) -> None:
+            self.contract = self.known = contract
+
+        return learn(self, self._cloud.model_name, succeed, self._complaints)
+
+    def _way(self, apart: bool) -> Connection:
+        if not apart:
+            return self._connection
+        with self._lock:
+            if self._spare is None and not self._closed:
+                self._spare = self._connect()
+            return self._spare or self._connection
+
+    def _connect(self) -> Connection:
+        return Connection(self.target, self._credentials.channel(), self._cloud.server_name)
+
+    def _reconnect(self) -> None:
+        """Go on over a new connection; calls under way end on the old one."""
+        with self._lock:
+            if self._closed:
+                return
+            old, spare = self._connection, self._spare
+            self._version = self._credentials.version
+            self._connection, self._spare = self._connect(), None
+        for way in (old, spare):
+            if way is not None:
+                way.retire()
+
+    def _refused(self, error: Any, code: Any, *, probe: bool) -> Failed:
+        self.is_answering = False
+        if code is not grpc.StatusCode.UNAVAILABLE:
+            self._connection.heard_at = time.monotonic()
+        if probe:
+            self._breaker.probed()
+        else:
+            self._breaker.answered()
+        kind, failed = failure_of(error, self.target, self._cloud)
+        if kind != "overload":  # an overloaded server is not asked more
+            self.contract = None  # another model may be served now: ask again what it is
+        if kind in ("tls", "token"):
+            self._credentials.refresh(doubted=True)
+        self._complaints.say(f"{kind} {self.target}", str(failed))
+        return failed
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Return the seconds that are left, at least 0; None is for ever."""
+    return None if deadline is None else max(0.0, deadline - time.perf_counter())

@@ -1,0 +1,287 @@
+"""One request on its way: to one endpoint, and to another or once more where that helps.
+
+- Where an endpoint cannot be reached, the next one gets the request at once.
+- Where a server asks for it by ``grpc-retry-pushback-ms``, the request is sent again after that time, twice at
+  most. Nothing else is sent again: ``RESOURCE_EXHAUSTED`` without it is also what too large a message gets.
+- Where the link hedges and the answer takes longer than most, a second copy goes out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import grpc
+
+from edge_sdk.client.endpoint import Endpoint, remaining
+from edge_sdk.client.failures import Failed
+from edge_sdk.client.fleet import Fleet
+from edge_sdk.client.outcomes import Gate
+from edge_sdk.client.payload import Contract
+from edge_sdk.errors import InputError
+from edge_sdk.protocol import set_parameter
+from edge_sdk.protocol.names import TIMEOUT_PARAMETER
+
+__all__ = ["Message", "Reply", "Sending"]
+
+_RETRIES = 2
+_PUSHBACK = "grpc-retry-pushback-ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent.
+
+    Attributes
+    ----------
+    request
+        The ``ModelInferRequest``.
+    seen
+        What the model sees of an input in it; see `edge_sdk.client.payload.Contract.seen`.
+    """
+
+    request: Any
+    seen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back.
+
+    Attributes
+    ----------
+    response
+        The ``ModelInferResponse``.
+    endpoint, contract
+        Who answered, and what it says of its model.
+    message
+        What was answered.
+    size
+        Bytes of it.
+    """
+
+    response: Any
+    message: Message
+    endpoint: Endpoint
+    contract: Contract
+    size: int
+
+
+@dataclass(eq=False, slots=True)
+class _Copy:
+    message: Message
+    endpoint: Endpoint
+    contract: Contract
+    size: int
+    call: Any
+
+
+class Sending:
+    """A request under way; thread-safe. It goes on by itself, whether or not somebody waits for it.
+
+    Parameters
+    ----------
+    fleet
+        The endpoints.
+    first
+        The endpoint that gets the first copy, and what it says of its model.
+    message
+        What it gets; the request's parameter ``timeout`` is set.
+    deadline
+        `time.perf_counter` reading at which the answer must be there; None waits.
+    make
+        Returns the message for an endpoint that serves another model, or raises `InputError`; None sends none there.
+    gate
+        Asked before a copy goes out that the server has not failed to get.
+
+    Raises
+    ------
+    Failed
+        The first copy cannot be sent.
+
+    Attributes
+    ----------
+    calls, bytes
+        Copies that were handed to gRPC, and their sizes together.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        first: tuple[Endpoint, Contract],
+        message: Message,
+        deadline: float | None,
+        *,
+        make: Callable[[Contract], Message] | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        self._fleet, self._message, self._contract, self._deadline = fleet, message, first[1], deadline
+        self._make, self._gate = make, gate
+        self._changed = threading.Condition()
+        self._out: list[_Copy] = []
+        self._tried: list[Endpoint] = []
+        self._replies: deque[Reply] = deque()
+        self._failure: Failed | None = None
+        self._retries_left, self._retries_due = _RETRIES, 0
+        self._over = self._answered = False
+        self.calls = self.bytes = 0
+        self._started = time.perf_counter()
+        self._send(*first)
+        after = None if fleet.hedger is None else fleet.hedger.begin()
+        left = remaining(deadline)
+        if after is not None and (left is None or after < left):
+            fleet.alarm.after(after, self._hedge)
+
+    def next_reply(self) -> Reply:
+        """Return what came back first of what was not returned before.
+
+        Raises
+        ------
+        Failed
+            All failed, or time is up.
+        """
+        with self._changed:
+            while not self._replies:
+                if not self._out and not self._retries_due:
+                    raise self._failure or Failed("offline", "the connection has been closed")
+                left = remaining(self._deadline)
+                if left == 0.0:
+                    break
+                self._changed.wait(left)
+            else:
+                return self._replies.popleft()
+        late = self._end()
+        if self._fleet.hedger is not None and not self._answered:
+            self._fleet.hedger.took(time.perf_counter() - self._started)
+        for copy in late:
+            copy.endpoint.missed()
+        names = ", ".join(dict.fromkeys(copy.endpoint.target for copy in late))
+        raise (self._failure if not late else None) or Failed("deadline", f"{names} did not answer in time")
+
+    def close(self) -> None:
+        """Cancel what is still under way."""
+        self._end()
+
+    def _end(self) -> list[_Copy]:
+        with self._changed:
+            self._over, out, self._out = True, self._out, []
+        for copy in out:
+            copy.call.cancel()
+        return out
+
+    def _send(self, endpoint: Endpoint, contract: Contract, *, apart: bool = False) -> None:
+        message = self._fitting(contract)
+        request = message.request
+        with self._changed:
+            if self._over:
+                return
+            left = remaining(self._deadline)
+            if left:
+                set_parameter(request.parameters, TIMEOUT_PARAMETER, max(1, int(left * 1e6)))
+            size = request.ByteSize()
+            call = endpoint.start("ModelInfer", request, self._deadline, apart=apart)
+            copy = _Copy(message, endpoint, contract, size, call)
+            self._out.append(copy)
+            self._tried.append(endpoint)
+            self.calls += 1
+            self.bytes += size
+        copy.call.add_done_callback(partial(self._ended, copy))
+
+    def _fitting(self, contract: Contract) -> Message:
+        """Return the message for what an endpoint says of its model."""
+        ours = self._contract
+        alike = replace(ours, digest=contract.digest, outputs=contract.outputs, quantization=contract.quantization)
+        if contract is ours or alike == contract:
+            return self._message
+        if self._make is None:
+            raise InputError(f"{contract.model} is served in another way there")
+        return self._make(contract)
+
+    def _ended(self, copy: _Copy, call: Any) -> None:
+        with self._changed:
+            if copy not in self._out:
+                return  # cancelled, or given up: what comes now says nothing
+        try:
+            response = copy.endpoint.result(call)
+        except Failed as failed:
+            self._failed(copy, failed, call)
+            return
+        if self._fleet.hedger is not None and not self._answered:
+            self._fleet.hedger.took(time.perf_counter() - self._started)
+        with self._changed:
+            self._answered = True
+            if copy in self._out:
+                self._out.remove(copy)
+            self._replies.append(Reply(response, copy.message, copy.endpoint, copy.contract, copy.size))
+            self._changed.notify_all()
+
+    def _failed(self, copy: _Copy, failed: Failed, call: Any) -> None:
+        self._failure = self._failure or failed
+        moved = failed.outcome.reason == "offline" and self._fail_over()
+        pushback = None if moved else _pushback(call)
+        with self._changed:
+            if pushback is not None and self._retries_left and not self._over:
+                left = remaining(self._deadline)
+                if (left is None or pushback < left) and self._fleet.alarm.after(pushback, partial(self._retry, copy)):
+                    self._retries_left -= 1
+                    self._retries_due += 1
+            if copy in self._out:
+                self._out.remove(copy)
+            self._changed.notify_all()
+
+    def _fail_over(self) -> bool:
+        """Send the request to an endpoint that has not had it, and tell whether there is one."""
+        while (there := self._fleet.elsewhere(self._tried)) is not None:
+            try:
+                self._send(*there)
+            except (Failed, InputError):
+                self._tried.append(there[0])
+                continue
+            return True
+        return False
+
+    def _retry(self, copy: _Copy) -> None:
+        try:
+            if self._passes(copy.size):
+                there = self._fleet.elsewhere([copy.endpoint]) or (copy.endpoint, copy.contract)
+                self._send(*there)
+        except (Failed, InputError):
+            pass  # the first failure stands
+        with self._changed:
+            self._retries_due -= 1
+            self._changed.notify_all()
+
+    def _hedge(self) -> None:
+        with self._changed:
+            if self._over or self._answered or len(self._out) != 1:
+                return
+            (slow,) = self._out
+        hedger = self._fleet.hedger
+        if hedger is None or not hedger.allows() or not self._passes(slow.size):
+            return
+        there = self._fleet.elsewhere(self._tried)
+        try:
+            if there is None:
+                self._send(slow.endpoint, slow.contract, apart=True)
+            else:
+                self._send(*there)
+        except (Failed, InputError):
+            pass  # the first copy is still under way
+
+    def _passes(self, size: int) -> bool:
+        return self._gate is None or self._gate(size, remaining(self._deadline)) is None
+
+
+def _pushback(call: Any) -> float | None:
+    """Return after how many seconds a server wants the request again; None where it does not."""
+    if call.code() not in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
+        return None
+    for key, value in call.trailing_metadata() or ():
+        if key == _PUSHBACK and isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+            return int(value) / 1e3
+    return None
