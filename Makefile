@@ -9,6 +9,7 @@ VENV ?= .venv
 ARGS ?=
 SUITES ?=
 SECONDS ?= 60
+COUNT ?= 100000
 
 # The folders compression/ and cloud/ at the top must not be importable by their short names: from
 # Python 3.14 the standard library has a package `compression` of its own.
@@ -24,7 +25,7 @@ INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip in
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint lint-style lint-tree lint-imports lint-types format bench proto lock clean fuzz asan clang portable arm64-kernels
+.PHONY: help demo test test-slow lint lint-style lint-tree lint-imports lint-types format bench proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -89,6 +90,9 @@ bench: $(VENV)/stamp-dev ## time ours against peers: make bench SUITES="softmax"
 
 fuzz: $(VENV)/stamp-dev ## feed damaged bytes to every reader and odd arguments to every kernel, for SECONDS
 	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) $(ARGS)
+
+fuzz-privacy: $(VENV)/stamp-dev ## ask under random privacy rules, and find no forbidden byte in COUNT inputs on the wire
+	$(BIN)/python tools/fuzz_privacy.py --count $(COUNT) $(ARGS)
 
 asan: $(VENV)/stamp-dev ## run the kernels' tests and the fuzzer under AddressSanitizer and UBSan
 	$(BIN)/python tools/kernels.py asan

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import edge_sdk
-from edge_sdk.client import Cloud, PrivacyRule, Question
+from edge_sdk.client import Cloud, Question
 from edge_sdk.client.payload import Capture, Contract, prepare
 from edge_sdk.client.privacy import check_rules, judge, needs_answer
 from edge_sdk.errors import EscalationError
-from edge_sdk.frames import as_frame
 from edge_sdk.processing import ProcessingSpec
+from outside.forbidden import LABELS, TENANTS, allowed, as_file, check, frame_of, random_rule
 from outside.network import MisbehavingNetwork
 from outside.wire import requests_in
+from outside.wirefuzz import fuzz_wire, metadata_of
 
-LABELS = ("red", "green", "blue")
-TENANTS = ("ours", "theirs", "nobody's")
-FORBIDDEN, MARK, BRIGHTEST = 255, b"\xfb-secret-\xfb", 100
 SPEC = ProcessingSpec.image(8, 8, 3)
 CONTRACT = Contract(
     model="m",
@@ -36,80 +32,6 @@ CONTRACT = Contract(
     processing=SPEC,
     digest="d",
 )
-
-
-def random_rule(rng: np.random.Generator) -> PrivacyRule:
-    """Return a rule whose region lies on whole pixels."""
-    top, left = rng.integers(0, 4, 2) / 8
-    region = (
-        float(top),
-        float(left),
-        float(rng.integers(2, 9 - top * 8)) / 8,
-        float(rng.integers(2, 9 - left * 8)) / 8,
-    )
-    forbids = LABELS[rng.integers(3)]
-    return PrivacyRule(
-        labels={LABELS[rng.integers(3)]} if rng.random() < 0.4 else None,
-        where={"tenant": {TENANTS[rng.integers(3)]}} if rng.random() < 0.4 else None,
-        when=(lambda question: question.label == forbids) if rng.random() < 0.2 else None,
-        max_side=int(rng.integers(1, 20)) if rng.random() < 0.4 else None,
-        region_of_interest=region if rng.random() < 0.5 else None,
-    )
-
-
-def allowed(
-    rules: list[PrivacyRule], label: str | None, context: dict[str, str], side: int
-) -> tuple[np.ndarray, int] | None:
-    """Return which pixels may leave and the longest side, told in another way than the client's; None for none."""
-    pixels, longest = np.ones((side, side), bool), side
-    for rule in rules:
-        by_label = rule.labels is None or label is None or label in rule.labels
-        by_tenant = rule.where is None or "tenant" not in context or context["tenant"] in rule.where["tenant"]
-        by_predicate = rule.when is None or rule.when(Question(pixels, label, context))
-        if not (by_label and by_tenant and by_predicate):
-            continue
-        if rule.max_side is None and rule.region_of_interest is None:
-            return None
-        longest = min(longest, rule.max_side or longest)
-        top, left, height, width = (int(x * side) for x in rule.region_of_interest or (0, 0, 1, 1))
-        inside = np.zeros_like(pixels)
-        inside[top : top + height, left : left + width] = True
-        pixels &= inside
-    return (pixels, longest) if pixels.any() else None
-
-
-def frame_of(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """Return a picture that is dark where it may leave, and of the brightest where not."""
-    frame = rng.integers(0, BRIGHTEST, (*pixels.shape, 3)).astype(np.uint8)
-    frame[~pixels] = FORBIDDEN
-    return frame
-
-
-def as_file(frame: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(frame).save(stream, "JPEG", quality=95, comment=MARK)
-    return stream.getvalue() + MARK
-
-
-def check(request: object, encoding: str, may: tuple[np.ndarray, int], frame: np.ndarray) -> None:
-    """Find no trace of a forbidden pixel, nor of more detail than allowed, in a request."""
-    (content,) = request.raw_input_contents
-    pixels, longest = may
-    reduced = not pixels.all() or longest < pixels.shape[0]
-    if encoding == "tensor":  # from -1 to 1 or from 0 to 1, it grows with what was dark
-        seen = np.frombuffer(content, np.float32)
-        assert pixels.all() or seen.max() < 0.6
-        return
-    if content[4:6] == b"\xff\xd8":
-        assert MARK not in content
-        seen = as_frame(content[4:])
-        assert pixels.all() or seen.max() < 180  # compressed, but bright is far from dark
-    else:
-        seen = np.frombuffer(content, np.uint8).reshape(tuple(request.inputs[0].shape))
-        assert pixels.all() or FORBIDDEN not in seen
-        if not reduced:
-            assert np.array_equal(seen, frame)
-    assert max(seen.shape[:2]) <= longest
 
 
 def fuzz(seed: int, n: int) -> tuple[int, int]:
@@ -226,3 +148,17 @@ def test_no_forbidden_byte_is_on_the_wire_of_three_thousand_requests(pair, proxy
     kept, arrived = over_the_wire(pair, proxy, 3_000)
     assert kept > 200
     assert arrived > 500
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_forbidden_byte_is_among_all_that_a_server_gets(pair, cloud, seed: int) -> None:
+    counts, leaks = fuzz_wire(pair, metadata_of(cloud, "teacher"), 500, seed)
+    assert leaks == []
+    assert counts["inputs"] >= 500
+    assert counts["kept"] > 20
+    assert counts["reduced"] > 100
+
+
+def test_that_server_finds_what_leaves_where_the_rules_are_not_in_force(pair, cloud) -> None:
+    _, leaks = fuzz_wire(pair, metadata_of(cloud, "teacher"), 500, 0, enforce=False)
+    assert leaks
