@@ -274,6 +274,10 @@ class Guard:
         after = replace(self, audits=t + 1, disagreements=self.disagreements + disagrees, stakes=stakes)
         return replace(after, alarm=after.wealth >= 1.0 / self.level)
 
+    def reset(self) -> Guard:
+        """Return the guard as it was before any audit."""
+        return Guard(self.baseline, self.level)
+
     def _factors(self, disagrees: bool) -> tuple[float, ...]:
         """Return the likelihood ratio of each alternative to the baseline."""
         base = self.baseline

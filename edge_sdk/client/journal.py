@@ -30,7 +30,6 @@ _log = logging.getLogger("edge_sdk.client")
 KEY_FILE = "audit.key"
 _SUFFIX = ".jsonl"
 _LATE = b'"kind":"late"'  # as canonical JSON has it
-_MOST_NOTE = 1 << 20
 _QUIET_SECONDS = 60.0  # between two complaints about the same disk
 
 _Waiting = Entry | Callable[[], Entry]
@@ -85,7 +84,7 @@ class Journal:
         self._changed = threading.Condition()
         self._queue: deque[_Waiting] = deque()
         self._awaited: dict[int, Future[bool]] = {}  # by the identity of what is in the queue
-        self._notes: dict[str, bytes] = {}
+        self._tasks: dict[str, Callable[[], None]] = {}
         self._put = self._written = self._lost = 0
         self._hurried = self._closing = False
         self._quiet_until = 0.0
@@ -127,19 +126,13 @@ class Journal:
             self._changed.notify_all()
         return told
 
-    def note(self, name: str, data: bytes) -> None:
-        """Take the content of a file of that name in the folder, which is replaced; never waits, never raises."""
-        with self._changed:
-            self._notes[name] = data
+    def soon(self, name: str, task: Callable[[], None]) -> None:
+        """Take something to be done on the journal's thread, in place of what has that name; never waits or raises.
 
-    def read_note(self, name: str) -> bytes | None:
-        """Return the content of such a file, or None where there is none; raise `StorageError` if it cannot be read."""
-        path = self.folder / name
-        with storage_errors(path, "read"):
-            if not path.exists():
-                return None
-            with path.open("rb") as stream:
-                return stream.read(_MOST_NOTE)
+        What raises is done again a moment later.
+        """
+        with self._changed:
+            self._tasks[name] = task
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything taken so far is written or lost; False where the timeout came first."""
@@ -148,7 +141,7 @@ class Journal:
             self._hurried = True
             self._changed.notify_all()
             return self._changed.wait_for(
-                lambda: self._written + self._lost >= goal and not self._notes, timeout=timeout
+                lambda: self._written + self._lost >= goal and not self._tasks, timeout=timeout
             )
 
     def close(self, timeout: float = 10.0) -> None:
@@ -168,14 +161,14 @@ class Journal:
                     lambda: self._closing or self._hurried or len(self._queue) * 2 >= self._limit, timeout=self._pause
                 )
                 batch, self._queue = self._queue, deque()
-                notes, closing, self._hurried = dict(self._notes), self._closing, False
-            written, kept, failed = 0, {}, True
+                tasks, closing, self._hurried = dict(self._tasks), self._closing, False
+            written, failed, done = 0, True, {}
             try:
                 written = self._write(batch)
                 failed = False
-                for name, data in notes.items():
-                    write_durably(self.folder / name, data, mode=0o600)
-                kept = notes
+                for name, task in tasks.items():
+                    task()
+                    done[name] = task
             except Exception as error:  # noqa: BLE001 - whatever it is, the next batch is written
                 if time.monotonic() >= self._quiet_until:
                     _log.warning("the journal %s loses records: %s", self.folder, error)
@@ -183,13 +176,13 @@ class Journal:
             with self._changed:
                 self._written += written
                 self._lost += len(batch) - written
-                self._notes = {name: data for name, data in self._notes.items() if kept.get(name) is not data}
+                self._tasks = {name: task for name, task in self._tasks.items() if done.get(name) is not task}
                 told = [(future, record) for record in batch if (future := self._awaited.pop(id(record), None))]
                 self._changed.notify_all()
-                done = closing and not self._queue
+                over = closing and not self._queue
             for future, record in told:
                 future.set_result(not failed and _line(record) is not None)
-            if done:
+            if over:
                 break
         if self._descriptor is not None:
             os.close(self._descriptor)

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,11 @@ from edge_sdk import canonical
 from edge_sdk.cascade.audit import Audit, Guard
 from edge_sdk.cascade.control import Budget, Control, Threshold
 from edge_sdk.cascade.journal import CloudAnswer, Feedback, Outcome, Record, derive, key_id, rule_digest
-from edge_sdk.cascade.policy import Certificate, Decision
+from edge_sdk.cascade.policy import Decision
+from edge_sdk.client.guards import Guards
 from edge_sdk.client.journal import Journal, keep_key
 from edge_sdk.client.privacy import PrivacyRule, needs_answer
-from edge_sdk.errors import CertificateError, EdgeSdkError, InputError
+from edge_sdk.errors import CertificateError, InputError
 from edge_sdk.model import EdgeModel, Scored
 from edge_sdk.types import Classification, Reason, Source, Timing
 
@@ -115,7 +117,6 @@ class Watch:
         certificate = None if policy is None else policy.certificate
         self.model = model
         self.audit = audit
-        self.guard = guard
         self.rules = rules
         self.needs_answer = needs_answer(rules)
         self.guard_name = "" if guard is None else _name(model)
@@ -187,7 +188,7 @@ class Oversight:
         self._budget = budget or Budget()
         self._control = Control.of(self._budget, time.monotonic())
         self._audits = dict.fromkeys(("asked", "answered", "missing", "disagreed"), 0)
-        self._guards: dict[str, Guard] = {}
+        self._watches: WeakSet[Watch] = WeakSet()
         self._owns = journal is not None and not isinstance(journal, Journal)
         self._journal: Journal | None = Journal(journal) if self._owns else journal
         try:
@@ -196,6 +197,7 @@ class Oversight:
         except BaseException:
             self.close()
             raise
+        self._guards = Guards(self._journal, self._heard)
         self._key = audit_key or secrets.token_bytes(32)
 
     def hash_of(self, pixels: NDArray[Any], ends_at: float | None) -> str:
@@ -212,32 +214,23 @@ class Oversight:
         guard = None
         if certificate is not None and self._mode == "hybrid":
             try:
-                with self._lock:
-                    guard = self._guard(_name(model), certificate)
+                guard = self._guards.take(_name(model), certificate)
             except CertificateError:  # it does not say how often the two disagreed
                 guard = None
         rate = self._rate
         if rate is None:
             rate = 0.0 if guard is None else AUDIT_RATE
         audit = Audit(self._key, rate) if rate else None
-        return Watch(model, audit, guard, adapts=self._budget.spare > 0 and self._mode == "hybrid", rules=rules)
+        adapts = self._budget.spare > 0 and self._mode == "hybrid"
+        watch = Watch(model, audit, guard, adapts=adapts, rules=rules)
+        self._watches.add(watch)
+        return watch
 
-    def _guard(self, name: str, certificate: Certificate) -> Guard:
-        """Return a guard as it was when this ended last, so that no restart silences an alarm; or a fresh one."""
-        if name in self._guards:
-            return self._guards[name]
-        data = None if self._journal is None else self._journal.read_note(_file(name))
-        if data is None:
-            guard = Guard.of(certificate)
-        else:
-            try:
-                guard = Guard.from_json(canonical.loads(data))
-            except (EdgeSdkError, TypeError, ValueError) as error:
-                assert self._journal is not None
-                path = self._journal.folder / _file(name)
-                raise InputError(f"{path} cannot be read: {error}; remove it to begin anew") from error
-        self._guards[name] = guard
-        return guard
+    def _heard(self, name: str, guard: Guard) -> None:
+        """Void the certificates that a guard watches over."""
+        for watch in list(self._watches):
+            if watch.guard_name == name:
+                watch.set_cause("guard", _alarm(guard))
 
     def decide(self, watch: Watch, scored: Scored, decision_id: str) -> Made:
         """Decide about an answer of the edge."""
@@ -299,14 +292,11 @@ class Oversight:
             self._audits["answered"] += 1
             disagrees = bool(said.probabilities.argmax() != made.scored.probabilities.argmax())
             self._audits["disagreed"] += disagrees
-            if watch.guard is None or watch.is_foreign(said.digest) or not _is_encoding(watch, said):
+            if not watch.guard_name or watch.is_foreign(said.digest) or not _is_encoding(watch, said):
                 return
-            guard = self._guards.get(watch.guard_name, watch.guard)
-            watch.guard = self._guards[watch.guard_name] = guard.update(disagrees)
-            if watch.guard.alarm:
-                watch.set_cause("guard", _alarm(watch.guard))
-            if self._journal is not None:
-                self._journal.note(_file(watch.guard_name), canonical.dumps(watch.guard.to_json()))
+        guard = self._guards.update(watch.guard_name, disagrees)
+        if guard.alarm:
+            self._heard(watch.guard_name, guard)
 
     def judge(self, watch: Watch, said: CloudOutcome) -> None:
         """Void the certificate, or not any more, by who answered and what it saw."""
@@ -418,8 +408,3 @@ def _alarm(guard: Guard) -> str:
         f"confident answers disagree with the cloud more often than calibration saw ({guard.disagreements} of "
         f"{guard.audits} audits, where at most {guard.baseline:.1%} were expected)"
     )
-
-
-def _file(guard_name: str) -> str:
-    """Return where a guard is kept: each by itself, for several models may share a journal's folder."""
-    return f"guard-{guard_name.rpartition(':')[2][:16]}.json"

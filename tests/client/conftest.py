@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edge_sdk.bundle import Bundle
+from edge_sdk.cascade.policy import Policy
+from outside.bundles import tiny_onnx, train_tiny
 from outside.pairs import Pair, build_pair, with_policy
 from outside.services import Service
 
@@ -35,3 +40,30 @@ def cloud(pair: Pair) -> Iterator[str]:
     """Return HOST:PORT of a server of the cloud bundle, which stays up."""
     with Service("serve", pair.cloud, "--grpc-port", "0") as process:
         yield process.ready["grpc"]
+
+
+@pytest.fixture
+def worse(pair, tmp_path: Path) -> Path:
+    """Return a bundle that is as sure as the certified one, and names the wrong class; certified as if it did not."""
+    from edge_sdk.packing import pack
+    from edge_sdk.processing import ProcessingSpec
+
+    spec = ProcessingSpec.image(8, 8, 3)
+    weights, bias = train_tiny(spec, 0)
+    bundle = Bundle.open(pair.edge)
+    pack(
+        tiny_onnx(np.ascontiguousarray(weights[:, [1, 2, 0]]), bias[[1, 2, 0]]),
+        runtime="onnx",
+        name="worse",
+        version="1.0.0",
+        labels=bundle.manifest.labels,
+        processing=spec,
+        output="logits",
+        path=tmp_path / "plain.edge",
+    )
+    made = Bundle.open(tmp_path / "plain.edge")
+    policy = Policy.from_json(bundle.manifest.cascade)
+    validity = {**policy.certificate.validity, "edge_model": made.manifest.model_digest}
+    certificate = replace(policy.certificate, validity=validity, disagreements=5)
+    made.rewrite(tmp_path / "worse.edge", cascade=replace(policy, certificate=certificate).to_json())
+    return tmp_path / "worse.edge"

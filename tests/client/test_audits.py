@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import edge_sdk
@@ -23,7 +22,7 @@ from edge_sdk.cascade.policy import Policy
 from edge_sdk.client import Cloud, Journal
 from edge_sdk.client.journal import KEY_FILE, Reader, keep_key, read_key
 from edge_sdk.errors import InputError, StorageError
-from outside.bundles import build_tiny_bundle, tiny_onnx
+from outside.bundles import build_tiny_bundle
 from outside.network import free_port
 
 PATIENT = 20.0
@@ -125,34 +124,6 @@ def test_a_journal_that_cannot_be_begun_is_an_error_at_once(guarded, tmp_path: P
 
 
 # ---- what voids the certificate
-
-
-@pytest.fixture
-def worse(pair, tmp_path: Path) -> Path:
-    """Return a bundle that is as sure as the certified one, and names the wrong class; certified as if it did not."""
-    from edge_sdk.packing import pack
-    from edge_sdk.processing import ProcessingSpec
-    from outside.bundles import train_tiny
-
-    spec = ProcessingSpec.image(8, 8, 3)
-    weights, bias = train_tiny(spec, 0)
-    bundle = Bundle.open(pair.edge)
-    pack(
-        tiny_onnx(np.ascontiguousarray(weights[:, [1, 2, 0]]), bias[[1, 2, 0]]),
-        runtime="onnx",
-        name="worse",
-        version="1.0.0",
-        labels=bundle.manifest.labels,
-        processing=spec,
-        output="logits",
-        path=tmp_path / "plain.edge",
-    )
-    made = Bundle.open(tmp_path / "plain.edge")
-    policy = Policy.from_json(bundle.manifest.cascade)
-    validity = {**policy.certificate.validity, "edge_model": made.manifest.model_digest}
-    certificate = replace(policy.certificate, validity=validity, disagreements=5)
-    made.rewrite(tmp_path / "worse.edge", cascade=replace(policy, certificate=certificate).to_json())
-    return tmp_path / "worse.edge"
 
 
 def test_the_guard_voids_the_certificate_of_a_model_made_worse_and_no_restart_brings_it_back(

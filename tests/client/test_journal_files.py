@@ -220,16 +220,24 @@ def test_putting_does_not_wait_for_the_disk(tmp_path):
     assert len(list(Reader(tmp_path))) == 1000
 
 
-def test_notes_are_replaced_as_a_whole_and_read_back(tmp_path):
-    journal = Journal(tmp_path)
-    assert journal.read_note("state.json") is None
-    journal.note("state.json", b"1")
-    journal.note("state.json", b"2")
+def test_of_tasks_of_one_name_the_last_is_done_on_the_journals_thread_and_again_where_it_fails(tmp_path):
+    done = []
+    journal = Journal(tmp_path, pause=3600.0)
+    journal.soon("a", lambda: done.append(1))
+    journal.soon("a", lambda: done.append(threading.current_thread().name))
     assert journal.flush()
-    assert journal.read_note("state.json") == b"2"
-    journal.note("state.json", b"3")
+    assert done == ["edge-sdk-journal"]
+
+    def fail_once() -> None:
+        done.append("again")
+        if len(done) < 3:
+            raise OSError("the disk")
+
+    journal.soon("a", fail_once)
+    assert not journal.flush(timeout=0.2)
+    assert journal.flush()
     journal.close()
-    assert (tmp_path / "state.json").read_bytes() == b"3"
+    assert done == ["edge-sdk-journal", "again", "again"]
 
 
 def test_no_journal_is_said_in_one_line(tmp_path):
