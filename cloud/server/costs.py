@@ -15,6 +15,7 @@ _GAIN = 0.95  # of the cost an item, at most, for a batch to be taken over a sma
 _UNSEEN = 0.9  # exponent by which sizes that were never run are thought to grow: below 1, so that they are tried
 _LEARN, _LEARN_ALL = 0.1, 0.05  # how much one batch corrects its own size, and every size
 _OUTLIER = 2.0  # a batch that took longer than this many times what was thought counts as this many
+_SAME = 1.1  # a batch that differs by less from what was thought teaches nothing
 _START = 1e-3  # seconds an item, where nothing was measured
 
 
@@ -30,6 +31,8 @@ class BatchCosts:
     def __init__(self, max_batch: int) -> None:
         self.max_batch = max_batch
         self._known: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}  # answers given since something was learned
+        self._best: dict[int, int] = {}
 
     def learn(self, run: Callable[[int], float], *, budget: float = 0.5, repeats: int = 5) -> None:
         """Measure sizes 1, 2, 4, … until the budget is used up.
@@ -47,7 +50,7 @@ class BatchCosts:
         while size <= self.max_batch and (size == 1 or budget > 0):
             first = run(size)
             measured = [run(size) for _ in range(repeats if budget - first > 0 else 1)]
-            self._known[size] = median(measured)
+            self._set(size, median(measured))
             budget -= first + sum(measured)
             if budget < self._known[size] * 2 * (repeats + 1):
                 break
@@ -56,38 +59,29 @@ class BatchCosts:
     def correct(self, size: int, seconds: float) -> None:
         """Take into account how long a batch took."""
         if size not in self._known and (not self._known or size > max(self._known)):
-            self._known[size] = seconds
+            self._set(size, seconds)
             return
         ratio = min(max(seconds / max(self.seconds(size), 1e-9), 1 / _OUTLIER), _OUTLIER)
+        if 1 / _SAME < ratio < _SAME:
+            return
         low, high = self._neighbours(size)
         for known in self._known:
             weight = _LEARN if known in (low, high) else _LEARN_ALL
-            self._known[known] *= ratio**weight
+            self._set(known, self._known[known] * ratio**weight)
 
     def seconds(self, size: int) -> float:
         """Return what a batch of a size is thought to take."""
-        if not self._known:
-            return _START * size
-        low, high = self._neighbours(size)
-        if low == high:
-            exponent = _UNSEEN if size > low else 1.0
-            return self._known[low] * float((size / low) ** exponent)
-        share = (size - low) / (high - low)
-        return self._known[low] * (1 - share) + self._known[high] * share
+        given = self._seconds.get(size)
+        if given is None:
+            given = self._seconds[size] = self._estimate(size)
+        return given
 
     def best(self, waiting: int) -> int:
         """Return how many of the items that wait should run together."""
-        most = min(waiting, self.max_batch)
-        if most <= 1:
-            return 1
-        best, each = 1, self.seconds(1)
-        size = 2
-        while size <= most:
-            if self.seconds(size) / size < each * _GAIN:
-                best, each = size, self.seconds(size) / size
-            size *= 2
-        # no rest is left behind that would cost more alone
-        return most if best < most < 2 * best and self.seconds(most) / most <= each else best
+        given = self._best.get(waiting)
+        if given is None:
+            given = self._best[waiting] = self._choose(waiting)
+        return given
 
     def drain(self, items: int) -> float:
         """Return the seconds that so many items take, one batch after the other."""
@@ -100,6 +94,34 @@ class BatchCosts:
     def table(self) -> dict[int, float]:
         """Return what is known: seconds by size."""
         return dict(sorted(self._known.items()))
+
+    def _set(self, size: int, seconds: float) -> None:
+        self._known[size] = seconds
+        self._seconds.clear()
+        self._best.clear()
+
+    def _estimate(self, size: int) -> float:
+        if not self._known:
+            return _START * size
+        low, high = self._neighbours(size)
+        if low == high:
+            exponent = _UNSEEN if size > low else 1.0
+            return self._known[low] * float((size / low) ** exponent)
+        share = (size - low) / (high - low)
+        return self._known[low] * (1 - share) + self._known[high] * share
+
+    def _choose(self, waiting: int) -> int:
+        most = min(waiting, self.max_batch)
+        if most <= 1:
+            return 1
+        best, each = 1, self.seconds(1)
+        size = 2
+        while size <= most:
+            if self.seconds(size) / size < each * _GAIN:
+                best, each = size, self.seconds(size) / size
+            size *= 2
+        # no rest is left behind that would cost more alone
+        return most if best < most < 2 * best and self.seconds(most) / most <= each else best
 
     def _neighbours(self, size: int) -> tuple[int, int]:
         """Return the known sizes around a size; both the same where it is known or beyond all."""

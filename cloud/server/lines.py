@@ -40,6 +40,8 @@ Array = np.ndarray[Any, Any]
 _PATIENCE = 10.0  # seconds after which a request without a deadline goes as if it had one
 _LAG = 0.05  # how much one answer corrects what the way back takes
 _SHORTEST_RETRY = 0.001
+_TINY = 20e-6  # seconds of a batch that costs less than to wait for others
+_SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
 
 
 class RetiredError(Exception):
@@ -157,6 +159,8 @@ class Line:
         loop, now = asyncio.get_running_loop(), time.monotonic()
         preparing = self._preparing.get(payload.encoding, 0.0) * payload.items
         job = Job(payload, deadline, now, loop.create_future(), loop, preparing)
+        if not self._queue and self._idle and self._is_short([job], _TINY):
+            return self._at_once(job)
         with self._lock:
             self._admit(job, priority or self.settings.default_priority)
             self.counts.pending += 1
@@ -286,12 +290,48 @@ class Line:
             self._expire(late)
             if instance is None:
                 return
+            if self._is_short(jobs, _SHORT):
+                self._run_here(instance, jobs)
+                return
             instance.inbox.put(jobs)
+
+    def _is_short(self, jobs: list[Job], most: float) -> bool:
+        """Tell whether a batch may run on the loop."""
+        if not self.model.bounded or any(job.payload.encoding != "tensor" for job in jobs):
+            return False  # how long decoding and processing take is the input's choice
+        return self._costs.seconds(sum(job.payload.items for job in jobs)) < most
+
+    def _at_once(self, job: Job) -> Run:
+        """Run a tiny batch without a queue; the loop does not turn meanwhile."""
+        with self._lock:
+            if self._retired:
+                raise RetiredError
+            instance = self._idle.pop()
+        ((_, result),) = self._run(instance, [job])
+        with self._lock:
+            self._idle.append(instance)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def _run_here(self, instance: _Instance, jobs: list[Job]) -> None:
+        """Run a short batch on the loop, and let the loop turn before the next."""
+        results = self._run(instance, jobs)
+        with self._lock:
+            self._idle.append(instance)
+            more = bool(self._queue) and not self._scheduled
+            self._scheduled = self._scheduled or more
+        if more:
+            jobs[0].loop.call_soon(self._dispatch)
+        _settle_here(results)
 
     def _work(self, instance: _Instance) -> None:
         while (jobs := instance.inbox.get()) is not None:
             while jobs:
-                self._run(instance, jobs)
+                self._settle(self._run(instance, jobs))
+                if instance.hangs:
+                    instance.hangs = False
+                    _log.warning("model %s %s has returned and is ready again", self.model.name, self.model.version)
                 with self._lock:
                     jobs, late = self._take(free=True)
                     if not jobs:
@@ -340,9 +380,9 @@ class Line:
             size //= 2
         return size
 
-    # running: in an instance's thread
+    # running: in an instance's thread, or on the loop
 
-    def _run(self, instance: _Instance, jobs: list[Job]) -> None:
+    def _run(self, instance: _Instance, jobs: list[Job]) -> list[tuple[Job, Run | BaseException]]:
         items = sum(job.payload.items for job in jobs)
         started = time.monotonic()
         instance.jobs, instance.until = jobs, started + self._costs.drain(items) + sum(job.preparing for job in jobs)
@@ -353,10 +393,7 @@ class Line:
             results = [(job, ModelError(f"{type(error).__name__}: {error}")) for job in jobs]
         instance.started = None
         self._count(started, results)
-        self._settle(results)
-        if instance.hangs:
-            instance.hangs = False
-            _log.warning("model %s %s has returned and is ready again", self.model.name, self.model.version)
+        return results
 
     def _count(self, started: float, results: list[tuple[Job, Run | BaseException]]) -> None:
         now, counts = time.monotonic(), self.counts

@@ -69,6 +69,8 @@ class ServedModel:
         Runs it, for one thread.
     example
         Tensors of one item for warm-up, or None where their shapes are not known.
+    bounded
+        The model has no loops, so a run takes as long as its shapes say.
     """
 
     name: str
@@ -82,6 +84,7 @@ class ServedModel:
     reader: Reader = field(repr=False)
     engine: Engine = field(repr=False)
     example: dict[str, Array] | None = field(repr=False)
+    bounded: bool = False
 
 
 def load_model(
@@ -120,7 +123,8 @@ def load_model(
 
 def _load_plain(path: Path, name: str, version: str, threads: int, providers: Sequence[str]) -> ServedModel:
     runtime = RUNTIMES[path.suffix]
-    digest = canonical.sha256(path.read_bytes())
+    data = path.read_bytes()
+    digest = canonical.sha256(data)
     engine = open_engine(path, runtime, threads=threads, providers=providers)
     batching = batching_of(engine.inputs, engine.outputs)
     return ServedModel(
@@ -135,6 +139,7 @@ def _load_plain(path: Path, name: str, version: str, threads: int, providers: Se
         reader=Reader(name, engine.inputs, batching, None),
         engine=engine,
         example=_example(engine.inputs),
+        bounded=runtime == "onnx" and _is_bounded(data),
     )
 
 
@@ -172,7 +177,13 @@ def _load_bundle(
         reader=reader,
         engine=engine,
         example=dict(example),
+        bounded=artifact.runtime == "onnx" and _is_bounded(bundle.read(artifact.file)),
     )
+
+
+def _is_bounded(onnx: bytes) -> bool:
+    """Tell whether a graph is surely without loops: no node names such an operator (field 4 of a NodeProto)."""
+    return b'"\x04Loop' not in onnx and b'"\x04Scan' not in onnx
 
 
 def _metadata(specs: Sequence[TensorSpec]) -> tuple[TensorMetadata, ...]:
