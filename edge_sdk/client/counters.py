@@ -56,7 +56,7 @@ class Counters:
         }
         self._uploads = {True: Histogram(BYTES), False: Histogram(BYTES)}  # by whether they were answered usefully
         self._round_trips = Histogram(SECONDS)
-        self._foreign = 0
+        self._foreign = self._extra_calls = self._extra_bytes = 0
         self._privacy: Counter[str] = Counter()
 
     def request(self, source: Source | None, reason: Reason, seconds: float) -> None:
@@ -74,6 +74,12 @@ class Counters:
                 self._round_trips.observe(seconds)
             self._foreign += foreign
 
+    def extra(self, calls: int, size: int) -> None:
+        """Count further copies of a request: hedges, and what was sent again or to another endpoint."""
+        with self._lock:
+            self._extra_calls += calls
+            self._extra_bytes += size
+
     def privacy(self, what: str) -> None:
         """Count one input that rules had ``kept`` on the device, or ``reduced`` before it was sent."""
         with self._lock:
@@ -90,6 +96,9 @@ class Counters:
             ``escalated``: requests that the cloud answered usefully, ``bytes_sent`` in them;
             ``failed_uploads``: tries without a useful answer, ``bytes_failed`` in them (where the
             cloud was offline, they may not have left the device);
+            ``extra_calls``: copies of a request beside the one that was answered, or the first where none
+            was, and ``bytes_extra`` in those beside an answer: hedges, and what was sent again or to another
+            endpoint;
             ``foreign_model``: useful answers of another model than the certificate names;
             ``privacy``: inputs that were to be sent, audits among them, and that rules ``kept`` on the
             device, and requests that they ``reduced``;
@@ -115,6 +124,8 @@ class Counters:
                 "failed_uploads": sum(failed.counts),
                 "bytes_sent": int(sent.total),
                 "bytes_failed": int(failed.total),
+                "extra_calls": self._extra_calls,
+                "bytes_extra": self._extra_bytes,
                 "foreign_model": self._foreign,
                 "privacy": {"kept": self._privacy["kept"], "reduced": self._privacy["reduced"]},
                 "histograms": {

@@ -270,6 +270,8 @@ class Answering:
     def _count_upload(self, outcome: Outcome, watch: Watch) -> None:
         if outcome.bytes_sent:
             usable = outcome.probabilities is not None
+            if outcome.extra_calls:
+                self._counters.extra(outcome.extra_calls, outcome.extra_bytes)
             self._counters.upload(
                 outcome.bytes_sent,
                 usable=usable,

@@ -23,7 +23,7 @@ from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Gate
 from edge_sdk.client.payload import Contract
-from edge_sdk.errors import InputError
+from edge_sdk.errors import EdgeSdkError, InputError
 from edge_sdk.protocol import set_parameter
 from edge_sdk.protocol.names import TIMEOUT_PARAMETER
 
@@ -127,6 +127,8 @@ class Sending:
         self._tried: list[Endpoint] = []
         self._replies: deque[Reply] = deque()
         self._failure: Failed | None = None
+        self._code: Any = grpc.StatusCode.CANCELLED
+        self._callbacks: list[Callable[[Sending], None]] = []
         self._retries_left, self._retries_due = _RETRIES, 0
         self._over = self._answered = False
         self.calls = self.bytes = 0
@@ -155,17 +157,56 @@ class Sending:
                 self._changed.wait(left)
             else:
                 return self._replies.popleft()
+        self.cancel()
+        raise self._failure or self._late()
+
+    def add_done_callback(self, call: Callable[[Sending], None]) -> None:
+        """Call a function when there is a reply, or none is to come; now, where that is so."""
+        with self._changed:
+            if not self._is_done:
+                self._callbacks.append(call)
+                return
+        call(self)
+
+    def code(self) -> Any:
+        """Return the status that it ended with: ``OK``, or that of the first copy that failed."""
+        return grpc.StatusCode.OK if self._answered else self._code
+
+    def cancel(self) -> bool:
+        """Give up on an answer that did not come in time; tell whether there was one to come."""
+        with self._changed:
+            if self._out:
+                self._failure = self._late()
         late = self._end()
-        if self._fleet.hedger is not None and not self._answered:
+        if late and self._fleet.hedger is not None and not self._answered:
             self._fleet.hedger.took(time.perf_counter() - self._started)
         for copy in late:
             copy.endpoint.missed()
-        names = ", ".join(dict.fromkeys(copy.endpoint.target for copy in late))
-        raise (self._failure if not late else None) or Failed("deadline", f"{names} did not answer in time")
+        self._tell()
+        return bool(late)
 
     def close(self) -> None:
-        """Cancel what is still under way."""
+        """Cancel what is no longer wanted."""
         self._end()
+        self._tell()
+
+    @property
+    def _is_done(self) -> bool:
+        return self._answered or not (self._out or self._retries_due)
+
+    def _tell(self) -> None:
+        """Let those go on who wait, where there is something to go on with."""
+        with self._changed:
+            self._changed.notify_all()
+            if not self._is_done:
+                return
+            callbacks, self._callbacks = self._callbacks, []
+        for call in callbacks:
+            call(self)
+
+    def _late(self) -> Failed:
+        names = dict.fromkeys(endpoint.target for endpoint in self._tried)
+        return Failed("deadline", f"{', '.join(names)} did not answer in time")
 
     def _end(self) -> list[_Copy]:
         with self._changed:
@@ -218,10 +259,11 @@ class Sending:
             if copy in self._out:
                 self._out.remove(copy)
             self._replies.append(Reply(response, copy.message, copy.endpoint, copy.contract, copy.size))
-            self._changed.notify_all()
+        self._tell()
 
     def _failed(self, copy: _Copy, failed: Failed, call: Any) -> None:
-        self._failure = self._failure or failed
+        if self._failure is None:
+            self._failure, self._code = failed, call.code()
         moved = failed.outcome.reason == "offline" and self._fail_over()
         pushback = None if moved else _pushback(call)
         with self._changed:
@@ -232,14 +274,14 @@ class Sending:
                     self._retries_due += 1
             if copy in self._out:
                 self._out.remove(copy)
-            self._changed.notify_all()
+        self._tell()
 
     def _fail_over(self) -> bool:
         """Send the request to an endpoint that has not had it, and tell whether there is one."""
         while (there := self._fleet.elsewhere(self._tried)) is not None:
             try:
                 self._send(*there)
-            except (Failed, InputError):
+            except (Failed, EdgeSdkError):
                 self._tried.append(there[0])
                 continue
             return True
@@ -250,11 +292,11 @@ class Sending:
             if self._passes(copy.size):
                 there = self._fleet.elsewhere([copy.endpoint]) or (copy.endpoint, copy.contract)
                 self._send(*there)
-        except (Failed, InputError):
+        except (Failed, EdgeSdkError):
             pass  # the first failure stands
         with self._changed:
             self._retries_due -= 1
-            self._changed.notify_all()
+        self._tell()
 
     def _hedge(self) -> None:
         with self._changed:
@@ -270,7 +312,7 @@ class Sending:
                 self._send(slow.endpoint, slow.contract, apart=True)
             else:
                 self._send(*there)
-        except (Failed, InputError):
+        except (Failed, EdgeSdkError):
             pass  # the first copy is still under way
 
     def _passes(self, size: int) -> bool:
