@@ -95,6 +95,7 @@ class Asking:
         audit: bool = False,
         gate: Gate | None = None,
         decision_id: str | None = None,
+        priority: int | None = None,
     ) -> Escalation:
         """Ask the cloud about what may leave of an input.
 
@@ -114,6 +115,8 @@ class Asking:
             Asked in place of the usual one.
         decision_id
             Sent with the input, by which a server can tell what comes again.
+        priority
+            In place of the link's; see `edge_sdk.client.Cloud`.
         """
         if reduction is None:
             self._counters.privacy("kept")
@@ -131,6 +134,7 @@ class Asking:
             gate=gate or self._gate,
             decision_id=decision_id,
             audit=audit,
+            priority=priority,
         )
         if not caches and reduction == WHOLE:
             return call

@@ -25,7 +25,7 @@ from edge_sdk.client.outcomes import Gate, Outcome
 from edge_sdk.client.payload import Contract
 from edge_sdk.errors import InputError
 from edge_sdk.protocol import ENCODING_PARAMETER, messages, read_outputs, read_parameters
-from edge_sdk.protocol.names import DIGEST_PARAMETER, MAX_ITEMS
+from edge_sdk.protocol.names import DECISION_PARAMETER, DIGEST_PARAMETER, MAX_ITEMS
 
 __all__ = ["Call", "Coalescer", "Item", "Reply"]
 
@@ -369,7 +369,9 @@ class _Wave:
 def _kind(request: Any, contract: Contract) -> tuple[Any, ...]:
     """Return what requests have in common that can be rows of one."""
     tensor = request.inputs[0]
-    parameters = sorted((name, value.SerializeToString()) for name, value in request.parameters.items())
+    parameters = sorted(
+        (name, value.SerializeToString()) for name, value in request.parameters.items() if name != DECISION_PARAMETER
+    )
     return id(contract), tensor.datatype, *tensor.shape, *parameters
 
 
@@ -381,6 +383,9 @@ def _merge(requests: Sequence[Any]) -> Any:
     merged = messages.ModelInferRequest(model_name=first.model_name, model_version=first.model_version)
     for name, parameter in first.parameters.items():
         merged.parameters[name].CopyFrom(parameter)
+    if DECISION_PARAMETER in first.parameters:
+        names = [request.parameters[DECISION_PARAMETER].string_param for request in requests]
+        merged.parameters[DECISION_PARAMETER].string_param = ",".join(names)  # one a row, in their order
     tensor = first.inputs[0]
     # an input as captured has no axis that counts rows, and gets one; files and processed tensors have it
     has_axis = tensor.datatype == "BYTES" or ENCODING_PARAMETER not in first.parameters

@@ -79,6 +79,7 @@ class CloudLink:
         gate: Gate | None = None,
         decision_id: str | None = None,
         audit: bool = False,
+        priority: int | None = None,
     ) -> Escalation:
         """Send a picture to the cloud.
 
@@ -98,6 +99,8 @@ class CloudLink:
             Sent with it, if any.
         audit
             Whether it can wait for requests that cannot: its priority is one lower than theirs.
+        priority
+            In place of that.
         """
 
         def make(contract: Contract) -> Message:
@@ -111,7 +114,9 @@ class CloudLink:
             outcome = self._read(reply, deadline, labels)
             return replace(outcome, encoding=reply.message.seen, reduced=capture.reduction != WHOLE)
 
-        return self._begin(make, read, deadline, gate, audit=audit)
+        if priority is None and self._cloud.priority is not None:
+            priority = self._cloud.priority + audit
+        return self._begin(make, read, deadline, gate, priority)
 
     def exchange(
         self,
@@ -136,7 +141,7 @@ class CloudLink:
         def read_reply(reply: Reply) -> Outcome:
             return read(reply.response, reply.contract, reply.size)
 
-        return self._begin(lambda contract: Message(make(contract)), read_reply, deadline, gate)
+        return self._begin(lambda contract: Message(make(contract)), read_reply, deadline, gate, self._cloud.priority)
 
     def send(
         self,
@@ -164,11 +169,8 @@ class CloudLink:
         read: Callable[[Reply], Outcome],
         deadline: float | None,
         gate: Gate | None,
-        *,
-        audit: bool = False,
+        priority: int | None,
     ) -> Escalation:
-        priority = None if self._cloud.priority is None else self._cloud.priority + audit
-
         def make_urgent(contract: Contract) -> Message:
             message = make(contract)
             if priority is not None:

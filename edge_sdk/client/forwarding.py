@@ -37,6 +37,7 @@ __all__ = ["Forwarder"]
 _log = logging.getLogger("edge_sdk.client")
 
 _PATIENCE = 10.0  # seconds for one answer: nobody waits for it
+_PRIORITY = 1000  # behind all that somebody waits for
 _IDLE = 1.0  # seconds until the outbox is looked into again
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds after an input that could not be sent
 _LONGEST_TURN = 3600.0  # seconds until an input that was rejected has its turn again
@@ -189,6 +190,7 @@ class Forwarder:
             audit=parcel.propensity < 1.0,
             gate=lambda size, remaining: self._oversight.gate(size, remaining, share=self._outbox.share),
             decision_id=parcel.id,
+            priority=_PRIORITY,
         ).wait()
         if outcome.probabilities is None:
             return self._unanswered(entry, outcome)

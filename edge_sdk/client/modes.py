@@ -148,7 +148,9 @@ class Answering:
         if made.decision is None or made.decision.escalate:
             capture, ends_at = given.capture(made.model), self._ends_at(given.started)
             reduction = asking.may_leave(capture, made.watch, made, given.context)
-            call = asking.ask(capture, reduction, made.watch, ends_at, audit=made.is_audit)
+            call = asking.ask(
+                capture, reduction, made.watch, ends_at, audit=made.is_audit, decision_id=made.decision_id
+            )
             if reduction is not None and not reduction.takes:  # no hash of the rest, for who knows where journals go
                 hashed = self._oversight.hash_of(capture.pixels, ends_at)  # while the cloud works
             outcome = call.wait()

@@ -24,12 +24,14 @@ from typing import BinaryIO, Self
 from edge_sdk.client.parcels import FORMAT, MOST_BYTES, Parcel
 from edge_sdk.errors import InputError, StorageError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
+from edge_sdk.runtime import forks
 
 __all__ = ["Entry", "Outbox"]
 
 _log = logging.getLogger("edge_sdk.client")
 
 _NAME = re.compile(r"([0-9]{16})-([0-9]{1,12})-([0-9a-f]{16})-([0-9a-f]{1,64})\.parcel")
+_BEGUN = re.compile(r"\.([0-9]{16}$|outbox\.)")
 _FORMAT_FILE = "outbox"
 _FORMAT_TEXT = b"edge-sdk outbox %d\n"
 _BLOCK = 4096  # what a file takes of a disk is a multiple of this
@@ -123,6 +125,7 @@ class Outbox:
             raise
         self._thread = threading.Thread(target=self._run, name="edge-sdk-outbox", daemon=True)
         self._thread.start()
+        forks.watch(self)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -177,6 +180,12 @@ class Outbox:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout)
+
+    def after_fork(self) -> None:
+        """Give the folder up in a child of this process: it is the parent's, and must not outlive it here."""
+        self._changed = threading.Condition()
+        self._closing = True
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -341,7 +350,7 @@ class Outbox:
             for file in list(os.scandir(self.folder)):
                 match = _NAME.fullmatch(file.name)
                 if match is None:
-                    if re.fullmatch(r"\.[0-9]{16}", file.name):  # begun, and never finished
+                    if _BEGUN.match(file.name):  # and never finished
                         Path(file.path).unlink(missing_ok=True)
                     continue
                 put_at, size = float(match[2]), _on_disk(file.stat().st_size)

@@ -42,7 +42,9 @@ def link(cloud: str):
 
 
 def late(folder: Path) -> list[LateAnswer]:
-    return [record for record in Reader(folder) if isinstance(record, LateAnswer)]
+    return [
+        record for record in (Reader(folder) if any(folder.glob("*.jsonl")) else ()) if isinstance(record, LateAnswer)
+    ]
 
 
 def emptied(outbox: Outbox) -> None:
@@ -123,6 +125,7 @@ def test_what_a_rule_keeps_never_enters_and_what_is_reduced_enters_reduced(pair,
     assert [read_parameters(x.parameters)["edge_decision_id"] for x in (reduced, whole)] == [
         answer.decision_id for answer in answers
     ]
+    assert {read_parameters(x.parameters)["priority"] for x in (reduced, whole)} == {1000}
     assert [answer.cloud.encoding for answer in late(tmp_path / "journal")] == ["captured+side:5", "captured"]
 
 
@@ -306,12 +309,37 @@ def test_sending_leaves_most_of_the_budget_to_escalations_that_somebody_waits_fo
     assert answers["escalated"] == 13
 
 
+def test_what_comes_a_second_time_bears_the_name_that_it_bore_the_first_time(pair, link, tmp_path):
+    link.set("pass")
+    with (
+        Outbox(tmp_path / "outbox", share=1.0) as outbox,
+        edge_sdk.connect(pair.edge, cloud=link.address, journal=tmp_path / "journal", outbox=outbox) as model,
+    ):
+        model.deadline = PATIENT
+        assert model.predict(pair.hard[0]).source == "cloud"
+        link.set("delay", seconds=0.3)
+        model.deadline = 0.2
+        answer = model.predict(pair.hard[1])
+        assert answer.reason == "deadline"
+        link.set("pass")
+        emptied(outbox)
+    names = [read_parameters(x.parameters)["edge_decision_id"] for x in requests_in(link.recorded)]
+    assert names.count(answer.decision_id) == 2, "the second of three requests was sent, and sent again"
+    assert len(names) == 3
+
+
 CAMERA = """
-import sys
+import os, signal, sys
 import numpy as np
 import edge_sdk
 from edge_sdk.client import Outbox
-edge, cloud, folder, frames = sys.argv[1:]
+edge, cloud, folder, frames, moment = sys.argv[1:]
+
+def killer(event, arguments):
+    if moment and event == moment.split()[0] and moment.split()[1] in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(killer)
 outbox = Outbox(folder + "/outbox", share=1.0)
 model = edge_sdk.connect(edge, cloud=cloud, journal=folder + "/journal", outbox=outbox, deadline=0)
 frames = np.load(frames)
@@ -330,7 +358,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_no_input_and_answers_none_
     """Real processes, each killed while it puts and sends, on a network that comes and goes."""
     chance, durable = random.Random(5), set()
     np.save(tmp_path / "frames.npy", np.stack(pair.hard))
-    arguments = [pair.edge, link.address, tmp_path, tmp_path / "frames.npy"]
+    arguments = [pair.edge, link.address, tmp_path, tmp_path / "frames.npy", ""]
     for _ in range(kills):
         link.set(chance.choice(["pass", "pass", "pass", "refuse"]))
         command = [sys.executable, "-P", "-c", CAMERA, *map(str, arguments)]
@@ -340,14 +368,39 @@ def test_a_process_that_is_killed_at_any_moment_loses_no_input_and_answers_none_
             process.kill()
             said = process.stdout.read()
         durable.update(name for line in said.splitlines(keepends=True) if line.endswith("\n") for name in line.split())
+    assert durable, "the control: something was queued"
+    every_one_is_answered_once(pair, link, tmp_path, durable)
+
+
+def every_one_is_answered_once(pair, link, folder: Path, durable: set[str]) -> None:
+    """Let another process send the rest, and look into the journal."""
     link.set("pass")
     with (
-        Outbox(tmp_path / "outbox", share=1.0) as outbox,
-        edge_sdk.connect(pair.edge, cloud=link.address, journal=tmp_path / "journal", outbox=outbox),
+        Outbox(folder / "outbox", share=1.0) as outbox,
+        edge_sdk.connect(pair.edge, cloud=link.address, journal=folder / "journal", outbox=outbox),
     ):
         assert outbox.wait_until_empty(120), outbox.counters
         assert outbox.counters["damaged"] == outbox.counters["lost"] == outbox.counters["expired"] == 0
-    answered = Counter(answer.id for answer in late(tmp_path / "journal"))
-    assert durable, "the control: something was queued"
+    answered = Counter(answer.id for answer in late(folder / "journal"))
     assert durable <= answered.keys()
-    assert set(answered.values()) == {1}
+    assert set(answered.values()) <= {1}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["os.remove .parcel", "os.rename /.0", "os.rename .outbox", "open .jsonl", "open .parcel"],
+    ids=["answered", "not yet queued", "not yet begun", "answered, not written", "before sending"],
+)
+def test_a_process_that_dies_at_the_worst_moments_answers_every_input_once(pair, link, tmp_path, moment):
+    """Killed by itself just before the first such call: removing an input, naming its file, opening the journal."""
+    np.save(tmp_path / "frames.npy", np.stack(pair.hard))
+    link.set("pass")
+    arguments = [pair.edge, link.address, tmp_path, tmp_path / "frames.npy", moment]
+    command = [sys.executable, "-P", "-c", CAMERA, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -9, done.stderr
+    left = [path.name.split("-")[-1].removesuffix(".parcel") for path in (tmp_path / "outbox").glob("*.parcel")]
+    if moment.startswith("os.remove"):
+        assert {x.id for x in late(tmp_path / "journal")} & set(left), "the control: answered, and not removed"
+    every_one_is_answered_once(pair, link, tmp_path, set(left))
+    assert [path.name for path in (tmp_path / "outbox").iterdir() if path.name != "outbox"] == []
