@@ -42,9 +42,8 @@ def link(cloud: str):
 
 
 def late(folder: Path) -> list[LateAnswer]:
-    return [
-        record for record in (Reader(folder) if any(folder.glob("*.jsonl")) else ()) if isinstance(record, LateAnswer)
-    ]
+    reader = Reader(folder) if any(folder.glob("*.jsonl")) else ()
+    return [record for record in reader if isinstance(record, LateAnswer)]
 
 
 def emptied(outbox: Outbox) -> None:
