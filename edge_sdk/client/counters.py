@@ -74,7 +74,7 @@ class Counters:
                 self._round_trips.observe(seconds)
             self._foreign += foreign
 
-    def extra(self, calls: int, size: int) -> None:
+    def copies(self, calls: int, size: int) -> None:
         """Count further copies of a request: hedges, and what was sent again or to another endpoint."""
         with self._lock:
             self._extra_calls += calls

@@ -273,7 +273,7 @@ class Answering:
         if outcome.bytes_sent:
             usable = outcome.probabilities is not None
             if outcome.extra_calls:
-                self._counters.extra(outcome.extra_calls, outcome.extra_bytes)
+                self._counters.copies(outcome.extra_calls, outcome.extra_bytes)
             self._counters.upload(
                 outcome.bytes_sent,
                 usable=usable,

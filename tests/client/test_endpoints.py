@@ -1,0 +1,269 @@
+"""Several replicas of the cloud's model: which is asked, what happens when one is gone, and what is sent again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import edge_sdk
+from edge_sdk.client import Budget, Cloud, Hedging
+from edge_sdk.protocol import read_parameters
+from outside.network import free_port
+from outside.replicas import Replica
+
+PATIENT = 20.0
+ONE, TWO = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
+PUSHBACK = "grpc-retry-pushback-ms"
+
+
+@pytest.fixture
+def replicas() -> Iterator[Any]:
+    """Return what makes replicas that are closed after the test."""
+    with ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(Replica(*args, **options))
+
+
+def ask(pair, cloud: Any, **options: Any) -> Any:
+    return edge_sdk.connect(pair.edge, cloud=cloud, **{"mode": "prefer_cloud", "deadline": PATIENT, **options})
+
+
+def until(model, frame, is_so) -> Any:
+    end = time.monotonic() + PATIENT
+    while not is_so(answer := model.predict(frame)):
+        assert time.monotonic() < end, answer
+        time.sleep(0.02)
+    return answer
+
+
+def test_failover_asks_the_first_that_is_healthy_and_goes_back_to_it(pair, replicas) -> None:
+    one, two = replicas(), replicas(lambda *_: TWO)
+    frame = pair.hard[0]
+    with ask(pair, [one.address, two.address]) as model:
+        until(model, frame, lambda answer: answer.index == 0)
+        asked = two.calls
+        assert {model.predict(frame).index for _ in range(5)} == {0}
+        assert two.calls == asked
+        one.close()
+        answers = [model.predict(frame) for _ in range(5)]
+        assert [(answer.source, answer.index) for answer in answers] == [("cloud", 1)] * 5, "not one was lost"
+        back = replicas(port=one.port)
+        until(model, frame, lambda answer: answer.index == 0)
+        assert back.calls
+
+
+def test_round_robin_asks_each_in_turn_and_leaves_out_who_is_gone(pair, replicas) -> None:
+    servers = [replicas() for _ in range(3)]
+    frame = pair.hard[0]
+    with ask(pair, Cloud([server.address for server in servers], balance="round_robin")) as model:
+        until(model, frame, lambda _: all(server.calls for server in servers))
+        before = [server.calls for server in servers]
+        for _ in range(30):
+            assert model.predict(frame).source == "cloud"
+        assert [server.calls - calls for server, calls in zip(servers, before, strict=True)] == [10, 10, 10]
+        servers[1].close()
+        assert {model.predict(frame).source for _ in range(20)} == {"cloud"}
+        assert model.counters["escalated"] == model.counters["requests"]
+
+
+def test_an_endpoint_that_swallows_requests_is_left_out_after_a_few(pair, replicas) -> None:
+    hang = threading.Event()
+
+    def swallow(number: int, context: Any) -> Any:
+        hang.wait(PATIENT)
+        return ONE
+
+    one, two = replicas(swallow), replicas(lambda *_: TWO)
+    frame = pair.hard[0]
+    with ask(pair, [one.address, two.address], deadline=0.15) as model:
+        until(model, frame, lambda _: one.calls >= 5)
+        until(model, frame, lambda answer: answer.source == "cloud")
+        reasons = [model.predict(frame).source for _ in range(20)]
+        # metadata is still given, so that now and then one request tries whether it answers again
+        assert reasons.count("cloud") >= 15, reasons
+        hang.set()
+        until(model, frame, lambda answer: answer.source == "cloud" and answer.index == 0)
+
+
+def test_no_endpoint_is_there_and_the_edge_answers(pair) -> None:
+    with ask(pair, [f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"]) as model:
+        answer = model.predict(pair.hard[0])
+    assert (answer.source, answer.reason) == ("edge", "offline")
+
+
+def test_a_replica_with_another_model_is_used_and_not_certified(pair, replicas) -> None:
+    one, two = replicas(digest=pair.cloud_digest), replicas(lambda *_: TWO, digest="sha256:other")
+    with ask(pair, [one.address, two.address], mode="hybrid") as model:
+        answer = until(model, pair.hard[0], lambda answer: answer.index == 0 and answer.source == "cloud")
+        assert answer.certified
+        one.close()
+        answer = model.predict(pair.hard[0])
+        assert (answer.source, answer.index, answer.model_digest) == ("cloud", 1, "sha256:other")
+        assert not answer.certified
+        assert model.counters["foreign_model"] >= 1
+
+
+def test_a_replica_with_other_labels_is_passed_over(pair, replicas) -> None:
+    wrong, right = replicas(labels=("x", "y", "z")), replicas(lambda *_: TWO)
+    with ask(pair, [wrong.address, right.address]) as model:
+        until(model, pair.hard[0], lambda answer: answer.source == "cloud")
+        assert {model.predict(pair.hard[0]).index for _ in range(10)} == {1}
+    assert not wrong.calls
+
+
+def busy(times: int, code: Any, pushback: str | None) -> Any:
+    """Return what refuses the first requests, and then answers."""
+
+    def answer(number: int, context: Any) -> Any:
+        if number < times:
+            if pushback is not None:
+                context.set_trailing_metadata(((PUSHBACK, pushback),))
+            context.abort(code, "come back later")
+        return ONE
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+def test_a_request_is_sent_again_where_the_server_asks_for_it_and_after_the_time_it_says(pair, replicas, code) -> None:
+    server = replicas(busy(2, code, "30"))
+    with ask(pair, server.address) as model:
+        started = time.perf_counter()
+        assert model.predict(pair.hard[0]).source == "cloud"
+        assert time.perf_counter() - started >= 0.06
+        counters = model.counters
+    assert server.calls == 3
+    assert (counters["escalated"], counters["failed_uploads"], counters["extra_calls"]) == (1, 0, 2)
+    assert counters["bytes_extra"] > counters["bytes_sent"]
+
+
+@pytest.mark.parametrize(
+    ("times", "code", "pushback", "calls"),
+    [
+        (9, grpc.StatusCode.RESOURCE_EXHAUSTED, "1", 3),
+        (1, grpc.StatusCode.RESOURCE_EXHAUSTED, None, 1),
+        (1, grpc.StatusCode.RESOURCE_EXHAUSTED, "-1", 1),
+        (1, grpc.StatusCode.RESOURCE_EXHAUSTED, "soon", 1),
+        (1, grpc.StatusCode.RESOURCE_EXHAUSTED, "99999", 1),
+        (1, grpc.StatusCode.INTERNAL, "1", 1),
+        (1, grpc.StatusCode.UNAVAILABLE, None, 1),
+    ],
+)
+def test_nothing_else_is_sent_again(pair, replicas, times, code, pushback, calls) -> None:
+    server = replicas(busy(times, code, pushback))
+    with ask(pair, server.address) as model:
+        answer = model.predict(pair.hard[0])
+    assert answer.source == "edge"
+    assert answer.reason == ("offline" if code is grpc.StatusCode.UNAVAILABLE else "rejected")
+    assert server.calls == calls
+
+
+def test_what_is_sent_again_is_paid_for(pair, replicas) -> None:
+    server = replicas(busy(2, grpc.StatusCode.RESOURCE_EXHAUSTED, "1"))
+    with ask(pair, server.address, budget=Budget(calls=8)) as model:
+        assert model.predict(pair.hard[0]).reason == "rejected"
+    assert server.calls == 2
+
+
+def test_a_message_that_the_server_finds_too_large_is_not_sent_again(pair, replicas) -> None:
+    server = replicas(most_bytes=100_000)
+    with ask(pair, server.address) as model:
+        assert model.predict(pair.hard[0]).source == "cloud"
+        assert model.predict(np.zeros((400, 400, 3), np.uint8)).reason == "rejected"
+        assert model.counters["extra_calls"] == 0
+
+
+def test_requests_tell_how_long_they_have_and_how_urgent_they_are(pair, replicas) -> None:
+    server = replicas(digest=pair.cloud_digest)
+    with ask(pair, Cloud(server.address, priority=2), mode="hybrid", audit_rate=1.0) as model:
+        until(model, pair.hard[0], lambda answer: answer.reason == "escalated")
+        assert model.predict(pair.easy[0]).reason == "audit"
+    for request, priority in zip(server.requests[-2:], (2, 3), strict=True):
+        parameters = read_parameters(request.parameters)
+        assert parameters["priority"] == priority, "audits can wait"
+        assert 0 < parameters["timeout"] <= PATIENT * 1e6
+    with ask(pair, server.address, deadline=None) as model:
+        model.predict(pair.hard[0])
+    assert not {"priority", "timeout"} & set(read_parameters(server.requests[-1].parameters))
+
+
+class Slow:
+    """Answers at once but for requests of some numbers, which hang until the test is over."""
+
+    def __init__(self, *numbers: int, index: int = 0) -> None:
+        self.numbers, self.index = numbers, index
+        self.over = threading.Event()
+
+    def __call__(self, number: int, context: Any) -> Any:
+        if number in self.numbers:
+            self.over.wait(PATIENT)
+        return ONE if self.index == 0 else TWO
+
+
+WARM = 30  # answers after which the time of most is known
+
+
+def test_the_second_copy_wins_where_the_first_hangs(pair, replicas) -> None:
+    slow = Slow(WARM)
+    server = replicas(slow)
+    with ask(pair, Cloud(server.address, hedging=Hedging(share=0.5))) as model:
+        answers = [model.predict(pair.hard[0]) for _ in range(WARM + 1)]
+        counters = model.counters
+    slow.over.set()
+    assert {answer.source for answer in answers} == {"cloud"}
+    assert server.calls == WARM + 1 + counters["extra_calls"]
+    assert 1 <= counters["extra_calls"] <= 0.5 * (WARM + 1)
+    assert counters["bytes_extra"] > 0
+    assert counters["failed_uploads"] == 0
+
+
+def test_the_second_copy_goes_to_another_endpoint(pair, replicas) -> None:
+    slow = Slow(WARM)
+    one, two = replicas(slow), replicas(lambda *_: TWO)
+    with ask(pair, Cloud([one.address, two.address], hedging=Hedging(share=0.5))) as model:
+        until(model, pair.hard[0], lambda _: one.calls == WARM)
+        assert model.predict(pair.hard[0]).index == 1
+    slow.over.set()
+
+
+def test_an_unusable_second_copy_does_not_win(pair, replicas) -> None:
+    slow = Slow(WARM)
+    one, two = replicas(slow), replicas(lambda *_: (float("nan"), 0.0, 0.0))
+    with ask(pair, Cloud([one.address, two.address], hedging=Hedging(share=0.5))) as model:
+        until(model, pair.hard[0], lambda _: one.calls == WARM)
+        threading.Timer(0.3, slow.over.set).start()
+        answer = model.predict(pair.hard[0])
+        assert two.calls
+    assert (answer.source, answer.index) == ("cloud", 0)
+
+
+def test_hedges_keep_to_their_share_and_to_the_budget(pair, replicas) -> None:
+    server = replicas(lambda number, _: time.sleep(0.002 * (number % 7 == 6)) or ONE)
+    with ask(pair, Cloud(server.address, hedging=Hedging(share=0.02, quantile=0.5))) as model:
+        for _ in range(300):
+            model.predict(pair.hard[0])
+        extra = model.counters["extra_calls"]
+    assert extra <= 0.02 * 300
+    slow = Slow(WARM)
+    server = replicas(slow)
+    budget = Budget(calls=4 * (WARM + 1))  # a quarter of them at once
+    with ask(pair, Cloud(server.address, hedging=Hedging(share=0.5)), budget=budget, deadline=1.0) as model:
+        answers = [model.predict(pair.hard[0]) for _ in range(WARM + 1)]
+    slow.over.set()
+    assert server.calls <= WARM + 1
+    assert answers[-1].source == "edge"
+
+
+def test_without_hedging_no_copy_is_sent(pair, replicas) -> None:
+    server = replicas(lambda number, _: time.sleep(0.05 * (number % 20 == 19)) or ONE)
+    with ask(pair, server.address) as model:
+        for _ in range(60):
+            model.predict(pair.hard[0])
+        assert model.counters["extra_calls"] == 0
+    assert server.calls == 60
