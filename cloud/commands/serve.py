@@ -1,16 +1,18 @@
-"""Serve models to devices over the Open Inference Protocol v2 (gRPC).
+"""Serve models to devices over the Open Inference Protocol v2: gRPC, and HTTP where it is asked for.
 
 A PATH is a bundle (.edge or its unpacked folder), or a plain .onnx or .tflite file. When requests
-are taken, one line is printed: "ready grpc=HOST:PORT models=NAME,NAME". SIGTERM and Ctrl-C end
-the server.
+are taken, one line is printed: "ready grpc=HOST:PORT models=NAME,NAME", with "http=" and "metrics="
+where they are open. Port 0 takes a free one. SIGTERM and Ctrl-C end the server.
 
 example:
-  edge-sdk serve teacher-1.0.0.edge --grpc-port 8001
+  edge-sdk serve teacher-1.0.0.edge
+  edge-sdk serve teacher-1.0.0.edge --http-port 8000 --metrics-port 8002
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge_sdk.cloud.server import ServerConfig
@@ -23,9 +25,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="bundle or model file to serve")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=_port, default=8001, help="port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=_port, default=8001, help="of gRPC (default: %(default)s)")
+    parser.add_argument("--http-port", type=_port, help="of REST, such as 8000 (default: none)")
+    parser.add_argument("--metrics-port", type=_port, help="of Prometheus' /metrics, such as 8002 (default: none)")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate chain; turns TLS on")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
+    parser.add_argument(
+        "--tls-client-ca", type=Path, metavar="PEM", help="authorities of certificates clients must show"
+    )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token clients must show")
     parser.add_argument("--threads", type=int, default=1, help="runtime threads per inference (default: %(default)s)")
 
@@ -36,8 +43,11 @@ def run(args: argparse.Namespace) -> int:
         paths=args.paths,
         host=args.host,
         grpc_port=args.grpc_port,
+        http_port=args.http_port,
+        metrics_port=args.metrics_port,
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
+        tls_client_ca=args.tls_client_ca,
         token_file=args.token_file,
         threads=args.threads,
     )
@@ -45,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_ready(address: str, models: tuple[str, ...]) -> None:
-    print(f"ready grpc={address} models={','.join(models)}", flush=True)
+def _print_ready(addresses: Mapping[str, str], models: tuple[str, ...]) -> None:
+    where = " ".join(f"{front}={address}" for front, address in addresses.items())
+    print(f"ready {where} models={','.join(models)}", flush=True)
 
 
 def _port(text: str) -> int:

@@ -7,14 +7,20 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from typing import Any
 
 import grpc
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
-from edge_sdk.cloud.server.config import model_config
 from edge_sdk.cloud.server.core import Core, Request
+from edge_sdk.cloud.server.descriptions import (
+    model_config,
+    model_metadata,
+    repository_index,
+    server_metadata,
+    statistics,
+)
 from edge_sdk.cloud.server.exchange import (
     FAILURES,
     answer,
@@ -24,7 +30,6 @@ from edge_sdk.cloud.server.exchange import (
     priority_of,
     wanted_outputs,
 )
-from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.protocol import add_output, messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (
     DIGEST_PARAMETER,
@@ -34,13 +39,10 @@ from edge_sdk.protocol.names import (
 )
 from edge_sdk.protocol.services import HEALTH
 
-__all__ = ["EXTENSIONS", "MAX_STREAM_REQUESTS", "GrpcFront", "TokenInterceptor"]
+__all__ = ["MAX_STREAM_REQUESTS", "GrpcFront", "TokenInterceptor"]
 
 MAX_STREAM_REQUESTS = 64
 """Requests of one stream at work or queued at a time; further ones are not read."""
-
-EXTENSIONS = ("classification", "model_configuration", "model_repository", "parameters", "edge_encodings")
-"""What this server adds to the protocol, by Triton's names and ours."""
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
@@ -61,6 +63,7 @@ class GrpcFront:
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
             "ModelInfer": self._model_infer,
             "RepositoryIndex": self._repository_index,
         }
@@ -82,39 +85,29 @@ class GrpcFront:
         return messages.ModelReadyResponse(ready=self._core.answers(request.name, request.version))
 
     async def _server_metadata(self, request: Any, context: Any) -> Any:
-        return messages.ServerMetadataResponse(
-            name="edge-sdk", version=metadata.version("edge-sdk"), extensions=EXTENSIONS
-        )
+        return messages.ServerMetadataResponse(**server_metadata())
 
     async def _model_metadata(self, request: Any, context: Any) -> Any:
-        model = await self._find(request, context)
-        response = messages.ModelMetadataResponse(
-            name=model.name,
-            versions=self._core.versions(model.name),
-            platform=model.platform,
-            properties=model.properties,
-        )
-        for target, tensors in ((response.inputs, model.inputs), (response.outputs, model.outputs)):
-            for tensor in tensors:
-                target.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        return response
+        return await self._say(model_metadata, messages.ModelMetadataResponse(), request, context)
 
     async def _model_config(self, request: Any, context: Any) -> Any:
-        return model_config(await self._find(request, context))
-
-    async def _repository_index(self, request: Any, context: Any) -> Any:
-        response = messages.RepositoryIndexResponse()
-        for model in self._core.index():
-            response.models.add(name=model.name, version=model.version, state=model.state, reason=model.reason)
+        response = messages.ModelConfigResponse()
+        await self._say(model_config, response.config, request, context)
         return response
 
-    async def _find(self, request: Any, context: Any) -> ServedModel:
+    async def _model_statistics(self, request: Any, context: Any) -> Any:
+        return await self._say(statistics, messages.ModelStatisticsResponse(), request, context)
+
+    async def _repository_index(self, request: Any, context: Any) -> Any:
+        return ParseDict({"models": repository_index(self._core)}, messages.RepositoryIndexResponse())
+
+    async def _say(self, describe: Callable[[Core, str, str], Any], message: Any, request: Any, context: Any) -> Any:
+        """Fill a message with what is said of the model that a request names."""
         try:
-            return self._core.model(request.name, request.version)
+            return ParseDict(describe(self._core, request.name, request.version), message)
         except FAILURES as error:
             failure = failure_of(error, request.name)
             await context.abort(failure.status, failure.message)
-            raise AssertionError("abort raises") from error
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
         try:

@@ -1,32 +1,30 @@
-"""The server as a process: address, TLS, token, signals, and a clean end."""
+"""The server as a process: addresses, TLS, token, signals, and a clean end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import signal
-import socket
-import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 
+from edge_sdk.cloud.server.certificates import Certificates, read_file
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.grpc_front import GrpcFront, TokenInterceptor
+from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
 from edge_sdk.cloud.server.standard import Health, reflection_handlers
-from edge_sdk.errors import InputError, PortInUseError, ServiceError, StorageError
+from edge_sdk.errors import InputError, ServiceError
 from edge_sdk.protocol import MAX_MESSAGE_BYTES
 
 __all__ = ["ServerConfig", "run"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_REFRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +35,15 @@ class ServerConfig:
     ----------
     paths
         Bundles and plain model files.
-    host, grpc_port
-        Address to listen on; port 0 takes a free one.
+    host
+        Address to listen on.
+    grpc_port, http_port, metrics_port
+        Port of each front; 0 takes a free one, None opens none.
     tls_cert, tls_key
-        PEM files of the server's certificate chain and key; both or none.
+        PEM files of the server's certificate chain and key; both or none. For gRPC and HTTP; metrics
+        are always plain. Changed files are taken for new connections within a second or two.
+    tls_client_ca
+        PEM file of the authorities whose certificates clients must show (mTLS).
     token_file
         File whose content clients must present as their bearer token; None lets all in.
     threads
@@ -48,7 +51,7 @@ class ServerConfig:
     max_message_bytes
         Largest request or response.
     max_concurrent
-        Requests at work or queued at a time; more are refused with RESOURCE_EXHAUSTED.
+        Requests at work or queued at a time, of each front; more are refused.
     grace_seconds
         How long running requests may go on after the server was told to stop.
     """
@@ -56,8 +59,11 @@ class ServerConfig:
     paths: Sequence[Path]
     host: str = "127.0.0.1"
     grpc_port: int = 8001
+    http_port: int | None = None
+    metrics_port: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     token_file: Path | None = None
     threads: int = 1
     max_message_bytes: int = MAX_MESSAGE_BYTES
@@ -65,7 +71,10 @@ class ServerConfig:
     grace_seconds: float = 2.0
 
 
-def run(config: ServerConfig, on_ready: Callable[[str, tuple[str, ...]], None]) -> None:
+OnReady = Callable[[Mapping[str, str], tuple[str, ...]], None]
+
+
+def run(config: ServerConfig, on_ready: OnReady) -> None:
     """Serve until SIGTERM or SIGINT; call from the main thread.
 
     Parameters
@@ -73,37 +82,59 @@ def run(config: ServerConfig, on_ready: Callable[[str, tuple[str, ...]], None]) 
     config
         How to serve.
     on_ready
-        Called once with the address (``host:port``) and the model names, when requests are taken.
+        Called once with the address (``host:port``) of each front, ``grpc``, ``http`` and ``metrics``,
+        and the model names, when requests are taken.
 
     Raises
     ------
     PortInUseError
-        The port is taken.
+        A port is taken.
     ServiceError
-        The address cannot be listened on, or the certificate and key are unusable.
+        The address cannot be listened on.
     InputError, StorageError, BundleError, ModelError
         A model, certificate or token file is missing or unusable.
     """
     token = _read_token(config.token_file)
-    credentials = _read_credentials(config.tls_cert, config.tls_key)
-    if token and credentials is None and config.host not in _LOOPBACK:
+    certificates = _certificates(config)
+    if token and certificates is None and config.host not in _LOOPBACK:
         _log.warning("the token travels unencrypted: give --tls-cert and --tls-key, or encrypt in front of this server")
-    _check_address(config.host, config.grpc_port)  # before models are loaded: fail early
+    for name, port in _ports(config).items():
+        check_address(config.host, port, f"--{name}-port")  # before models are loaded: fail early
     core = Core.load(config.paths, threads=config.threads)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, core, credentials, token, on_ready))
+            runner.run(_serve(config, core, certificates, token, on_ready))
     finally:
         core.close()
 
 
 async def _serve(
+    config: ServerConfig, core: Core, certificates: Certificates | None, token: str | None, on_ready: OnReady
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        # instead of the command line's handler, which would raise in the middle of the loop
+        loop.add_signal_handler(signum, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = {"grpc": await _start_grpc(config, core, certificates, token, stack)}
+        addresses |= await _start_http(config, core, certificates, token, stack)
+        if certificates is not None:
+            refreshing = asyncio.create_task(_refresh(certificates))
+            stack.callback(refreshing.cancel)
+        on_ready(addresses, tuple(dict.fromkeys(model.name for model in core.models)))
+        await stop.wait()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(signum)
+
+
+async def _start_grpc(
     config: ServerConfig,
     core: Core,
-    credentials: Any,
+    certificates: Certificates | None,
     token: str | None,
-    on_ready: Callable[[str, tuple[str, ...]], None],
-) -> None:
+    stack: contextlib.AsyncExitStack,
+) -> str:
     server = grpc.aio.server(
         interceptors=[TokenInterceptor(token)] if token else [],
         options=[
@@ -118,53 +149,63 @@ async def _serve(
     )
     health = Health()
     server.add_generic_rpc_handlers((GrpcFront(core).handler(), health.handler(), *reflection_handlers()))
-    port = _bind(server, config, credentials)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        # instead of the command line's handler, which would raise in the middle of the loop
-        loop.add_signal_handler(signum, stop.set)
-    await server.start()
+    check_address(config.host, config.grpc_port, "--grpc-port")
+    address = address_of(config.host, config.grpc_port)
     try:
-        on_ready(_address(config.host, port), tuple(dict.fromkeys(model.name for model in core.models)))
-        await stop.wait()
-    finally:
-        await health.set(serving=False)  # load balancers send no more while what runs is finished
-        await server.stop(config.grace_seconds)
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(signum)
-
-
-def _bind(server: Any, config: ServerConfig, credentials: Any) -> int:
-    _check_address(config.host, config.grpc_port)
-    address = _address(config.host, config.grpc_port)
-    try:
-        if credentials is None:
-            return int(server.add_insecure_port(address))
-        return int(server.add_secure_port(address, credentials))
+        if certificates is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, certificates.grpc_credentials())
     except RuntimeError as error:
         raise ServiceError(f"cannot listen on {address}: {error}") from error
+    await server.start()
+
+    async def end() -> None:
+        await health.set(serving=False)  # load balancers send no more while what runs is finished
+        await server.stop(config.grace_seconds)
+
+    stack.push_async_callback(end)
+    return address_of(config.host, port)
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+async def _start_http(
+    config: ServerConfig,
+    core: Core,
+    certificates: Certificates | None,
+    token: str | None,
+    stack: contextlib.AsyncExitStack,
+) -> dict[str, str]:
+    """Open the fronts over HTTP that are asked for; return their addresses."""
+    ports = {name: port for name, port in _ports(config).items() if name != "grpc"}
+    if not ports:
+        return {}
+    from edge_sdk.cloud.server.rest_front import MetricsFront, RestFront, start  # what is not asked for is not loaded
+
+    addresses = {}
+    for name, port in ports.items():
+        listening = open_socket(config.host, port, f"--{name}-port")
+        addresses[name] = address_of(config.host, listening.getsockname()[1])
+        if name == "http":
+            rest = RestFront(
+                core, token=token, max_bytes=config.max_message_bytes, max_concurrent=config.max_concurrent
+            )
+            tls = None if certificates is None else certificates.ssl_context()
+            runner = await start(rest.application(), listening, tls, config.grace_seconds)
+        else:
+            runner = await start(MetricsFront(core).application(), listening, None, config.grace_seconds)
+        stack.push_async_callback(runner.cleanup)
+    return addresses
 
 
-def _check_address(host: str, port: int) -> None:
-    """Try the address with a plain socket, whose errors say what is wrong (gRPC's do not)."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(
-                f"port {port} on {host} is in use: give another with --grpc-port, or 0 for a free one"
-            ) from error
-        raise ServiceError(f"cannot listen on {_address(host, port)}: {error.strerror or error}") from error
+def _ports(config: ServerConfig) -> dict[str, int]:
+    ports = {"grpc": config.grpc_port, "http": config.http_port, "metrics": config.metrics_port}
+    return {name: port for name, port in ports.items() if port is not None}
+
+
+async def _refresh(certificates: Certificates) -> None:
+    while True:
+        await asyncio.sleep(_REFRESH_SECONDS)
+        certificates.refresh()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -176,33 +217,20 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
-
-
 def _read_token(path: Path | None) -> str | None:
     if path is None:
         return None
-    token = _read(path).decode("ascii", errors="replace").strip()
+    token = read_file(path).decode("ascii", errors="replace").strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError(f"{path} should hold one token of printable ASCII without spaces")
     return token
 
 
-def _read_credentials(cert: Path | None, key: Path | None) -> Any:
-    if cert is None and key is None:
-        return None
-    if cert is None or key is None:
+def _certificates(config: ServerConfig) -> Certificates | None:
+    if config.tls_cert is not None and config.tls_key is not None:
+        return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
+    if config.tls_cert is not None or config.tls_key is not None:
         raise InputError("give both --tls-cert and --tls-key, or none")
-    pem = [(_read(key), _read(cert))]
-    try:
-        # gRPC would say what is wrong only in a log of its own, and only when it listens
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key, password="")
-    except (ssl.SSLError, OSError, ValueError) as error:
-        raise InputError(f"{cert} and {key} are not a certificate and its key in PEM: {error}") from error
-    return grpc.ssl_server_credentials(pem)
+    if config.tls_client_ca is not None:
+        raise InputError("--tls-client-ca needs --tls-cert and --tls-key")
+    return None

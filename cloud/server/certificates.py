@@ -1,0 +1,130 @@
+"""Certificate, key and client authorities of the server, taken anew when their files change."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from edge_sdk.errors import InputError, StorageError
+
+__all__ = ["Certificates", "read_file"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
+
+
+class Certificates:
+    """The server's PEM files, for gRPC and for HTTP.
+
+    New connections are given what `refresh` found last; those that are open stay. What cannot be
+    used is logged, and what was there before stays in use.
+
+    Parameters
+    ----------
+    cert, key
+        Certificate chain and private key.
+    client_ca
+        Authorities of clients' certificates, which are then asked for; None asks for none.
+
+    Raises
+    ------
+    InputError
+        A file is missing, or cert and key do not belong together.
+    StorageError
+        A file cannot be read.
+    """
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None = None) -> None:
+        self._cert, self._key, self._client_ca = cert, key, client_ca
+        self._stamp = self._look()
+        self._configuration = self._read()
+        self._contexts: list[ssl.SSLContext] = []
+
+    def refresh(self) -> None:
+        """Look whether the files have changed, and take them if so."""
+        try:
+            stamp = self._look()
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp  # what is wrong is said once
+            configuration = self._read()
+            for context in self._contexts:
+                self._fill(context)
+        except (InputError, StorageError) as error:
+            _log.warning("the certificate in use stays: %s", error)
+        else:
+            self._configuration = configuration
+            _log.info("a new certificate is in use")
+
+    def grpc_credentials(self) -> Any:
+        """Return credentials for a gRPC server."""
+        # gRPC asks before each handshake; an equal answer costs it a little more than none
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration, lambda: self._configuration, require_client_authentication=self._client_ca is not None
+        )
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return a context for an HTTP server; authorities that are taken away stay in it until the server restarts."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self._client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        self._fill(context)
+        self._contexts.append(context)
+        return context
+
+    def _look(self) -> tuple[object, ...]:
+        stamps: list[object] = []
+        for path in (self._cert, self._key, self._client_ca):
+            if path is not None:
+                try:
+                    found = path.stat()
+                except OSError:
+                    stamps.append(None)  # reading it says what is wrong
+                else:
+                    stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+        return tuple(stamps)
+
+    def _read(self) -> Any:
+        # gRPC would say what is wrong only in a log of its own, and only at a handshake
+        self._fill(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+        pairs = [(read_file(self._key), read_file(self._cert))]
+        authorities = None if self._client_ca is None else read_file(self._client_ca)
+        return grpc.ssl_server_certificate_configuration(pairs, authorities)
+
+    def _fill(self, context: ssl.SSLContext) -> None:
+        for path in (self._cert, self._key):
+            read_file(path)
+        try:
+            context.load_cert_chain(self._cert, self._key, password="")
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise InputError(
+                f"{self._cert} and {self._key} are not a certificate and its key in PEM: {error}"
+            ) from error
+        if self._client_ca is not None:
+            try:
+                context.load_verify_locations(cadata=read_file(self._client_ca).decode("ascii", errors="replace"))
+            except (ssl.SSLError, ValueError) as error:
+                raise InputError(f"{self._client_ca} holds no certificates in PEM: {error}") from error
+
+
+def read_file(path: Path) -> bytes:
+    """Return a small file's content.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    StorageError
+        It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,122 @@
+"""What the server says of itself and its models, as plain values: REST sends them as JSON, gRPC in messages.
+
+Names and kinds of the values are those of Triton's messages and JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import metadata
+from typing import Any
+
+from edge_sdk.cloud.server.core import Core
+from edge_sdk.cloud.server.counts import Counts, Tally
+from edge_sdk.cloud.server.models import ServedModel, TensorMetadata
+from edge_sdk.protocol.names import MAX_ITEMS
+
+__all__ = ["EXTENSIONS", "model_config", "model_metadata", "repository_index", "server_metadata", "statistics"]
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "edge_encodings",
+)
+"""What this server adds to the protocol, by Triton's names and ours."""
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return name, version and extensions of the server."""
+    return {"name": "edge-sdk", "version": metadata.version("edge-sdk"), "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(core: Core, name: str, version: str) -> dict[str, Any]:
+    """Return what ``ModelMetadata`` says; raise `LookupError` where there is no such model."""
+    model = core.model(name, version)
+    return {
+        "name": model.name,
+        "versions": [version] if version else list(core.versions(name)),
+        "platform": model.platform,
+        "inputs": [_tensor(tensor) for tensor in model.inputs],
+        "outputs": [_tensor(tensor) for tensor in model.outputs],
+        "properties": model.properties,
+    }
+
+
+def model_config(core: Core, name: str, version: str) -> dict[str, Any]:
+    """Return what ``ModelConfig`` says; raise `LookupError` where there is no such model."""
+    model, settings = core.model(name, version), core.settings(name, version)
+    in_batches = model.batching != "whole"
+    config = {
+        "name": model.name,
+        "platform": model.platform,
+        "backend": model.platform.partition("_")[0],
+        "max_batch_size": MAX_ITEMS if in_batches else 0,
+        "input": [_config_tensor(tensor, in_batches=in_batches) for tensor in model.inputs],
+        "output": [_config_tensor(tensor, in_batches=in_batches) for tensor in model.outputs],
+        "instance_group": [{"name": f"{model.name}_0", "count": settings.instances, "kind": "KIND_CPU"}],
+        "parameters": {name: {"string_value": value} for name, value in model.properties.items()},
+    }
+    if model.batching == "batched" and settings.max_batch != 1:
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": 0}
+    return config
+
+
+def repository_index(core: Core) -> list[dict[str, Any]]:
+    """Return every version of every model and its state."""
+    return [
+        {"name": model.name, "version": model.version, "state": model.state, "reason": model.reason}
+        for model in core.index()
+    ]
+
+
+def statistics(core: Core, name: str, version: str) -> dict[str, Any]:
+    """Return what ``ModelStatistics`` says: of all models where the name is empty.
+
+    Raises
+    ------
+    LookupError
+        There is no such model or version.
+    """
+    return {"model_stats": [_statistics(model, counts) for model, counts in core.statistics(name, version)]}
+
+
+def _statistics(model: ServedModel, counts: Counts) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "version": model.version,
+        "last_inference": counts.last_inference,
+        "inference_count": counts.items,
+        "execution_count": counts.batches,
+        "inference_stats": {
+            "success": _duration(counts.success),
+            "fail": _duration(counts.failure),
+            "queue": _duration(counts.queue),
+            "compute_input": _duration(counts.prepare),
+            "compute_infer": _duration(counts.compute),
+            "compute_output": _duration(counts.finish),
+            "cache_hit": _duration(Tally()),
+            "cache_miss": _duration(Tally()),
+        },
+        "batch_stats": [
+            {"batch_size": size, "compute_infer": _duration(tally)} for size, tally in sorted(counts.by_size.items())
+        ],
+    }
+
+
+def _duration(tally: Tally) -> dict[str, int]:
+    return {"count": tally.count, "ns": math.floor(tally.seconds * 1e9)}
+
+
+def _tensor(tensor: TensorMetadata) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def _config_tensor(tensor: TensorMetadata, *, in_batches: bool) -> dict[str, Any]:
+    data_type = "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}"
+    # as in Triton, the axis of items is not among the dimensions
+    return {"name": tensor.name, "data_type": data_type, "dims": list(tensor.shape[1 if in_batches else 0 :])}

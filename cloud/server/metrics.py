@@ -1,0 +1,130 @@
+"""Metrics in Prometheus' text format: Triton's names where they mean the same, ours for the rest.
+
+Written by hand: the names that Triton gave its counters, without ``_total``, are none that
+Prometheus' client library would write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
+from pathlib import Path
+
+from edge_sdk.cloud.server.core import Core
+from edge_sdk.cloud.server.counts import BUCKETS, Counts, Histogram
+from edge_sdk.cloud.server.models import ServedModel
+
+__all__ = ["CONTENT_TYPE", "metrics_text"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_Sample = tuple[str, Mapping[str, str], float]  # suffix of the name, labels, value
+_Read = Callable[[Counts], float]
+
+_OF_MODELS: tuple[tuple[str, str, str, _Read], ...] = (
+    ("nv_inference_request_success", "counter", "Requests answered.", lambda c: c.success.count),
+    ("nv_inference_count", "counter", "Items answered.", lambda c: c.items),
+    ("nv_inference_exec_count", "counter", "Runs of the model: batches.", lambda c: c.batches),
+    ("nv_inference_request_duration_us", "counter", "Time from arrival to answer.", lambda c: c.success.seconds * 1e6),
+    ("nv_inference_queue_duration_us", "counter", "Time in the queue.", lambda c: c.queue.seconds * 1e6),
+    (
+        "nv_inference_compute_input_duration_us",
+        "counter",
+        "Time for decoding and processing inputs.",
+        lambda c: c.prepare.seconds * 1e6,
+    ),
+    ("nv_inference_compute_infer_duration_us", "counter", "Time in the model.", lambda c: c.compute.seconds * 1e6),
+    ("nv_inference_compute_output_duration_us", "counter", "Time for outputs.", lambda c: c.finish.seconds * 1e6),
+    ("nv_inference_pending_request_count", "gauge", "Requests that wait or run.", lambda c: c.pending),
+    ("edge_pending_input_bytes", "gauge", "What they hold.", lambda c: c.pending_bytes),
+)
+_FAILURES: tuple[tuple[str, _Read], ...] = (
+    ("OTHER", lambda c: c.failure.count),
+    ("CANCELED", lambda c: c.cancelled),
+    ("EXPIRED", lambda c: c.expired),
+    ("REJECTED", lambda c: c.shed),
+)
+
+
+def metrics_text(core: Core) -> str:
+    """Return all metrics of the server."""
+    entries = core.statistics()
+    lines: list[str] = []
+
+    def family(name: str, kind: str, says: str, samples: Iterable[_Sample]) -> None:
+        lines.extend((f"# HELP {name} {says}", f"# TYPE {name} {kind}"))
+        for suffix, labels, value in samples:
+            inner = ",".join(f'{label}="{_escape(text)}"' for label, text in labels.items())
+            lines.append(f"{name}{suffix}{{{inner}}} {value:.17g}" if inner else f"{name}{suffix} {value:.17g}")
+
+    for name, kind, says, read in _OF_MODELS:
+        family(name, kind, says, [("", _labels(model), read(counts)) for model, counts in entries])
+    family(
+        "nv_inference_request_failure",
+        "counter",
+        "Requests not answered: an error, the caller gone, its time up in the queue, refused for want of room or time.",
+        [
+            ("", {**_labels(model), "reason": reason}, read(counts))
+            for model, counts in entries
+            for reason, read in _FAILURES
+        ],
+    )
+    family(
+        "edge_batches_total",
+        "counter",
+        "Runs of the model by how many items they held.",
+        [
+            ("", {**_labels(model), "size": str(size)}, tally.count)
+            for model, counts in entries
+            for size, tally in sorted(dict(counts.by_size).items())
+        ],
+    )
+    family(
+        "edge_queue_seconds",
+        "histogram",
+        "Time of a request in the queue.",
+        [sample for model, counts in entries for sample in _buckets(_labels(model), counts.waiting)],
+    )
+    family(
+        "edge_request_seconds",
+        "histogram",
+        "Time of a request from arrival to answer.",
+        [sample for model, counts in entries for sample in _buckets(_labels(model), counts.latency)],
+    )
+    family(
+        "edge_model_ready",
+        "gauge",
+        "Whether the model answers.",
+        [
+            ("", _labels(model) | {"digest": model.digest}, core.answers(model.name, model.version))
+            for model, _ in entries
+        ],
+    )
+    family("process_cpu_seconds_total", "counter", "Processor time.", [("", {}, time.process_time())])
+    family("process_resident_memory_bytes", "gauge", "Memory that is in use.", [("", {}, _resident_bytes())])
+    return "\n".join(lines) + "\n"
+
+
+def _labels(model: ServedModel) -> dict[str, str]:
+    return {"model": model.name, "version": model.version}
+
+
+def _buckets(labels: dict[str, str], histogram: Histogram) -> Iterable[_Sample]:
+    counts = list(accumulate(histogram.counts))
+    for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+        yield "_bucket", {**labels, "le": bound}, count
+    yield "_sum", labels, histogram.sum
+    yield "_count", labels, counts[-1]
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _resident_bytes() -> int:
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS has no /proc: the highest so far, in bytes

@@ -1,0 +1,233 @@
+"""The HTTP front: the Open Inference Protocol as REST, and metrics on a port of their own.
+
+For curl, dashboards and clients without gRPC. Each path is in ``openapi.json``, which it serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import math
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from edge_sdk.cloud.server.core import Core, Request
+from edge_sdk.cloud.server.descriptions import (
+    model_config,
+    model_metadata,
+    repository_index,
+    server_metadata,
+    statistics,
+)
+from edge_sdk.cloud.server.exchange import (
+    FAILURES,
+    answer,
+    deadline_of,
+    encoding_of,
+    failure_of,
+    priority_of,
+    wanted_outputs,
+)
+from edge_sdk.cloud.server.metrics import CONTENT_TYPE, metrics_text
+from edge_sdk.cloud.server.openapi import openapi
+from edge_sdk.cloud.server.rest_tensors import read_request, write_answer
+from edge_sdk.errors import InputError
+from edge_sdk.protocol.names import DIGEST_PARAMETER, TIMEOUT_PARAMETER
+
+__all__ = ["MetricsFront", "RestFront", "start"]
+
+BODY_SECONDS = 30.0
+"""How long a body may take to arrive."""
+IDLE_SECONDS = 30.0
+"""How long a connection may be silent, or take to send the head of a request."""
+
+_LENGTH = "Inference-Header-Content-Length"
+_INLINE_BYTES = 65_536  # bodies beyond are parsed beside the event loop
+_log = logging.getLogger("edge_sdk.cloud.server")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class RestFront:
+    """The REST service over one `Core`.
+
+    Parameters
+    ----------
+    core
+        The models.
+    token
+        Bearer token that all but health checks must carry, or None.
+    max_bytes
+        Largest body.
+    max_concurrent
+        Inference requests at work or queued at a time; more are refused.
+    """
+
+    def __init__(self, core: Core, *, token: str | None, max_bytes: int, max_concurrent: int) -> None:
+        self._core, self._max_bytes = core, max_bytes
+        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._free = max_concurrent
+
+    def application(self) -> web.Application:
+        """Return what an `aiohttp.web.AppRunner` runs."""
+        app = web.Application(client_max_size=self._max_bytes, middlewares=[self._guard])
+        app.router.add_get("/v2/health/live", self._live)
+        app.router.add_get("/v2/health/ready", self._ready)
+        app.router.add_get("/v2", self._describe(lambda request: server_metadata()))
+        app.router.add_get("/openapi.json", self._describe(lambda request: openapi()))
+        app.router.add_get("/v2/models/stats", self._describe(lambda request: statistics(self._core, "", "")))
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            app.router.add_get(path, self._describe(lambda request: model_metadata(self._core, *_model(request))))
+            app.router.add_get(f"{path}/ready", self._model_ready)
+            app.router.add_get(f"{path}/config", self._describe(lambda r: model_config(self._core, *_model(r))))
+            app.router.add_get(
+                f"{path}/stats", self._describe(lambda request: statistics(self._core, *_model(request)))
+            )
+            app.router.add_post(f"{path}/infer", self._infer)
+        app.router.add_post("/v2/repository/index", self._describe(lambda request: repository_index(self._core)))
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Ask for the token, and say in JSON what went wrong."""
+        if self._expected is not None and not request.path.startswith("/v2/health/"):
+            given = request.headers.get("authorization", "").encode(errors="replace")
+            if not hmac.compare_digest(given, self._expected):
+                return _error(401, "a valid bearer token is needed", {"WWW-Authenticate": "Bearer"})
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            return _error(error.status, f"{error.reason}: {request.method} {request.path[:200]}", allow)
+        except FAILURES as error:
+            failure = failure_of(error, request.match_info.get("model", ""))
+            after = {} if failure.retry_after is None else {"Retry-After": str(math.ceil(failure.retry_after))}
+            return _error(failure.http, failure.message, after)
+
+    @staticmethod
+    def _describe(say: Callable[[web.Request], Any]) -> _Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return web.json_response(say(request))
+
+        return handle
+
+    async def _live(self, _: web.Request) -> web.StreamResponse:
+        return web.Response()
+
+    async def _ready(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(status=200 if self._core.is_ready else 503)
+
+    async def _model_ready(self, request: web.Request) -> web.StreamResponse:
+        model, version = _model(request)
+        self._core.model(model, version)
+        return web.Response(status=200 if self._core.answers(model, version) else 503)
+
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
+        arrived = time.monotonic()
+        if request.content_length is not None and request.content_length > self._max_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._max_bytes, request.content_length)
+        if not self._free:
+            return _error(503, "too many requests are at work", {"Retry-After": "1"})
+        self._free -= 1
+        try:
+            return await self._answer(request, arrived)
+        finally:
+            self._free += 1
+
+    async def _answer(self, request: web.Request, arrived: float) -> web.StreamResponse:
+        name, version = _model(request)
+        self._core.model(name, version)  # before a body is read for what is not there
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            return _error(408, f"the body took longer than {BODY_SECONDS:g} s")
+        except web.RequestPayloadError as error:  # of a compressed body
+            raise InputError(f"the body is unreadable: {' '.join(str(error).split())[:200]}") from None
+        length = _json_length(request)
+        if len(body if length is None else body[:length]) <= _INLINE_BYTES:
+            asked = read_request(body, length)
+        else:
+            asked = await asyncio.to_thread(read_request, body, length)
+        wanted = wanted_outputs(asked.outputs, self._core.model(name, version))
+        said = await self._core.infer(
+            Request(
+                model=name,
+                version=version,
+                inputs=asked.inputs,
+                encoding=encoding_of(asked.parameters),
+                deadline=deadline_of(arrived, None, asked.parameters.get(TIMEOUT_PARAMETER)),
+                priority=priority_of(asked.parameters),
+                outputs=tuple(output.name for output in wanted),
+            )
+        )
+        model = said.model
+        head = {
+            "model_name": model.name,
+            "model_version": model.version,
+            **({"id": asked.request_id} if asked.request_id else {}),
+            "parameters": {DIGEST_PARAMETER: model.digest},
+        }
+        outputs = {output.name: answer(said.outputs[output.name], output, model) for output in wanted}
+        content, length = write_answer(head, outputs, asked.binary)
+        if length is None:
+            return web.Response(body=content, content_type="application/json")
+        return web.Response(body=content, content_type="application/octet-stream", headers={_LENGTH: str(length)})
+
+
+class MetricsFront:
+    """Prometheus' metrics of a `Core`, at ``/metrics``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def application(self) -> web.Application:
+        """Return what an `aiohttp.web.AppRunner` runs."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        return app
+
+    async def _metrics(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(body=metrics_text(self._core).encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def start(
+    application: web.Application, listening: socket.socket, tls: ssl.SSLContext | None, grace_seconds: float
+) -> web.AppRunner:
+    """Serve an application on a socket that listens; ``cleanup`` of what is returned ends it."""
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handler_cancellation=True,  # a request whose client has gone is not run
+        keepalive_timeout=IDLE_SECONDS,
+        shutdown_timeout=grace_seconds,
+    )
+    await runner.setup()
+    await web.SockSite(runner, listening, ssl_context=tls).start()
+    return runner
+
+
+def _model(request: web.Request) -> tuple[str, str]:
+    return request.match_info["model"], request.match_info.get("version", "")
+
+
+def _json_length(request: web.Request) -> int | None:
+    text = request.headers.get(_LENGTH)
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if text.isascii() and text.isdigit():
+            return int(text)
+    raise InputError(f"{_LENGTH} is a number of bytes, not {text[:40]!r}")
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": message}, status=status, headers=headers)
