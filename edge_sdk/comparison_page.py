@@ -168,7 +168,7 @@ better, left is cheaper. The thin line is the cloud alone.</p>
 <dt>needed</dt><dd>The smallest share escalated at which the pair is as accurate as the cloud alone.</dd>
 <dt>AURC, AUGRC, E-AURC</dt><dd>How well a signal tells right from wrong answers of the edge alone; lower is better.
 What is learned ranks by what asking the cloud gains, and is no judge of that.</dd>
-<dt>harmed</dt><dd>Kept on the edge, wrong there, and right in the cloud; a share of all inputs, escalated ones too.</dd>
+<dt>harmed</dt><dd>Kept on the edge, wrong there, and right in the cloud; as a share of all inputs.</dd>
 </dl>
 </body>
 </html>
