@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+import outside
 from outside.services import Service
 
 READY = "import time; print('ready grpc=127.0.0.1:1 models=a,b'); time.sleep(60)"
@@ -66,3 +69,20 @@ def test_killing_a_service_kills_its_children():
     service = Service(program=program(text))
     service.kill()
     assert has_ended(int(service.ready["child"]))
+
+
+def test_a_service_does_not_outlive_a_test_run_that_is_killed():
+    run = (
+        "import sys, time; from outside.services import Service\n"
+        f"service = Service(program=[sys.executable, '-c', {READY!r}])\n"
+        "print(service.process.pid, flush=True); time.sleep(60)"
+    )
+    where = {**os.environ, "PYTHONPATH": str(Path(outside.__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE, text=True, env=where) as killed:
+        pid = int(killed.stdout.readline())
+        assert is_running(pid)
+        killed.kill()
+    deadline = time.monotonic() + 20
+    while not has_ended(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
