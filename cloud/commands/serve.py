@@ -1,8 +1,9 @@
 """Serve models to devices over the Open Inference Protocol v2: gRPC, and HTTP where it is asked for.
 
-A PATH is a bundle (.edge or its unpacked folder), or a plain .onnx or .tflite file. When requests
-are taken, one line is printed: "ready grpc=HOST:PORT models=NAME,NAME", with "http=" and "metrics="
-where they are open. Port 0 takes a free one. SIGTERM and Ctrl-C end the server.
+A PATH is a bundle (.edge or its unpacked folder), a plain .onnx or .tflite file, or a repository
+folder with NAME/VERSION/ in it. When requests are taken, one line is printed: "ready grpc=HOST:PORT
+models=NAME,NAME", with "http=" and "metrics=" where they are open. Port 0 takes a free one. SIGTERM
+and Ctrl-C end the server.
 
 example:
   edge-sdk serve teacher-1.0.0.edge
@@ -13,17 +14,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edge_sdk.cloud.server import ServerConfig
 from edge_sdk.cloud.server import run as run_server
+from edge_sdk.cloud.server.settings import Serving
 
 __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="bundle or model file to serve")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="bundle, model file or repository folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--grpc-port", type=_port, default=8001, help="of gRPC (default: %(default)s)")
     parser.add_argument("--http-port", type=_port, help="of REST, such as 8000 (default: none)")
@@ -34,7 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tls-client-ca", type=Path, metavar="PEM", help="authorities of certificates clients must show"
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token clients must show")
-    parser.add_argument("--threads", type=int, default=1, help="runtime threads per inference (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="runtime threads per inference (default: 1)")
+    parser.add_argument("--config", type=Path, metavar="TOML", help="how models are served: docs/scale-the-server.md")
+    parser.add_argument(
+        "--reload", type=float, metavar="SECONDS", help="how often to look for changes in repository folders"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,10 +56,19 @@ def run(args: argparse.Namespace) -> int:
         tls_key=args.tls_key,
         tls_client_ca=args.tls_client_ca,
         token_file=args.token_file,
-        threads=args.threads,
+        serving=_serving(args),
     )
     run_server(config, on_ready=_print_ready)
     return 0
+
+
+def _serving(args: argparse.Namespace) -> Serving:
+    serving = Serving() if args.config is None else Serving.read(args.config)
+    models = dict(serving.models)
+    if args.threads is not None:
+        models["*"] = {**models.get("*", {}), "threads": args.threads}
+    reload_seconds = serving.reload_seconds if args.reload is None else args.reload
+    return replace(serving, models=models, reload_seconds=reload_seconds)
 
 
 def _print_ready(addresses: Mapping[str, str], models: tuple[str, ...]) -> None:

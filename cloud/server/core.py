@@ -9,6 +9,7 @@ deadline), `NotReadyError` (a model that hangs), `TimeoutError` (the time was up
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -24,7 +25,8 @@ import numpy as np
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model
-from edge_sdk.cloud.server.settings import Limits, ModelSettings
+from edge_sdk.cloud.server.repository import Repository, is_repository
+from edge_sdk.cloud.server.settings import ModelSettings, Serving
 from edge_sdk.errors import InputError, OverloadedError
 
 __all__ = ["Answer", "Core", "ModelState", "Request", "State"]
@@ -102,12 +104,14 @@ class Core:
 
     Parameters
     ----------
-    limits
-        Bounds of all models together.
+    serving
+        How they are served.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, serving: Serving | None = None) -> None:
+        self.serving = serving or Serving()
+        self._repositories: list[Repository] = []
+        self._notes: dict[tuple[str, str], ModelState] = {}  # of versions that are not served, or not as they should
         self._lines: dict[str, dict[str, Line]] = {}  # the versions in order; replaced, never changed
         self._retired: list[Line] = []
         self._changing = threading.Lock()
@@ -115,42 +119,42 @@ class Core:
         self._end = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._watchdog.start()
+        self._reloader: threading.Thread | None = None
 
     @classmethod
-    def load(
-        cls,
-        paths: Sequence[Path],
-        *,
-        threads: int = 1,
-        settings: Mapping[str, ModelSettings] | None = None,
-        limits: Limits | None = None,
-    ) -> Core:
-        """Load every path with `load_model`, and warm it up; raise what that raises.
+    def load(cls, paths: Sequence[Path], serving: Serving | None = None) -> Core:
+        """Load models, and warm them up.
 
         Parameters
         ----------
         paths
-            Bundles and plain model files.
-        threads
-            Of the runtime for one inference, for models without settings.
-        settings
-            By model name; ``*`` is for those that are not named.
-        limits
-            Of the server as a whole.
+            Bundles and plain model files (see `load_model`), and repository folders.
+        serving
+            How they are served.
+
+        Raises
+        ------
+        InputError, BundleError, ModelError
+            A bundle or file cannot be loaded, or two models have one name. Of a repository folder, that is said
+            in `index` and the log.
         """
-        settings = settings or {}
-        usual = settings.get("*", ModelSettings(threads=threads))
-        core = cls(limits)
+        core = cls(serving)
         try:
             for path in paths:
-                chosen = settings.get(path.stem, usual)
-                model = load_model(path, threads=chosen.threads, providers=chosen.providers)
-                if model.name in core._lines:
-                    raise InputError(f"two models are called {model.name}; give one of them")
-                core.put(Line(model, settings.get(model.name, chosen)))
+                if is_repository(path):
+                    repository = Repository(path, core, core.serving)
+                    if clash := sorted({*repository.names()} & {*core._names()}):
+                        raise InputError(f"two models are called {clash[0]}; give one of them")
+                    repository.open()
+                    core._repositories.append(repository)
+                else:
+                    core._load_file(path)
         except BaseException:
             core.close()
             raise
+        if core._repositories and core.serving.reload_seconds > 0:
+            core._reloader = threading.Thread(target=core._reload, name="reload", daemon=True)
+            core._reloader.start()
         return core
 
     @property
@@ -194,15 +198,12 @@ class Core:
 
     def index(self) -> tuple[ModelState, ...]:
         """Return the state of every version."""
-        return tuple(
-            ModelState(
-                line.model.name,
-                line.model.version,
-                "UNAVAILABLE" if line.hangs else "READY",
-                "does not return" if line.hangs else "",
-            )
-            for line in self._all()
-        )
+        states = {}
+        for line in self._all():
+            key = line.model.name, line.model.version
+            states[key] = ModelState(*key, "UNAVAILABLE", "hangs") if line.hangs else ModelState(*key, "READY")
+        notes = {key: note for key, note in self._notes.items() if key not in states or states[key].state == "READY"}
+        return tuple((states | notes).values())
 
     def statistics(self, name: str = "", version: str = "") -> tuple[tuple[ServedModel, Counts], ...]:
         """Return what was counted: of all models, of the versions of one, or of one version.
@@ -242,10 +243,10 @@ class Core:
                     )
             payload = model.reader.read(request.inputs, request.encoding)
             held = self._pending_bytes + payload.nbytes
-            if held > self.limits.max_pending_bytes:
+            if held > self.serving.max_pending_bytes:
                 line.counts.shed += 1
                 raise OverloadedError(
-                    f"{self._pending_bytes >> 20} MiB of inputs wait already, of {self.limits.max_pending_bytes >> 20}",
+                    f"{self._pending_bytes >> 20} of {self.serving.max_pending_bytes >> 20} MiB of inputs wait already",
                     retry_after=max(line.costs_of_one, _SHORTEST_RETRY),
                 )
             self._pending_bytes = held
@@ -279,13 +280,67 @@ class Core:
         if old is not None:
             self._retire(old)
 
+    def note(self, name: str, version: str, state: State | None, reason: str = "") -> None:
+        """Let `index` say something of a version that is not served, or not as its files are; None forgets it."""
+        with self._changing:
+            notes = {key: note for key, note in self._notes.items() if key != (name, version)}
+            if state is not None:
+                notes[name, version] = ModelState(name, version, state, reason)
+            self._notes = notes
+
+    async def load_model(self, name: str) -> None:
+        """Load a model of a repository folder now, or anew where its files have changed.
+
+        Raises
+        ------
+        LookupError
+            No repository has it.
+        EdgeSdkError
+            It cannot be loaded; what was served before still is.
+        """
+        await asyncio.to_thread(self._repository_of(name).load, name)
+
+    async def unload_model(self, name: str) -> None:
+        """Serve a model of a repository folder no longer; raise `LookupError` where no repository has it."""
+        await asyncio.to_thread(self._repository_of(name).unload, name)
+
     def close(self) -> None:
         """Finish what runs, drop what waits, release the models."""
         self._end.set()
         self._watchdog.join()
+        if self._reloader is not None:
+            self._reloader.join(5)
         for line in [*self._all(), *self._retired]:
             line.close()
         _log.debug("models released")
+
+    def _names(self) -> list[str]:
+        return [*self._lines, *(name for repository in self._repositories for name in repository.names())]
+
+    def _load_file(self, path: Path) -> None:
+        usual = self.serving.of(path.stem)
+        model = load_model(path, threads=usual.threads, providers=usual.providers)
+        if model.name in self._names():
+            raise InputError(f"two models are called {model.name}; give one of them")
+        settings = self.serving.of(model.name)
+        if (settings.threads, settings.providers) != (usual.threads, usual.providers):  # of a bundle named otherwise
+            model.engine.close()
+            model = load_model(path, threads=settings.threads, providers=settings.providers)
+        self.put(Line(model, settings))
+
+    def _repository_of(self, name: str) -> Repository:
+        for repository in self._repositories:
+            if name in repository.names():
+                return repository
+        raise LookupError(f"no repository folder has a model {name[:80]!r}")
+
+    def _reload(self) -> None:
+        while not self._end.wait(self.serving.reload_seconds):
+            for repository in self._repositories:
+                try:
+                    repository.sync()
+                except Exception:  # noqa: BLE001 - whatever it is, what is served still is
+                    _log.exception("cannot look at %s", repository.root)
 
     def _all(self) -> list[Line]:
         return [line for versions in self._lines.values() for line in versions.values()]

@@ -125,7 +125,9 @@ def _load_plain(path: Path, name: str, version: str, threads: int, providers: Se
     runtime = RUNTIMES[path.suffix]
     data = path.read_bytes()
     digest = canonical.sha256(data)
-    engine = open_engine(path, runtime, threads=threads, providers=providers)
+    # the file may be replaced while it is served; ONNX Runtime reads it whole, and finds files beside it by its path
+    source = path if runtime == "onnx" else data
+    engine = open_engine(source, runtime, threads=threads, providers=providers)
     batching = batching_of(engine.inputs, engine.outputs)
     return ServedModel(
         name=name,
@@ -150,8 +152,8 @@ def _load_bundle(
     manifest = bundle.manifest
     verify(bundle)
     artifact = manifest.artifacts[0]
-    source = bundle.file(artifact.file) or bundle.read(artifact.file)
-    engine = open_engine(source, artifact.runtime, threads=threads, providers=providers)
+    data = bundle.read(artifact.file)  # as the folder of an unpacked one may be replaced while it is served
+    engine = open_engine(data, artifact.runtime, threads=threads, providers=providers)
     output, processing = engine.outputs[0], ProcessingSpec.from_json(manifest.processing)
     quantization = {"scale": output.scale, "zero_point": output.zero_point}
     batching = batching_of(engine.inputs, engine.outputs)
@@ -177,7 +179,7 @@ def _load_bundle(
         reader=reader,
         engine=engine,
         example=dict(example),
-        bounded=artifact.runtime == "onnx" and _is_bounded(bundle.read(artifact.file)),
+        bounded=artifact.runtime == "onnx" and _is_bounded(data),
     )
 
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -16,6 +16,7 @@ from edge_sdk.cloud.server.certificates import Certificates, read_file
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.grpc_front import GrpcFront, TokenInterceptor
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
+from edge_sdk.cloud.server.settings import Serving
 from edge_sdk.cloud.server.standard import Health, reflection_handlers
 from edge_sdk.errors import InputError, ServiceError
 from edge_sdk.protocol import MAX_MESSAGE_BYTES
@@ -34,7 +35,7 @@ class ServerConfig:
     Attributes
     ----------
     paths
-        Bundles and plain model files.
+        Bundles, plain model files and repository folders.
     host
         Address to listen on.
     grpc_port, http_port, metrics_port
@@ -46,8 +47,8 @@ class ServerConfig:
         PEM file of the authorities whose certificates clients must show (mTLS).
     token_file
         File whose content clients must present as their bearer token; None lets all in.
-    threads
-        Threads of the runtime for one inference.
+    serving
+        How models are served.
     max_message_bytes
         Largest request or response.
     max_concurrent
@@ -65,7 +66,7 @@ class ServerConfig:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     token_file: Path | None = None
-    threads: int = 1
+    serving: Serving = field(default_factory=Serving)
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_concurrent: int = 256
     grace_seconds: float = 2.0
@@ -100,7 +101,7 @@ def run(config: ServerConfig, on_ready: OnReady) -> None:
         _log.warning("the token travels unencrypted: give --tls-cert and --tls-key, or encrypt in front of this server")
     for name, port in _ports(config).items():
         check_address(config.host, port, f"--{name}-port")  # before models are loaded: fail early
-    core = Core.load(config.paths, threads=config.threads)
+    core = Core.load(config.paths, config.serving)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(config, core, certificates, token, on_ready))

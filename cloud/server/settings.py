@@ -1,12 +1,26 @@
-"""How models are served: what a configuration file may say of one, and of the server as a whole."""
+"""How models are served: what a configuration says of the server, and of each model.
+
+A model's settings come, the later the stronger, from ``[models."*"]`` of the server's configuration file, from
+the ``config.pbtxt`` in its own folder, and from ``[models.NAME]``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from google.protobuf import text_format
 
 from edge_sdk.errors import InputError
+from edge_sdk.protocol import messages
 
-__all__ = ["Limits", "ModelSettings"]
+__all__ = ["ModelSettings", "Serving", "read_model_config"]
+
+_ModelConfig: Any = messages.message("inference.ModelConfig")
+_MOST_BYTES = 2**20  # of a configuration file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +30,7 @@ class ModelSettings:
     Attributes
     ----------
     max_batch
-        Items that run together at most; None tries up to 64, 1 runs each alone.
+        Items that run together at most; None tries up to 64, 1 runs each request alone.
     instances
         Threads that run the model at a time.
     threads
@@ -30,6 +44,8 @@ class ModelSettings:
         Of requests that name none; 1 goes first.
     hang_seconds
         A run that takes longer is given up, and the model is not ready until it returns.
+    versions
+        Which versions in a repository folder are served: the latest so many, ``all``, or these.
     """
 
     max_batch: int | None = None
@@ -39,24 +55,165 @@ class ModelSettings:
     max_queue: int = 256
     default_priority: int = 2
     hang_seconds: float = 30.0
+    versions: int | Literal["all"] | tuple[str, ...] = 1
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "instances", "threads", "max_queue", "default_priority"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it should be at least 1")
-        if not self.hang_seconds > 0:
-            raise InputError(f"hang_seconds is {self.hang_seconds}; it should be more than 0")
+            if not (name == "max_batch" and value is None) and not (_is_int(value) and value >= 1):
+                raise InputError(f"{name} is {value!r}; it should be a whole number, at least 1")
+        if not isinstance(self.hang_seconds, int | float) or not self.hang_seconds > 0:
+            raise InputError(f"hang_seconds is {self.hang_seconds!r}; it should be more than 0")
+        if not _are_texts(self.providers):
+            raise InputError(f"providers is {self.providers!r}; it should be a list of names")
+        latest = _is_int(self.versions) and self.versions >= 1  # type: ignore[operator]
+        if not latest and self.versions != "all" and not (_are_texts(self.versions) and self.versions):
+            raise InputError(f"versions is {self.versions!r}; it should be a number, 'all', or a list of versions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Bounds of the server as a whole.
+class Serving:
+    """How the server serves its models.
 
     Attributes
     ----------
     max_pending_bytes
-        Bytes of inputs that wait or run, of all models.
+        Bytes of inputs that wait or run at most, of all models.
+    reload_seconds
+        How often repository folders are looked at for changes; 0 is never.
+    models
+        Settings by model name, as `ModelSettings` names them; ``*`` is for every model.
     """
 
     max_pending_bytes: int = 512 * 2**20
+    reload_seconds: float = 0.0
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _is_int(self.max_pending_bytes) or self.max_pending_bytes < 1:
+            raise InputError(f"max_pending_bytes is {self.max_pending_bytes!r}; it should be at least 1")
+        if not isinstance(self.reload_seconds, int | float) or not self.reload_seconds >= 0:
+            raise InputError(f"reload_seconds is {self.reload_seconds!r}; it should be 0 or more")
+        for name in self.models:
+            self.of(name)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a configuration file (TOML).
+
+        Raises
+        ------
+        InputError
+            It is not there, or something in it is unknown or out of range; the message says what.
+        """
+        try:
+            values = tomllib.loads(_text(path))
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{path}: {error}") from error
+        models = values.get("models", {})
+        if not isinstance(models, dict) or not all(isinstance(value, dict) for value in models.values()):
+            raise InputError(f"{path}: models should be tables, as [models.NAME]")
+        try:
+            _check_names(values, cls)
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def of(self, name: str, own: Mapping[str, Any] | None = None) -> ModelSettings:
+        """Return the settings of a model.
+
+        Parameters
+        ----------
+        name
+            The model.
+        own
+            What its own configuration says.
+
+        Raises
+        ------
+        InputError
+            A setting is unknown or out of range.
+        """
+        merged = {**self.models.get("*", {}), **(own or {}), **self.models.get(name, {})}
+        _check_names(merged, ModelSettings)
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in merged.items()}
+        try:
+            return ModelSettings(**values)
+        except InputError as error:
+            raise InputError(f"model {name}: {error}") from error
+
+
+def read_model_config(path: Path, name: str) -> dict[str, Any]:
+    """Return the settings in a model's ``config.pbtxt``; fields that are not known here are passed over.
+
+    Read are ``max_batch_size`` (0: each request runs alone), ``instance_group`` (counts; ``KIND_GPU`` puts CUDA
+    before the processor), ``version_policy``, and the ``parameters`` that are named as `ModelSettings` has them.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or names another model.
+    """
+    config = _ModelConfig()
+    try:
+        text_format.Parse(_text(path), config, allow_unknown_field=True, descriptor_pool=messages.POOL)
+    except text_format.ParseError as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    if config.name not in ("", name):
+        raise InputError(f"{path} is of a model {config.name!r}, in the folder of {name}")
+    settings: dict[str, Any] = {}
+    if "max_batch_size" in _text(path):
+        settings["max_batch"] = max(1, config.max_batch_size)
+    if config.instance_group:
+        settings["instances"] = sum(max(1, group.count) for group in config.instance_group)
+        if any(group.kind == _KIND_GPU for group in config.instance_group):
+            settings["providers"] = ("cuda", "cpu")
+    policy = config.version_policy
+    match policy.WhichOneof("policy_choice"):
+        case "latest":
+            settings["versions"] = max(1, policy.latest.num_versions)
+        case "all":
+            settings["versions"] = "all"
+        case "specific":
+            settings["versions"] = tuple(map(str, policy.specific.versions))
+    known = {one.name for one in fields(ModelSettings)} - {"versions"}
+    for key, parameter in config.parameters.items():
+        if key in known:
+            settings[key] = _parameter(path, key, parameter.string_value)
+    return settings
+
+
+_KIND_GPU = messages.POOL.FindEnumTypeByName("inference.ModelInstanceGroup.Kind").values_by_name["KIND_GPU"].number
+
+
+def _parameter(path: Path, key: str, value: str) -> object:
+    if key == "providers":
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    try:
+        return float(value) if key == "hang_seconds" else int(value)
+    except ValueError:
+        raise InputError(f"{path}: parameter {key} is {value[:40]!r}; it should be a number") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"{path} is too large for a configuration file")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+
+
+def _check_names(values: Mapping[str, Any], record: type[Any]) -> None:
+    known = [one.name for one in fields(record)]
+    for name in values:
+        if name not in known:
+            raise InputError(f"there is no setting {name!r}; there are {', '.join(known)}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, str) for one in value)

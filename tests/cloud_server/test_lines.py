@@ -11,7 +11,7 @@ import pytest
 
 from edge_sdk.cloud.server.core import Answer, Core, Request
 from edge_sdk.cloud.server.lines import Line
-from edge_sdk.cloud.server.settings import Limits, ModelSettings
+from edge_sdk.cloud.server.settings import ModelSettings, Serving
 from edge_sdk.errors import InputError, ModelError, NotReadyError, OverloadedError
 from outside.engines import Doubling
 
@@ -27,11 +27,11 @@ def tell(
     story: Callable[[Core], Awaitable[None]],
     *,
     batching: str = "batched",
-    limits: Limits | None = None,
+    serving: Serving | None = None,
     **settings: object,
 ) -> Core:
     """Run a story over one model; return the core as it was left."""
-    core = Core(limits)
+    core = Core(serving)
     try:
         core.put(Line(engine.served(batching=batching), ModelSettings(**settings)))
         engine.entered.clear()
@@ -179,13 +179,13 @@ def test_only_so_many_requests_and_so_many_bytes_wait() -> None:
     async def heavy(core: Core) -> None:
         tasks = [await held(core, engine), ask(core, 1, 2)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="MiB of inputs"):
+        with pytest.raises(OverloadedError, match="MiB of inputs wait"):
             await ask(core, 3, 4)
         engine.let_go()
         await asyncio.gather(*tasks)
         await ask(core, 3, 4)
 
-    tell(engine, heavy, limits=Limits(max_pending_bytes=32))
+    tell(engine, heavy, serving=Serving(max_pending_bytes=32))
 
 
 def test_places_of_those_who_left_are_free() -> None:

@@ -286,4 +286,4 @@ def test_a_plain_model_file_is_served_under_its_name(service, tmp_path) -> None:
 
 def test_two_models_of_one_name_are_refused(tiny_edge_bundle: TinyBundle) -> None:
     with pytest.raises(InputError, match="two models are called tiny"):
-        Core.load([tiny_edge_bundle.path, tiny_edge_bundle.path], threads=1)
+        Core.load([tiny_edge_bundle.path, tiny_edge_bundle.path])
