@@ -92,7 +92,7 @@ class Outcome:
 
 
 class Cable:
-    """A TCP connection that can be unplugged: then nothing comes through, and what was sent waits, as in TCP it does."""
+    """A connection that can be unplugged: then nothing comes through, and what was sent waits, as it does in TCP."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")

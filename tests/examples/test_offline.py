@@ -1,4 +1,4 @@
-"""The example of a camera that loses its network: every frame has an answer, and nothing that was to be asked is lost."""
+"""The example of a camera that loses its network: every frame has an answer, and no answer of the cloud is lost."""
 
 from __future__ import annotations
 
