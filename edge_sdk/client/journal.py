@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edge_sdk.cascade.audit import LEAST_KEY
 from edge_sdk.cascade.journal import MAX_LINE_BYTES, Entry, LateAnswer, parse
-from edge_sdk.errors import EdgeSdkError, InputError, JournalError
+from edge_sdk.errors import InputError, JournalError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
 
 __all__ = ["KEY_FILE", "Journal", "Reader", "keep_key", "late_answers", "read_key"]
@@ -308,12 +308,11 @@ def late_answers(folder: Path, among: Collection[str]) -> set[str]:
 
 def _line(entry: _Waiting) -> bytes | None:
     """Return a record as a line, or None where it has no form: it must not take others with it."""
-    record = entry() if callable(entry) else entry
     try:
-        line = record.to_line()
+        line = (entry() if callable(entry) else entry).to_line()
         parse(line)
-    except EdgeSdkError as error:
-        _log.warning("decision %s cannot be written down: %s", record.id, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is one record's
+        _log.warning("a record cannot be written down: %s", error)
         return None
     return line + b"\n"
 

@@ -45,6 +45,8 @@ def _lines(counters: Mapping[str, Any], info: _Labels) -> Iterator[str]:
         "cloud_duration_seconds", "Time of asking the cloud that gave an answer.", "", {"": histograms["cloud_seconds"]}
     )
     yield from _histogram("upload_size_bytes", "Requests handed to the network.", "result", histograms["upload_bytes"])
+    for what, name in (("requests", "extra_calls"), ("bytes", "bytes_extra")):
+        yield from _family(f"extra_{what}_total", "counter", f"Copies of requests: {what}.", [({}, counters[name])])
     yield from _family(
         "foreign_answers_total",
         "counter",
@@ -86,6 +88,11 @@ def _lines(counters: Mapping[str, Any], info: _Labels) -> Iterator[str]:
         lookups = {name: cache[name] for name in ("hits", "misses")}
         yield from _family("cache_lookups_total", "counter", "Inputs that were to be sent.", _by("result", lookups))
         yield from _family("cache_entries", "gauge", "Answers kept now.", [({}, cache["entries"])])
+    if (outbox := counters.get("outbox")) is not None:
+        ended = {name: count for name, count in outbox.items() if name not in ("waiting", "bytes")}
+        yield from _family("outbox_inputs_total", "counter", "Inputs that have left it.", _by("result", ended))
+        yield from _family("outbox_waiting", "gauge", "Inputs that wait in it.", [({}, outbox["waiting"])])
+        yield from _family("outbox_bytes", "gauge", "Bytes that they take.", [({}, outbox["bytes"])])
 
 
 def _by(label: str, counts: Mapping[str, float]) -> _Samples:

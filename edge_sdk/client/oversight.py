@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from edge_sdk import canonical
 from edge_sdk.cascade.audit import Audit, Guard
 from edge_sdk.cascade.control import Budget, Control, Threshold
-from edge_sdk.cascade.journal import CloudAnswer, Feedback, Outcome, Record, derive, key_id, rule_digest
+from edge_sdk.cascade.journal import Feedback, derive, key_id, rule_digest
 from edge_sdk.cascade.policy import Decision
 from edge_sdk.client.guards import Guards
 from edge_sdk.client.journal import Journal, keep_key
 from edge_sdk.client.privacy import PrivacyRule, needs_answer
+from edge_sdk.client.records import record_of
 from edge_sdk.errors import CertificateError, InputError
 from edge_sdk.model import EdgeModel, Scored
-from edge_sdk.types import Classification, Reason, Source, Timing
+from edge_sdk.types import Classification, Reason
 
 if TYPE_CHECKING:
     from edge_sdk.client.outcomes import Outcome as CloudOutcome
@@ -321,7 +322,7 @@ class Oversight:
             return
         scores = made.scored.probabilities.tobytes()  # now, for a runtime may use its memory again
         why = answer.source, answer.reason, answer.certified
-        self._journal.put(partial(_record, made, said, scores, why, answer.timing, hashed, time.time()))
+        self._journal.put(partial(record_of, made, said, scores, why, answer.timing, hashed, time.time()))
 
     def feedback(self, decision_id: str, label: int) -> None:
         """Write a true label into the journal; raise `InputError` where there is none."""
@@ -347,49 +348,6 @@ class Oversight:
         """Write what is left of the journal, and close it if it was opened here."""
         if self._journal is not None and self._owns:
             self._journal.close()
-
-
-def _record(
-    made: Made,
-    said: CloudOutcome | None,
-    scores: bytes,
-    why: tuple[Source, Reason, bool],
-    timing: Timing,
-    hashed: str,
-    now: float,
-) -> Record:
-    """Make the record of a decision; on the journal's thread, for it takes longer than deciding did."""
-    assert made.decision is not None
-    cloud = missing = None
-    if said is not None and said.probabilities is not None:
-        index = int(said.probabilities.argmax())
-        cloud = CloudAnswer(index, float(said.probabilities[index]), said.digest, said.encoding)
-    elif said is not None:
-        missing = said.reason
-    audit, values = made.watch.audit, np.frombuffer(scores, np.float32)
-    source, reason, certified = why
-    return Record(
-        id=made.decision_id,
-        time=now,
-        input=hashed,
-        model=made.model.digest,
-        rule=made.watch.rule,
-        scores=values.astype("<f4").tobytes(),
-        threshold=made.threshold,
-        audit_rate=None if audit is None else audit.rate,
-        audit_key=made.watch.key_id,
-        decision=made.decision,
-        outcome=Outcome(
-            source=source,
-            reason=reason,
-            certified=certified,
-            index=int(values.argmax()),
-            cloud=cloud,
-            missing=missing,
-            bytes_sent=0 if said is None else said.bytes_sent,
-            timing=timing,
-        ),
-    )
 
 
 def _is_encoding(watch: Watch, said: CloudOutcome) -> bool:

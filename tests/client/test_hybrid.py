@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import subprocess
 import sys
 import threading
@@ -336,6 +337,15 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.split("\n")[:2] == ["edge", "grpcio is not installed: pip install 'edge-sdk[hybrid]'"], done
+
+
+def test_connecting_waits_for_no_cloud(pair) -> None:
+    with socket.socket() as hole:  # takes connections, and never answers
+        hole.bind(("127.0.0.1", 0))
+        hole.listen()
+        address = f"127.0.0.1:{hole.getsockname()[1]}"
+        with edge_sdk.connect(pair.edge, cloud=address, deadline=None) as model:
+            assert model.predict(pair.easy[0]).reason == "confident"
 
 
 def test_a_hybrid_model_can_be_made_from_a_loaded_one(pair, cloud) -> None:

@@ -204,8 +204,11 @@ def test_a_folder_that_vanishes_costs_records_only(tmp_path):
 
 
 def test_a_record_that_has_no_form_takes_no_other_with_it(tmp_path):
-    nameless = [LABELS[0], Feedback("line\nbreak", 0.0, 1), Feedback("nan", float("nan"), 1), LABELS[1]]
-    assert write(tmp_path, nameless) == {"written": 2, "lost": 2}
+    def fail() -> Feedback:
+        raise ValueError("it cannot be made")
+
+    nameless = [LABELS[0], Feedback("line\nbreak", 0.0, 1), fail, Feedback("nan", float("nan"), 1), LABELS[1]]
+    assert write(tmp_path, nameless) == {"written": 2, "lost": 3}
     assert list(Reader(tmp_path)) == LABELS[:2]
 
 
