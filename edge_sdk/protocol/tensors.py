@@ -227,7 +227,7 @@ def _read(tensors: Any, raw_contents: Any) -> dict[str, np.ndarray[Any, Any]]:
             raise InputError(f"tensor {tensor.name[:80]!r} is there twice")
         raw = None
         if len(raw_contents):
-            if tensor.HasField("contents"):
+            if tensor.HasField("contents") and tensor.contents.ListFields():  # MLServer leaves them there, empty
                 raise InputError(f"tensor {tensor.name[:80]!r} has both raw and typed contents")
             raw = raw_contents[index]
         arrays[tensor.name] = _decode(tensor, raw)

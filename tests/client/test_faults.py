@@ -38,7 +38,7 @@ def encrypted(pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
         yield cloud, folder / "cert.pem"
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in {"ignored", "halfopen"}])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_breaks_each_call_is_answered_and_escalation_resumes(pair, request, fault: str) -> None:
     if fault == "certificate":
         faulty, ca = request.getfixturevalue("encrypted")

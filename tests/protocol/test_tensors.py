@@ -111,6 +111,13 @@ def test_contents_that_do_not_add_up_are_refused(request_: object, says: str) ->
         read_inputs(request_)
 
 
+def test_contents_that_are_there_and_empty_do_not_compete_with_raw_ones() -> None:
+    request = malformed()
+    request.inputs[0].contents.SetInParent()  # as MLServer writes it
+    assert request.inputs[0].HasField("contents")
+    assert read_inputs(request)["x"].tolist() == [0.0, 0.0]
+
+
 def test_a_tensor_that_is_there_twice_is_refused() -> None:
     request = messages.ModelInferRequest()
     add_input(request, "x", np.zeros(1))
