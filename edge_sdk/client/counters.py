@@ -56,15 +56,16 @@ class Counters:
         }
         self._uploads = {True: Histogram(BYTES), False: Histogram(BYTES)}  # by whether they were answered usefully
         self._round_trips = Histogram(SECONDS)
-        self._foreign = self._extra_calls = self._extra_bytes = 0
+        self._certified = self._foreign = self._extra_calls = self._extra_bytes = 0
         self._privacy: Counter[str] = Counter()
 
-    def request(self, source: Source | None, reason: Reason, seconds: float) -> None:
+    def request(self, source: Source | None, reason: Reason, seconds: float, *, certified: bool = False) -> None:
         """Count one finished request, and what it took; ``source`` is None where it ended in an error."""
         key = source, reason
         with self._lock:
             self._requests[key] = self._requests.get(key, 0) + 1
             self._durations[source].observe(seconds)
+            self._certified += certified
 
     def upload(self, size: int, *, usable: bool, seconds: float, foreign: bool = False) -> None:
         """Count one request of ``size`` bytes that was handed to gRPC, and what it took."""
@@ -93,6 +94,7 @@ class Counters:
         dict
             ``requests``; ``answered`` by source; ``reasons`` (they add up to ``requests``); ``outcomes``:
             the same requests by source, ``none`` where they ended in an error, and reason;
+            ``certified``: answers that were;
             ``escalated``: requests that the cloud answered usefully, ``bytes_sent`` in them;
             ``failed_uploads``: tries without a useful answer, ``bytes_failed`` in them (where the
             cloud was offline, they may not have left the device);
@@ -120,6 +122,7 @@ class Counters:
                 "answered": {name: answered[name] for name in get_args(Source)},
                 "reasons": dict(sorted(reasons.items())),
                 "outcomes": outcomes,
+                "certified": self._certified,
                 "escalated": sum(sent.counts),
                 "failed_uploads": sum(failed.counts),
                 "bytes_sent": int(sent.total),

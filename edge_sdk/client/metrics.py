@@ -38,6 +38,9 @@ def _lines(counters: Mapping[str, Any], info: _Labels) -> Iterator[str]:
     histograms = counters["histograms"]
     yield from _family("info", "gauge", "The model in use now.", [(info, 1)])
     yield from _family("requests_total", "counter", "Requests by who answered and why.", outcomes)
+    yield from _family(
+        "certified_answers_total", "counter", "Answers under a certificate.", [({}, counters["certified"])]
+    )
     yield from _histogram(
         "request_duration_seconds", "Time from the call to its answer.", "source", histograms["request_seconds"]
     )

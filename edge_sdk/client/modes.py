@@ -133,7 +133,8 @@ class Answering:
             answer = self._prefer_cloud(given, self._asking)
         else:
             answer = self._cloud(given, self._asking)
-        self._counters.request(answer.source, answer.reason, time.perf_counter() - given.started)
+        seconds = time.perf_counter() - given.started
+        self._counters.request(answer.source, answer.reason, seconds, certified=answer.certified)
         return answer
 
     def check_open(self) -> None:

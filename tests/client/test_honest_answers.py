@@ -155,7 +155,7 @@ def check(world: World, case: Case, bundle: str, answer: Classification, keeps: 
 
 def go_through(world: World, case: Case, pair: Pair) -> None:
     with connect(world, case) as model:
-        heard = False
+        heard, certified = False, 0
         for bundle in (case.bundle, "certified"):
             if bundle != case.bundle:
                 model.swap(world.bundles[bundle])
@@ -173,8 +173,10 @@ def go_through(world: World, case: Case, pair: Pair) -> None:
                 answer = model.predict(frame)
                 check(world, case, bundle, answer, keeps, heard=heard)
                 heard |= answer.source != "edge"
+                certified += answer.certified
         counters = model.counters
     assert sum(counters["reasons"].values()) == counters["requests"]
+    assert counters["certified"] == certified
 
 
 @pytest.mark.parametrize("case", random.Random(0).sample(CASES, 120), ids=str)

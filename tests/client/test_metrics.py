@@ -22,6 +22,7 @@ PATIENT = 20.0
 NAMES = {
     "edge_sdk_info": "gauge",
     "edge_sdk_requests": "counter",
+    "edge_sdk_certified_answers": "counter",
     "edge_sdk_request_duration_seconds": "histogram",
     "edge_sdk_cloud_duration_seconds": "histogram",
     "edge_sdk_upload_size_bytes": "histogram",
@@ -132,6 +133,7 @@ def test_buckets_hold_what_is_at_most_their_bound(values: list[float], bounds: t
 def test_any_name_can_be_read_again(name: str) -> None:
     nothing = {
         "outcomes": {},
+        "certified": 0,
         "audits": dict.fromkeys(("answered", "missing", "disagreed"), 0),
         "network": {"round_trip_ms": 0.0, "bytes_per_second": None},
         "certificate_void": None,
