@@ -9,17 +9,19 @@ step lowers the threshold that was certified.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from edge_sdk.cascade.ladder import Offer, best_offer
+from edge_sdk.cascade.network import LEAST, NOTHING, SURE, Network
 from edge_sdk.errors import InputError
 from edge_sdk.types import Reason
 
 __all__ = ["Bucket", "Budget", "Control", "Network", "Threshold"]
 
-PROBE_SECONDS = 10.0  # after so long without a call, what is known of the network is put to the test
-_GAIN = 0.1  # weight of the newest call in what is known of the network
-_SURE = 2.0  # mean deviations by which a call must be expected too late
-_VARIES = 0.05  # sizes must vary by this share of their mean before they say anything of the bandwidth
+PROBE_SECONDS = 2.0  # after so long without a call, what is known of the network is put to the test
+_GAIN = 0.1  # weight of the newest answer in what is known of values and signals
+_FRUGAL = 0.15  # what bytes cost beside their usual worth where half of the bucket is used
 _STEP = 0.02  # of a threshold, as a share of how far signals lie above the certified one
 
 
@@ -127,72 +129,6 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """What calls that were answered tell of the way to the cloud and back.
-
-    Time is a round trip, the server's work in it, and the bytes divided by the bandwidth: a line
-    through the calls seen, by least squares, the latest weighing most.
-
-    Attributes
-    ----------
-    calls
-        How many were learned from.
-    size, seconds
-        Weighted means.
-    variance, covariance
-        Of the size, and of size and seconds.
-    deviation
-        Weighted mean of how far the line was off, in seconds.
-    """
-
-    calls: int = 0
-    size: float = 0.0
-    seconds: float = 0.0
-    variance: float = 0.0
-    covariance: float = 0.0
-    deviation: float = 0.0
-
-    @property
-    def _slope(self) -> float:
-        if self.covariance <= 0.0 or self.variance <= (_VARIES * self.size) ** 2:
-            return 0.0
-        return min(self.covariance / self.variance, self.seconds / self.size)  # no round trip is negative
-
-    @property
-    def round_trip(self) -> float:
-        """Seconds that a request of no bytes would take; 0 where nothing is known."""
-        return self.seconds - self._slope * self.size
-
-    @property
-    def bandwidth(self) -> float:
-        """Bytes a second; infinite where size has made no difference so far."""
-        return 1.0 / self._slope if self._slope > 0.0 else math.inf
-
-    def learn(self, size: int, seconds: float) -> Network:
-        """Return what is known after one more call that was answered."""
-        calls = self.calls + 1
-        gain = max(_GAIN, 1.0 / calls)
-        larger, longer = size - self.size, seconds - self.seconds
-        off = seconds / 2.0 if self.calls == 0 else abs(seconds - self.expect(size))  # as TCP begins
-        return Network(
-            calls,
-            self.size + gain * larger,
-            self.seconds + gain * longer,
-            (1.0 - gain) * (self.variance + gain * larger**2),
-            (1.0 - gain) * (self.covariance + gain * larger * longer),
-            self.deviation + gain * (off - self.deviation),
-        )
-
-    def expect(self, size: int) -> float:
-        """Return the seconds that a request of so many bytes should take; 0 where nothing is known."""
-        return self.round_trip + self._slope * size
-
-    def is_late(self, size: int, remaining: float) -> bool:
-        """Tell whether an answer within the seconds remaining is not to be expected."""
-        return self.calls > 0 and self.expect(size) - _SURE * self.deviation > remaining
-
-
-@dataclass(frozen=True, slots=True)
 class Control:
     """Whether a request may go out now.
 
@@ -208,13 +144,16 @@ class Control:
         When a request last went out, in seconds.
     doubted
         Whether that one was expected too late, and went out to put what is known to the test.
+    worth
+        Of a byte, on average: how much likelier the best encoding made a right answer, divided by its size.
     """
 
     budget: Budget
     buckets: tuple[Bucket | None, Bucket | None, Bucket | None]
-    network: Network = Network()
+    network: Network = NOTHING
     asked_at: float = -math.inf
     doubted: bool = False
+    worth: float = 0.0
 
     @classmethod
     def of(cls, budget: Budget, now: float) -> Control:
@@ -224,6 +163,64 @@ class Control:
             return None if amount is None else Bucket.of(amount, budget.period, budget.burst, now, unit=unit)
 
         return cls(budget, (bucket(budget.calls, 1.0), bucket(budget.bytes), bucket(budget.money)))
+
+    def choose(
+        self, now: float, offers: Sequence[Offer], remaining: float | None = None, *, confidence: float = 0.0
+    ) -> tuple[Control, int | Reason]:
+        """Choose the encoding in which to ask.
+
+        While the budget lasts, what bytes cost rises with what of it is used, so that those who gain most
+        by asking still can when others have asked before them (Neely, "Stochastic Network Optimization",
+        2010: the length of a queue as a price).
+
+        Parameters
+        ----------
+        now
+            Seconds, of a clock that does not go back.
+        offers
+            At least one.
+        remaining
+            Seconds within which the answer must be there, the making of the message included; None waits.
+        confidence
+            Probability that the answer is right without asking; 0 spares no bytes.
+
+        Returns
+        -------
+        What comes after, and which offer it is; or why there is none: ``deadline`` or ``budget``.
+        """
+        levels = [None if bucket is None else bucket.after(now).level for bucket in self.buckets]
+        payable = [n for n, offer in enumerate(offers) if self._can_pay(offer.size, levels)]
+        if not payable:
+            return self, "budget"
+        affordable = [offers[n] for n in payable]
+        in_time = [self.network.in_time(offer.size, remaining, offer.seconds) for offer in affordable]
+        least = min(range(len(affordable)), key=lambda n: affordable[n].size)
+        if (
+            self.network.calls == 0 and remaining is not None
+        ):  # as TCP does: begin small where nothing is known of the way
+            return self, payable[least]
+        if self.network.misses > 1 or max(in_time) < LEAST:
+            # the way is closed, or too long by all that is known: if it is to be tried, then at the least expense
+            return self, payable[least] if now - self.asked_at >= self._pause(max(in_time)) else "deadline"
+        sure = min(SURE, max(in_time))
+        gain = max((offer.accuracy - confidence) / offer.size for offer in affordable)
+        after = replace(self, worth=self.worth + (_GAIN if self.worth else 1.0) * (gain - self.worth))
+        price = after.price(now) if confidence > 0.0 else 0.0
+        chosen = best_offer(affordable, in_time, confidence=confidence, price=price, sure=sure)
+        return after, "budget" if chosen is None else payable[chosen]
+
+    def price(self, now: float) -> float:
+        """Return what a byte costs now, in probability of a right answer: nothing while every bucket is full."""
+        left = max(self.level(now), 1e-6)
+        return _FRUGAL * max(self.worth, 0.0) * (1.0 - left) / left
+
+    def _can_pay(self, size: float, levels: Sequence[float | None]) -> bool:
+        costs = self.budget.costs(math.ceil(size))
+        return all(level is None or cost <= level for level, cost in zip(levels, costs, strict=True))
+
+    def _pause(self, in_time: float) -> float:
+        """Return the least seconds between two requests: some where the last ones were not answered in time."""
+        return PROBE_SECONDS if in_time < LEAST else self.network.pause
 
     def ask(self, now: float, size: int, remaining: float | None = None) -> tuple[Control, Reason | None]:
         """Ask to send a request, and pay for it if it may be sent.
@@ -242,8 +239,8 @@ class Control:
         What comes after, and why the request may not be sent: ``deadline``, ``budget``, or None
         where it may.
         """
-        late = remaining is not None and self.network.is_late(size, remaining)
-        if late and now - self.asked_at < PROBE_SECONDS:
+        in_time = self.network.in_time(size, remaining)
+        if remaining is not None and now - self.asked_at < self._pause(in_time):
             return self, "deadline"
         if now - self.asked_at < self.budget.floor:
             return self, "budget"
@@ -256,15 +253,21 @@ class Control:
             paid.append(left)
         calls, sent, money = paid
         asked_at = max(now, self.asked_at)
-        return replace(self, buckets=(calls, sent, money), asked_at=asked_at, doubted=late), None
+        return replace(self, buckets=(calls, sent, money), asked_at=asked_at, doubted=in_time < LEAST), None
 
     def learn(self, size: int, seconds: float) -> Control:
         """Return the control after a request of ``size`` bytes was answered within ``seconds``.
 
-        Where no answer was expected in time, what was known of the network is forgotten.
+        Where no answer was expected in time, and it came in half of the time expected, what was known of the
+        network is forgotten.
         """
-        known = Network() if self.doubted else self.network
+        forgets = self.doubted and seconds < 0.5 * self.network.expect(size)
+        known = NOTHING if forgets else self.network
         return replace(self, network=known.learn(size, seconds), doubted=False)
+
+    def miss(self, size: int, seconds: float) -> Control:
+        """Return the control after a request was not answered, though ``seconds`` were waited for it."""
+        return replace(self, network=self.network.miss(size, seconds), doubted=False)
 
     def level(self, now: float) -> float:
         """Return how full the emptiest bucket is, in [0, 1]; 1 without limits."""

@@ -17,6 +17,7 @@ from edge_sdk.client.outcomes import Escalation, Gate, Outcome
 from edge_sdk.client.oversight import Made, Watch
 from edge_sdk.client.payload import Capture
 from edge_sdk.client.privacy import Question, judge
+from edge_sdk.client.rungs import DEFAULT_LADDER, Ladder, Pilot
 from edge_sdk.encodings import WHOLE, Reduction
 
 __all__ = ["Asking"]
@@ -37,6 +38,8 @@ class Asking:
         Where is counted what rules kept or reduced.
     gate
         Asked before anything is sent.
+    pilot
+        Chooses between encodings; None takes the best.
 
     Raises
     ------
@@ -51,8 +54,10 @@ class Asking:
         cache: Cache | None,
         counters: Counters,
         gate: Gate,
+        pilot: Pilot | None = None,
     ) -> None:
         self._cache, self._counters, self._gate, self._encoding = cache, counters, gate, cloud.encoding
+        self._pilot = pilot
         self._link = CloudLink(cloud)
 
     @property
@@ -96,6 +101,7 @@ class Asking:
         gate: Gate | None = None,
         decision_id: str | None = None,
         priority: int | None = None,
+        confidence: float = 0.0,
     ) -> Escalation:
         """Ask the cloud about what may leave of an input.
 
@@ -117,6 +123,8 @@ class Asking:
             Sent with the input, by which a server can tell what comes again.
         priority
             In place of the link's; see `edge_sdk.client.Cloud`.
+        confidence
+            Probability that the edge's answer is right, by which bytes are spared; 0 spares none.
         """
         if reduction is None:
             self._counters.privacy("kept")
@@ -132,6 +140,7 @@ class Asking:
             labels=watch.model.labels,
             edge_spec=watch.model.processor.spec,
             gate=gate or self._gate,
+            ladder=self._ladder(watch, confidence),
             decision_id=decision_id,
             audit=audit,
             priority=priority,
@@ -139,6 +148,11 @@ class Asking:
         if not caches and reduction == WHOLE:
             return call
         return Escalation(lambda: self._learn(call.wait(), capture, watch, caches=caches))
+
+    def _ladder(self, watch: Watch, confidence: float) -> Ladder:
+        """Return what may be sent: what the certificate names, and anything where it names nothing."""
+        encodings, accuracies = watch.encodings
+        return Ladder(encodings or DEFAULT_LADDER, self._pilot, accuracies, confidence)
 
     def _learn(self, outcome: Outcome, capture: Capture, watch: Watch, *, caches: bool) -> Outcome:
         if outcome.bytes_sent and capture.reduction != WHOLE:

@@ -8,12 +8,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from edge_sdk.encodings import SentAs
 from edge_sdk.errors import InputError, MissingExtraError
 
-__all__ = ["Balance", "Cloud", "EncodingChoice", "Hedging"]
+__all__ = ["Balance", "Cloud", "Hedging"]
 
 Balance = Literal["failover", "round_robin"]
-EncodingChoice = Literal["auto", "captured", "jpeg", "tensor"]
 
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _MOST_ENDPOINTS = 16
@@ -52,8 +52,9 @@ class Cloud:
     model_name
         The model to ask; None asks for the only one that a server has.
     encoding
-        What is sent: ``captured``, ``jpeg``, ``tensor``, or ``auto`` (JPEG stays JPEG, all else
-        goes as captured, and as a processed tensor where the server takes nothing else).
+        What is sent: ``captured``, ``jpeg`` (as it came, or at quality 95), ``jpeg:QUALITY``, ``resized`` or
+        ``tensor``; several with commas between them, the best first; or ``auto``: those that the bundle's
+        certificate names. Of several, time and budget decide; see ``docs/payload-ladder.md``.
     balance
         Of several endpoints. ``failover``: the first of them that is healthy. ``round_robin``: each in turn.
     tls_ca
@@ -82,7 +83,7 @@ class Cloud:
     endpoints: str | Sequence[str]
     _: KW_ONLY
     model_name: str | None = None
-    encoding: EncodingChoice = "auto"
+    encoding: str = "auto"
     balance: Balance = "failover"
     tls_ca: str | Path | None = None
     tls_cert: str | Path | None = None
@@ -100,14 +101,9 @@ class Cloud:
             raise InputError(f"the endpoints name the model {model}, and model_name {self.model_name}: name one")
         object.__setattr__(self, "endpoints", targets)
         object.__setattr__(self, "model_name", self.model_name or model)
-        for name, value, choices in (
-            ("encoding", self.encoding, get_args(EncodingChoice)),
-            ("balance", self.balance, get_args(Balance)),
-        ):
-            if value not in choices:
-                raise InputError(f"{name} is {value!r}; it should be {', '.join(choices[:-1])} or {choices[-1]}")
-        if self.encoding == "jpeg" and importlib.util.find_spec("PIL") is None:
-            raise MissingExtraError("Pillow", "image")
+        if self.balance not in get_args(Balance):
+            raise InputError(f"balance is {self.balance!r}; it should be {' or '.join(get_args(Balance))}")
+        self._check_encoding()
         if self.hedging is not None and not isinstance(self.hedging, Hedging):
             raise InputError(f"hedging is {type(self.hedging).__name__}; it should be a Hedging or None")
         if self.priority is not None and (type(self.priority) is not int or not 1 <= self.priority < 2**31):
@@ -128,6 +124,17 @@ class Cloud:
     def has_token(self) -> bool:
         """True where calls bear a token."""
         return self.token is not None or self.token_file is not None
+
+    def _check_encoding(self) -> None:
+        if self.encoding in ("auto", "captured", "jpeg", "tensor"):
+            makes_jpeg = self.encoding == "jpeg"
+        else:
+            try:
+                makes_jpeg = any(one.quality is not None for one in SentAs.parse_all(self.encoding))
+            except InputError as error:
+                raise InputError(f"{error}; or auto, or tensor alone") from error
+        if makes_jpeg and importlib.util.find_spec("PIL") is None:
+            raise MissingExtraError("Pillow", "image")
 
     def _check_secrets(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -6,6 +6,7 @@ gRPC ends the call at its deadline, and waiting for it ends then too, whatever g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,8 @@ from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Escalation, Gate, Outcome
-from edge_sdk.client.payload import Capture, Contract, prepare
+from edge_sdk.client.payload import Capture, Contract
+from edge_sdk.client.rungs import MARGIN_BYTES, MOST_BYTES, Ladder, Refused, prepare
 from edge_sdk.client.sending import Message, Reply, Sending
 from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
@@ -31,6 +33,8 @@ _REFUSALS: dict[Reason, str] = {
     "budget": "the budget for escalations is used up, or too little time has passed since the last",
     "deadline": "no answer is to be expected in the time that is left",
 }
+# as gRPC says it, of what a server has received
+_TOO_LARGE = re.compile(r"RESOURCE_EXHAUSTED.* message larger than max \((\d{1,12}) vs\. (\d{1,12})\)")
 
 
 class CloudLink:
@@ -52,6 +56,7 @@ class CloudLink:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._fleet = Fleet(cloud)
+        self._most_bytes = MOST_BYTES
 
     @property
     def described(self) -> bool:
@@ -77,6 +82,7 @@ class CloudLink:
         labels: tuple[str, ...],
         edge_spec: ProcessingSpec,
         gate: Gate | None = None,
+        ladder: Ladder | None = None,
         decision_id: str | None = None,
         audit: bool = False,
         priority: int | None = None,
@@ -95,6 +101,8 @@ class CloudLink:
             The edge model's processing; see `Contract.payload`.
         gate
             Asked last, when the size is known, and for every further copy.
+        ladder
+            What may be sent where the encoding is ``auto``, and who chooses.
         decision_id
             Sent with it, if any.
         audit
@@ -105,7 +113,18 @@ class CloudLink:
 
         def make(contract: Contract) -> Message:
             self._check_labels(contract, labels)
-            request, seen = prepare(contract, self._cloud.encoding, capture, edge_spec)
+            try:
+                request, seen = prepare(
+                    contract,
+                    self._cloud.encoding,
+                    capture,
+                    edge_spec,
+                    ladder=ladder,
+                    remaining=lambda: remaining(deadline),
+                    most_bytes=self._most_bytes,
+                )
+            except Refused as refused:
+                raise Failed(refused.reason, _REFUSALS[refused.reason]) from refused
             if decision_id is not None:
                 set_parameter(request.parameters, DECISION_PARAMETER, decision_id)
             return Message(request, seen)
@@ -157,6 +176,7 @@ class CloudLink:
 
     def forget(self) -> None:
         """Ask what is served again before the next request."""
+        self._most_bytes = MOST_BYTES
         self._fleet.forget()
 
     def close(self) -> None:
@@ -188,7 +208,24 @@ class CloudLink:
         except Failed as failed:
             outcome = failed.outcome
             return Escalation(lambda: outcome)
-        return Escalation(lambda: self._finish(sending, read))
+
+        def finish() -> Outcome:
+            outcome, most = self._finish(sending, read), self._most_bytes
+            limit = _limit_in(outcome)
+            if limit is None or limit >= most or remaining(deadline) == 0.0:
+                return outcome
+            # what is sent from now on is smaller, this input too if there is time
+            self._most_bytes = limit
+            again = self._begin(make, read, deadline, gate, priority).wait()
+            if not again.bytes_sent:
+                return replace(again, bytes_sent=outcome.bytes_sent, extra_calls=outcome.extra_calls)
+            return replace(
+                again,
+                extra_calls=again.extra_calls + 1 + outcome.extra_calls,
+                extra_bytes=again.extra_bytes + outcome.bytes_sent,
+            )
+
+        return Escalation(finish)
 
     def _made(
         self, make: Callable[[Contract], Message], deadline: float | None
@@ -254,3 +291,12 @@ class CloudLink:
             raise InputError("the cloud's answer has no tensor")
         probabilities = read_probabilities(next(iter(outputs.values())), contract, len(labels))
         return Outcome(probabilities, "escalated", digest=digest, expected=expected)
+
+
+def _limit_in(outcome: Outcome) -> int | None:
+    """Return how many bytes of an input fit into a message for a server that found one too large; else None."""
+    found = None if outcome.reason != "rejected" else _TOO_LARGE.search(outcome.detail)
+    if found is None:
+        return None
+    most = int(found[2])
+    return max(0, most - min(MARGIN_BYTES, most // 8))

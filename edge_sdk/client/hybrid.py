@@ -126,6 +126,7 @@ class HybridModel:
                     cache=cache if cache is None or isinstance(cache, Cache) else Cache(cache),
                     counters=self._counters,
                     gate=self._oversight.gate,
+                    pilot=self._oversight,
                 )
                 undo.callback(self._asking.close)
             self._answering = Answering(

@@ -149,8 +149,15 @@ class Answering:
         if made.decision is None or made.decision.escalate:
             capture, ends_at = given.capture(made.model), self._ends_at(given.started)
             reduction = asking.may_leave(capture, made.watch, made, given.context)
+            sure = 0.0 if made.is_audit or made.decision is None else made.decision.confidence
             call = asking.ask(
-                capture, reduction, made.watch, ends_at, audit=made.is_audit, decision_id=made.decision_id
+                capture,
+                reduction,
+                made.watch,
+                ends_at,
+                audit=made.is_audit,
+                decision_id=made.decision_id,
+                confidence=sure,
             )
             if reduction is not None and not reduction.takes:  # no hash of the rest, for who knows where journals go
                 hashed = self._oversight.hash_of(capture.pixels, ends_at)  # while the cloud works

@@ -10,6 +10,7 @@ import math
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,13 @@ from edge_sdk import canonical
 from edge_sdk.cascade.audit import Audit, Guard
 from edge_sdk.cascade.control import Budget, Control, Threshold
 from edge_sdk.cascade.journal import Feedback, derive, key_id, rule_digest
-from edge_sdk.cascade.policy import Decision
+from edge_sdk.cascade.ladder import Making, Offer
+from edge_sdk.cascade.policy import Certificate, Decision
 from edge_sdk.client.guards import Guards
 from edge_sdk.client.journal import Journal, keep_key
 from edge_sdk.client.privacy import PrivacyRule, needs_answer
 from edge_sdk.client.records import record_of
+from edge_sdk.encodings import SentAs
 from edge_sdk.errors import CertificateError, InputError
 from edge_sdk.model import EdgeModel, Scored
 from edge_sdk.types import Classification, Reason
@@ -103,6 +106,9 @@ class Watch:
         Privacy rules, checked against the model's labels.
     is_certified
         Whether there is a certificate and it is not void now.
+    encodings
+        As what inputs may be sent under the certificate, the best first, and how often the cloud is right
+        about each; none where it does not say.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class Watch:
         if adapts and policy is not None and (certificate is None or certificate.risk != "net"):
             self.threshold = Threshold.of(policy.threshold)
         self._has_certificate = certificate is not None
+        self.encodings = _encodings(certificate)
         self._causes: dict[str, str] = {}
         self._changing = threading.Lock()
         self.is_certified = self._has_certificate
@@ -188,6 +195,8 @@ class Oversight:
         self._lock = threading.Lock()
         self._budget = budget or Budget()
         self._control = Control.of(self._budget, time.monotonic())
+        self._making = Making()
+        self._chooses = False
         self._audits = dict.fromkeys(("asked", "answered", "missing", "disagreed"), 0)
         self._watches: WeakSet[Watch] = WeakSet()
         self._owns = journal is not None and not isinstance(journal, Journal)
@@ -275,6 +284,24 @@ class Oversight:
             self._control, refused = self._control.ask(time.monotonic(), size, remaining)
         return refused
 
+    @property
+    def making(self) -> Making:
+        """What encodings take to be made."""
+        return self._making
+
+    def choose(self, offers: Sequence[Offer], remaining: float | None, confidence: float) -> int | Reason:
+        """Choose the encoding in which to ask; see `edge_sdk.cascade.control.Control.choose`."""
+        with self._lock:
+            now = time.monotonic()
+            self._control, chosen = self._control.choose(now, offers, remaining, confidence=confidence)
+            self._chooses = True
+        return chosen
+
+    def made(self, name: str, pixels: int, size: int, seconds: float) -> None:
+        """Learn what it took to bring an input into an encoding."""
+        with self._lock:
+            self._making = self._making.learn(name, pixels, size, seconds)
+
     def observe(self, made: Made, said: CloudOutcome) -> None:
         """Learn from how asking the cloud ended, before the answer is given."""
         watch = made.watch
@@ -284,6 +311,9 @@ class Oversight:
             if said.probabilities is not None and self._mode == "hybrid":
                 # in other modes, more than the way to the cloud is in this time
                 self._control = self._control.learn(said.bytes_sent, said.elapsed_ms / 1e3)
+            elif self._chooses and said.reason == "deadline" and said.bytes_sent and self._mode == "hybrid":
+                # where there is nothing to choose, the breaker alone says when to stop
+                self._control = self._control.miss(said.bytes_sent, said.elapsed_ms / 1e3)
             if not made.is_audit:
                 return
             self._audits["asked"] += 1
@@ -354,6 +384,17 @@ def _is_encoding(watch: Watch, said: CloudOutcome) -> bool:
     policy = watch.model.policy
     wanted = None if policy is None or policy.certificate is None else policy.certificate.encodings
     return wanted is None or said.encoding in wanted
+
+
+def _encodings(certificate: Certificate | None) -> tuple[tuple[SentAs, ...], tuple[float | None, ...]]:
+    names = None if certificate is None else certificate.encodings
+    if certificate is None or names is None:
+        return (), ()
+    try:
+        return SentAs.parse_all(names), tuple(rung.cloud_accuracy for rung in certificate.rungs)
+    except InputError as error:  # of a newer version: nothing is certified that it does not know
+        _log.warning("the certificate's encodings cannot be read: %s", error)
+        return (), ()
 
 
 def _name(model: EdgeModel) -> str:

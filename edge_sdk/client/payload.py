@@ -1,4 +1,4 @@
-"""What is sent to the cloud: the picture as captured, as JPEG, or as a processed tensor."""
+"""An input that may be sent to the cloud, and what the cloud says of the model that takes it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import canonical
-from edge_sdk.client.cloud import EncodingChoice
 from edge_sdk.client.metadata import strip_jpeg
-from edge_sdk.encodings import JPEG_QUALITY, WHOLE, Reduction, SentAs, encode_jpeg, reduce_frame
+from edge_sdk.encodings import WHOLE, Reduction, reduce_frame
 from edge_sdk.errors import InputError, ProcessingError
 from edge_sdk.frames import as_frame
 from edge_sdk.inputs import Input, as_input
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.protocol import (
     ENCODING_PARAMETER,
-    MAX_MESSAGE_BYTES,
     Encoding,
     add_input,
     dtype_of,
@@ -33,18 +31,16 @@ from edge_sdk.protocol.names import (
     DIGEST_PROPERTY,
     ENCODINGS_PROPERTY,
     LABELS_PROPERTY,
-    MAX_IMAGE_PIXELS,
     OUTPUTS_PROPERTY,
     PROCESSING_PROPERTY,
     QUANTIZATION_PROPERTY,
 )
 
-__all__ = ["Capture", "Contract", "new_request", "prepare"]
+__all__ = ["Capture", "Contract", "new_request"]
 
 _log = logging.getLogger("edge_sdk.client")
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
-_MOST_BYTES = MAX_MESSAGE_BYTES - 4096  # of a tensor: names and parameters go beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,108 +158,41 @@ class Contract:
             digest=properties.get(DIGEST_PROPERTY),
         )
 
-    def choose(self, wanted: EncodingChoice, capture: Capture) -> Encoding:
-        """Return the encoding to send.
+    def check_takes(self, edge_spec: ProcessingSpec) -> None:
+        """Raise `InputError` where the cloud's model takes other inputs than the edge's."""
+        if self.processing is not None and self.processing.takes != edge_spec.takes:
+            raise InputError(
+                f"the cloud's model {self.model} takes other inputs than the edge's: its processing differs"
+            )
 
-        ``auto`` prefers what needs no work here: the JPEG as it came, the pixels as captured,
-        and the processed tensor where the server offers nothing else or the picture is too large.
-
-        Raises
-        ------
-        InputError
-            The server does not offer the encoding wanted.
-        """
-        ladder: list[Encoding] = ["tensor"]
-        if math.prod(capture.pixels.shape[:2]) <= MAX_IMAGE_PIXELS:
-            if capture.pixels.nbytes <= _MOST_BYTES:
-                ladder.insert(0, "captured")
-            if capture.jpeg is not None and len(capture.jpeg) <= _MOST_BYTES:
-                ladder.insert(0, "jpeg")
-        for encoding in ladder if wanted == "auto" else (wanted,):
-            if encoding in self.encodings:
-                return encoding
-        raise InputError(f"the cloud's model {self.model} takes {', '.join(self.encodings)}, not {wanted}")
-
-    def seen(self, encoding: Encoding, capture: Capture) -> str:
-        """Return what the cloud's model sees of a picture that is sent in an encoding, as certificates name it.
-
-        ``captured`` where it sees every pixel that the edge saw: also of a JPEG that travels as it came,
-        and of a tensor that its own processing made here. See `edge_sdk.encodings`.
-        """
-        if encoding == "jpeg" and capture.jpeg is None:
-            return str(SentAs(JPEG_QUALITY, capture.reduction))
-        name = "tensor" if encoding == "tensor" and self.processing is None else "captured"
-        return name + str(capture.reduction)
-
-    def payload(self, encoding: Encoding, capture: Capture, edge_spec: ProcessingSpec) -> NDArray[Any]:
-        """Return the tensor to send.
+    def tensor(self, capture: Capture, edge_spec: ProcessingSpec, most_bytes: int) -> NDArray[Any]:
+        """Return an input as the cloud's model takes it, processed here.
 
         Parameters
         ----------
-        encoding
-            What `choose` returned.
         capture
-            The picture, stripped.
+            The input.
         edge_spec
             The edge model's processing, used without its quantization where the server does not
             tell its own.
+        most_bytes
+            That can be sent.
 
         Raises
         ------
         InputError
             The processed tensor does not fit the cloud's model.
-        MissingExtraError
-            JPEG is to be encoded and Pillow is not installed.
         """
-        if self.processing is not None and self.processing.takes != edge_spec.takes:
-            raise InputError(
-                f"the cloud's model {self.model} takes other inputs than the edge's: its processing differs"
-            )
-        if encoding == "captured" and edge_spec.modality != "image":
-            return capture.pixels
-        if encoding == "captured":
-            return capture.pixels if capture.pixels.ndim == 3 else capture.pixels[..., np.newaxis]
-        if encoding == "jpeg":
-            item = np.empty(1, object)
-            item[0] = capture.jpeg if capture.jpeg is not None else encode_jpeg(capture.pixels)
-            return item
         spec = self.processing or edge_spec.without_quantize()
         shape, dtype = spec.output_shape, spec.output_dtype
         fits = len(shape) == len(self.shape) and all(w in (-1, s) for s, w in zip(shape, self.shape, strict=True))
         # before it is made: the server says what it is, and no time or memory is spent on what cannot be sent
-        if not fits or dtype != dtype_of(self.datatype) or math.prod(shape) * dtype.itemsize > _MOST_BYTES:
+        if not fits or dtype != dtype_of(self.datatype) or math.prod(shape) * dtype.itemsize > most_bytes:
             raise InputError(
-                f"the cloud's model {self.model} takes {self.datatype}{list(self.shape)} of at most {_MOST_BYTES} "
+                f"the cloud's model {self.model} takes {self.datatype}{list(self.shape)} of at most {most_bytes} "
                 f"bytes, but processing gives {dtype}{list(shape)}"
             )
         return np.asarray(DeviceProcessor(spec)(capture.pixels))
-
-
-def prepare(contract: Contract, wanted: EncodingChoice, capture: Capture, edge_spec: ProcessingSpec) -> tuple[Any, str]:
-    """Return the request that asks about an input, and what the cloud's model sees of it.
-
-    All that is sent of inputs is made here: files without their metadata.
-
-    Parameters
-    ----------
-    contract
-        What the server says of its model.
-    wanted
-        The encoding, or ``auto``.
-    capture
-        What may be sent.
-    edge_spec
-        As of `Contract.payload`.
-
-    Raises
-    ------
-    InputError, MissingExtraError
-        As `Contract.choose` and `Contract.payload` do.
-    """
-    capture = capture.stripped()
-    encoding = contract.choose(wanted, capture)
-    request = new_request(contract, contract.payload(encoding, capture, edge_spec), encoding)
-    return request, contract.seen(encoding, capture)
 
 
 def new_request(contract: Contract, tensor: NDArray[Any], encoding: Encoding) -> Any:

@@ -151,10 +151,18 @@ def test_the_network_model_finds_round_trip_and_bandwidth():
     assert slower.bandwidth == pytest.approx(1e5, rel=0.1), "it follows"
 
 
-def test_sizes_that_do_not_vary_say_nothing_of_the_bandwidth():
+def test_sizes_that_do_not_vary_say_nothing_of_the_bandwidth_and_all_is_put_down_to_the_bytes():
     network = learned([(1000 + n % 2, 0.05 + 0.01 * (n % 2)) for n in range(50)])
     assert network.bandwidth == math.inf
-    assert network.expect(1_000_000) == pytest.approx(0.055, abs=0.005)
+    assert network.expect(500) == pytest.approx(0.0275, rel=0.1), "a smaller one is worth a try"
+    assert network.expect(10_000) == pytest.approx(0.55, rel=0.1), "a larger one is not"
+
+
+def test_what_is_larger_than_anything_seen_is_taken_to_cost_something():
+    network = learned([(1000 + 100 * (n % 5), 0.05) for n in range(50)])
+    assert network.bandwidth == math.inf
+    assert network.expect(1000) == pytest.approx(0.05, rel=0.02)
+    assert network.expect(100_000) > 0.5
 
 
 def test_what_cannot_be_back_in_time_is_not_begun_but_tried_again_later():

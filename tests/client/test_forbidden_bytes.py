@@ -10,8 +10,9 @@ import pytest
 
 import edge_sdk
 from edge_sdk.client import Cloud, Question
-from edge_sdk.client.payload import Capture, Contract, prepare
+from edge_sdk.client.payload import Capture, Contract
 from edge_sdk.client.privacy import check_rules, judge, needs_answer
+from edge_sdk.client.rungs import prepare
 from edge_sdk.errors import EscalationError
 from edge_sdk.processing import ProcessingSpec
 from outside.forbidden import LABELS, TENANTS, allowed, as_file, check, frame_of, random_rule

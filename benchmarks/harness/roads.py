@@ -1,0 +1,338 @@
+"""Made-up networks over time, a device that escalates over them by the client's own rules, and a clairvoyant one.
+
+Traces are drawn from simple laws with a seed, in steps of 100 ms: shaped like what is reported of such links, and
+not recorded from any. Time is a number that is handed on; nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.cascade.control import Budget, Control
+from edge_sdk.cascade.ladder import Making, Offer
+
+__all__ = [
+    "ROADS",
+    "RUNGS",
+    "Pictures",
+    "Result",
+    "Road",
+    "Trace",
+    "clairvoyant",
+    "draw_pictures",
+    "draw_trace",
+    "drive",
+    "informed",
+]
+
+Floats = NDArray[np.float64]
+STEP = 0.1  # seconds
+
+
+@dataclass(frozen=True)
+class Road:
+    """A law of traces, and the deadline that apps have on such a link.
+
+    Attributes
+    ----------
+    bandwidth, varies, memory
+        Median in bytes a second, standard deviation of its logarithm, and seconds over which it is itself.
+    round_trip, jitter
+        Seconds; jitter is exponential.
+    spikes
+        Share of steps that begin half a second in which the round trip is `spike` longer.
+    outages, lasting
+        Seconds between them, and how long they last, on average.
+    handover
+        Seconds between sudden changes of both, or 0.
+    deadline, interval
+        Seconds of a request, and between two.
+    """
+
+    name: str
+    bandwidth: float
+    varies: float
+    memory: float
+    round_trip: float
+    jitter: float
+    spikes: float
+    spike: float
+    outages: float
+    lasting: float
+    handover: float
+    deadline: float
+    interval: float
+
+
+ROADS = {
+    road.name: road
+    for road in (
+        Road("lte", 1.2e6, 0.6, 4.0, 0.045, 0.008, 0.005, 0.12, 60.0, 2.5, 0.0, 0.25, 0.4),
+        Road("wifi", 4e6, 0.8, 2.0, 0.005, 0.005, 0.01, 0.08, 120.0, 4.0, 0.0, 0.15, 0.4),
+        Road("satellite", 1.0e6, 0.35, 3.0, 0.045, 0.010, 0.004, 0.10, 90.0, 1.5, 15.0, 0.25, 0.4),
+        Road("geostationary", 4e5, 0.3, 10.0, 0.6, 0.02, 0.002, 0.4, 180.0, 6.0, 0.0, 1.2, 1.5),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Round trip in seconds and bandwidth in bytes a second (0: no way) of each step."""
+
+    round_trip: Floats
+    bandwidth: Floats
+
+    def answered_at(self, start: float, size: float, until: float) -> float:
+        """Return when an answer to so many bytes, sent from `start` on, is there; infinite after `until`."""
+        at, left = start, size
+        while at < until:
+            step = min(int(at / STEP), len(self.bandwidth) - 1)
+            end, rate = (step + 1) * STEP, float(self.bandwidth[step])
+            if rate > 0.0 and left <= rate * (end - at):
+                done = at + left / rate + float(self.round_trip[step])
+                # the way back must be open as well
+                back = min(int(done / STEP), len(self.bandwidth) - 1)
+                return done if done <= until and self.bandwidth[back] > 0.0 else math.inf
+            left -= rate * max(end - at, 0.0)
+            at = max(end, math.nextafter(at, math.inf))
+        return math.inf
+
+
+def draw_trace(road: Road, seconds: float, seed: int) -> Trace:
+    """Draw a trace of a road."""
+    rng = np.random.default_rng([seed, sum(road.name.encode())])
+    steps = math.ceil(seconds / STEP)
+    keep = math.exp(-STEP / road.memory)
+    noise = rng.normal(0.0, road.varies * math.sqrt(1 - keep**2), steps)
+    level = np.empty(steps)
+    state = rng.normal(0.0, road.varies)
+    extra = 0.0
+    trip = road.round_trip + rng.exponential(road.jitter, steps)
+    for n in range(steps):
+        if road.handover and n % int(road.handover / STEP) == 0:
+            state = rng.normal(0.0, road.varies)
+            extra = rng.uniform(-0.3, 0.3) * road.round_trip
+        state = keep * state + noise[n]
+        level[n] = state
+        trip[n] += extra
+    for begins in np.flatnonzero(rng.random(steps) < road.spikes):
+        trip[begins : begins + 5] += road.spike
+    bandwidth = road.bandwidth * np.exp(level)
+    at = rng.exponential(road.outages)
+    while at < seconds:
+        lasts = rng.exponential(road.lasting)
+        bandwidth[int(at / STEP) : math.ceil((at + lasts) / STEP)] = 0.0
+        at += lasts + rng.exponential(road.outages)
+    return Trace(trip, bandwidth)
+
+
+RUNGS = {
+    "captured": (0.975, 0.0),
+    "jpeg:95": (0.975, 4e-3),
+    "jpeg:75": (0.970, 3e-3),
+    "resized": (0.965, 0.5e-3),
+    "jpeg:50": (0.960, 2.5e-3),
+    "jpeg:30": (0.935, 2.5e-3),
+}
+"""Accuracy of the cloud and seconds of encoding, by name, the best first."""
+
+_PIXELS = 640 * 480
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What there is to answer.
+
+    Attributes
+    ----------
+    confidence, edge_right
+        The edge's honest probability to be right, and whether it is; [n].
+    sizes, cloud_right
+        Bytes as each rung, and whether the cloud is right about it; [n, rungs].
+    """
+
+    confidence: Floats
+    edge_right: NDArray[np.bool_]
+    sizes: Floats
+    cloud_right: NDArray[np.bool_]
+
+
+def draw_pictures(n: int, seed: int) -> Pictures:
+    """Draw pictures of a scene that changes slowly, and answers of a pair as in `harness.worlds`."""
+    rng = np.random.default_rng([seed, 7])
+    confidence = 1 - 0.9 * rng.beta(0.5, 3.6, n)
+    detail, state = np.empty(n), 0.0
+    for i in range(n):
+        state = 0.95 * state + rng.normal(0.0, 0.1)
+        detail[i] = math.exp(state + rng.normal(0.0, 0.1))
+    sizes = np.empty((n, len(RUNGS)))
+    for column, name in enumerate(RUNGS):
+        kind, _, quality = name.partition(":")
+        if kind == "jpeg":
+            sizes[:, column] = 0.35 * math.exp((int(quality) - 95) / 28) * _PIXELS * detail
+        else:
+            sizes[:, column] = 224 * 224 * 3 if kind == "resized" else _PIXELS * 3
+    hard = rng.random(n)  # the same for every rung: what is seen of a good picture is seen of a better one
+    accuracy = np.array([accuracy for accuracy, _ in RUNGS.values()])
+    return Pictures(confidence, rng.random(n) < confidence, np.ceil(sizes), hard[:, None] < accuracy)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of driving a trace, as shares of all requests, and the bytes sent.
+
+    Attributes
+    ----------
+    right
+        Right answers before the deadline: the utility.
+    late
+        Answers that the app got after its deadline.
+    wasted
+        Uploads that were not answered in time; the edge answered then, in time.
+    asked
+        Uploads.
+    sent, sent_in_vain
+        Bytes.
+    rungs
+        Uploads by rung.
+    reasons
+        How often nothing was sent though the rule wanted it, by why.
+    """
+
+    right: float
+    late: float
+    wasted: float
+    asked: float
+    sent: float
+    sent_in_vain: float
+    rungs: dict[str, int]
+    reasons: dict[str, int]
+
+
+def drive(
+    trace: Trace,
+    pictures: Pictures,
+    road: Road,
+    budget: Budget,
+    *,
+    threshold: float = 0.9,
+    rungs: Sequence[str] = tuple(RUNGS),
+) -> Result:
+    """Answer pictures one after the other as the hybrid client does, with its own control and ladder."""
+    control, making = Control.of(budget, 0.0), Making()
+    n = len(pictures.confidence)
+    right = late = wasted = asked = sent = in_vain = 0.0
+    count, reasons = dict.fromkeys(rungs, 0), {"deadline": 0, "budget": 0}
+    columns = [list(RUNGS).index(name) for name in rungs]
+    for i in range(n):
+        start = i * road.interval
+        confidence = float(pictures.confidence[i])
+        answer, edge_seconds = bool(pictures.edge_right[i]), 0.005
+        now, ends_at = start + edge_seconds, _ends_at(road, i)
+        if confidence >= threshold:
+            right += answer
+            continue
+        offers = []
+        for name, column in zip(rungs, columns, strict=True):
+            kind, _, quality = name.partition(":")
+            known = float(pictures.sizes[i, column])
+            size = making.size_of(name, _PIXELS, int(quality)) if kind == "jpeg" else known
+            offers.append(Offer(size, making.seconds_of(name, _PIXELS), RUNGS[name][0]))
+        control, chosen = control.choose(now, offers, ends_at - now, confidence=confidence)
+        if isinstance(chosen, str):
+            reasons[chosen] += 1
+            right += answer
+            continue
+        name = rungs[chosen]
+        size, takes = math.ceil(pictures.sizes[i, columns[chosen]]), RUNGS[name][1]
+        making = making.learn(name, _PIXELS, size, takes)
+        began = now
+        now += takes
+        control, refused = control.ask(now, size, ends_at - now)
+        if refused is not None:
+            reasons[refused] += 1
+            right += answer
+            late += now > start + road.deadline
+            continue
+        asked += 1
+        sent += size
+        count[name] += 1
+        answered = trace.answered_at(now, size, ends_at)
+        if answered <= ends_at:
+            control = control.learn(size, answered - now)
+            right += bool(pictures.cloud_right[i, columns[chosen]])
+        else:
+            control = control.miss(size, ends_at - now)
+            wasted += 1
+            in_vain += size
+            right += answer
+        late += began > start + road.deadline
+    return Result(right / n, late / n, wasted / n, asked / n, sent, in_vain, count, reasons)
+
+
+def informed(trace: Trace, pictures: Pictures, road: Road, amount: float, *, threshold: float = 0.9) -> float:
+    """Return about how many right answers one can expect who knows trace and sizes, but no answer before it is given.
+
+    What separates this from `clairvoyant` is not knowing which pictures the models get wrong; what separates
+    `drive` from this is not knowing the network. The knapsack is solved greedily, by gain a byte, and one
+    picture is sent once; like the client, it asks only where the rule does.
+    """
+    gains, sizes = [], []
+    for i in map(int, np.flatnonzero(pictures.confidence < threshold)):
+        steps = []
+        for column, (accuracy, takes) in enumerate(RUNGS.values()):
+            size, start = float(pictures.sizes[i, column]), i * road.interval + 0.005 + takes
+            if math.isfinite(trace.answered_at(start, size, _ends_at(road, i))):
+                steps.append((size, accuracy - float(pictures.confidence[i])))
+        # the upper hull: each further byte gains less than the one before
+        hull = [(0.0, 0.0)]
+        for size, gain in sorted(steps):
+            if gain <= hull[-1][1]:
+                continue
+            while len(hull) > 1 and _slope(hull[-1], (size, gain)) >= _slope(hull[-2], hull[-1]):
+                hull.pop()
+            hull.append((size, gain))
+        for one, other in itertools.pairwise(hull):
+            gains.append(other[1] - one[1])
+            sizes.append(other[0] - one[0])
+    order = np.argsort(-np.array(gains) / np.array(sizes))
+    afford = np.cumsum(np.array(sizes)[order]) <= amount
+    return float(pictures.edge_right.mean() + np.array(gains)[order][afford].sum() / len(pictures.confidence))
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
+
+
+def _ends_at(road: Road, i: int) -> float:
+    return i * road.interval + road.deadline - min(max(0.05 * road.deadline, 0.001), 0.010)
+
+
+def clairvoyant(
+    trace: Trace, pictures: Pictures, road: Road, amount: float, *, rungs: Sequence[str] = tuple(RUNGS)
+) -> float:
+    """Return the largest share of right answers in time that any planner can have, exactly.
+
+    It knows the trace, every size and every answer. Requests do not overlap, so only the bytes couple them: one
+    is worth sending where the edge is wrong and some rung is right in time, and then in the fewest bytes. All of
+    them being worth one right answer, the cheapest first solve the knapsack.
+    """
+    costs = []
+    columns = [(list(RUNGS).index(name), RUNGS[name][1]) for name in rungs]
+    for i in map(int, np.flatnonzero(~pictures.edge_right)):
+        start, fits = i * road.interval + 0.005, []
+        for column, takes in columns:
+            size = float(pictures.sizes[i, column])
+            in_time = math.isfinite(trace.answered_at(start + takes, size, _ends_at(road, i)))
+            if pictures.cloud_right[i, column] and in_time:
+                fits.append(size)
+        if fits:
+            costs.append(min(fits))
+    spent = np.cumsum(np.sort(costs)) if costs else np.empty(0)
+    return (int(pictures.edge_right.sum()) + int((spent <= amount).sum())) / len(pictures.edge_right)

@@ -1,0 +1,276 @@
+"""The payload ladder of the client: the ways in which an input can travel, and the request made of the one chosen.
+
+All that is sent of inputs is made here: files without their metadata.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.cascade.ladder import Making, Offer
+from edge_sdk.client.payload import Capture, Contract, new_request
+from edge_sdk.encodings import JPEG_QUALITY, WHOLE, SentAs, encode_jpeg, resize_frame
+from edge_sdk.errors import InputError
+from edge_sdk.processing import ProcessingSpec
+from edge_sdk.processing.resizing import rounds
+from edge_sdk.protocol import MAX_MESSAGE_BYTES, Encoding
+from edge_sdk.protocol.names import MAX_IMAGE_PIXELS
+from edge_sdk.types import Reason
+
+__all__ = ["DEFAULT_LADDER", "MARGIN_BYTES", "MOST_BYTES", "Ladder", "Pilot", "Refused", "prepare"]
+
+DEFAULT_LADDER = (SentAs(),)
+"""What ``auto`` may send where no certificate says what it holds for; less only where apps say so."""
+
+MARGIN_BYTES = 4096
+"""Of a message beside the input: names and parameters."""
+
+MOST_BYTES = MAX_MESSAGE_BYTES - MARGIN_BYTES
+"""Of an input in a message."""
+
+
+class Refused(Exception):  # noqa: N818 - never leaves the link
+    """No way to send an input is worth it now, or none would be answered in time."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+class Pilot(Protocol):
+    """Who chooses between ways: knows the network, the budget, and what making takes."""
+
+    @property
+    def making(self) -> Making:
+        """What ways take to be made."""
+
+    def choose(self, offers: Sequence[Offer], remaining: float | None, confidence: float) -> int | Reason:
+        """See `edge_sdk.cascade.control.Control.choose`."""
+
+    def made(self, name: str, pixels: int, size: int, seconds: float) -> None:
+        """Learn what making took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """What may be sent of one input, and who chooses.
+
+    Attributes
+    ----------
+    rungs
+        The best first.
+    pilot
+        Chooses.
+    accuracies
+        Share of inputs about which the cloud is right, of each rung; None where nobody measured.
+    confidence
+        Probability that the edge's answer is right; 0 where no bytes are to be spared.
+    """
+
+    rungs: tuple[SentAs, ...]
+    pilot: Pilot | None = None
+    accuracies: tuple[float | None, ...] = ()
+    confidence: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One form of one rung.
+
+    Attributes
+    ----------
+    wire
+        What it is called in a request.
+    seen
+        What the cloud's model sees, as certificates name it.
+    rung
+        Which of the ladder it is.
+    size
+        In bytes; None where that is known only when it is made.
+    quality
+        Of JPEG that is made here.
+    capture
+        What it is made of.
+    """
+
+    wire: Encoding
+    seen: str
+    rung: int
+    size: int | None
+    capture: Capture
+    quality: int | None = None
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.capture.pixels.shape[:2])
+
+
+def prepare(
+    contract: Contract,
+    wanted: str,
+    capture: Capture,
+    edge_spec: ProcessingSpec,
+    *,
+    ladder: Ladder | None = None,
+    remaining: Callable[[], float | None] = lambda: None,
+    most_bytes: int = MOST_BYTES,
+) -> tuple[Any, str]:
+    """Return the request that asks about an input, and what the cloud's model sees of it.
+
+    Parameters
+    ----------
+    contract
+        What the server says of its model.
+    wanted
+        An encoding, several with commas between them, or ``auto``: what the ladder says.
+    capture
+        What may be sent.
+    edge_spec
+        The edge model's processing.
+    ladder
+        For ``auto``; who chooses, where there is a choice. None takes the best.
+    remaining
+        Returns the seconds that are left; None waits.
+    most_bytes
+        That the input may take in a message.
+
+    Raises
+    ------
+    Refused
+        By the choice of the ladder's pilot.
+    InputError
+        The server takes none of what is wanted, or the input does not fit its model.
+    MissingExtraError
+        JPEG is to be encoded and Pillow is not installed.
+    """
+    contract.check_takes(edge_spec)
+    capture = capture.stripped()
+    ladder = ladder or Ladder(DEFAULT_LADDER)
+    ways = _ways(contract, wanted, capture, edge_spec, ladder)
+    if not ways:
+        raise InputError(f"the cloud's model {contract.model} takes {', '.join(contract.encodings)}, not {wanted}")
+    ways = [way for way in ways if (way.size or 0) <= most_bytes]
+    while ways:
+        way = ways[_chosen(ways, ladder, remaining)]
+        started = time.perf_counter()
+        tensor = _payload(contract, way, edge_spec, most_bytes)
+        size = len(tensor[0]) if way.wire == "jpeg" else tensor.nbytes
+        if ladder.pilot is not None:
+            ladder.pilot.made(way.seen, way.pixels, size, time.perf_counter() - started)
+        if size <= most_bytes:
+            return new_request(contract, tensor, way.wire), way.seen
+        ways.remove(way)  # it became larger than was expected
+    raise InputError(f"the input is over {most_bytes} bytes as {wanted}, which is all that the cloud takes")
+
+
+def _chosen(ways: list[_Way], ladder: Ladder, remaining: Callable[[], float | None]) -> int:
+    """Return which way to go: the first where all show the cloud the same, so that there is nothing to choose."""
+    if ladder.pilot is None or len({way.seen for way in ways}) == 1:
+        return 0
+    making = ladder.pilot.making
+    accuracies = Offer.ranked([*ladder.accuracies, *[None] * (len(ladder.rungs) - len(ladder.accuracies))])
+    offers = [
+        Offer(
+            way.size if way.size is not None else making.size_of(way.seen, way.pixels, way.quality or JPEG_QUALITY),
+            making.seconds_of(way.seen, way.pixels),
+            accuracies[way.rung] if way.rung < len(accuracies) else 1.0,
+        )
+        for way in ways
+    ]
+    chosen = ladder.pilot.choose(offers, remaining(), ladder.confidence)
+    if isinstance(chosen, str):
+        raise Refused(chosen)
+    return chosen
+
+
+def _ways(contract: Contract, wanted: str, capture: Capture, edge_spec: ProcessingSpec, ladder: Ladder) -> list[_Way]:
+    """Return the ways that the server offers of what is wanted, the best first."""
+    fits = math.prod(capture.pixels.shape[:2]) <= MAX_IMAGE_PIXELS or edge_spec.modality != "image"
+    if wanted == "tensor":
+        ways = [_as_tensor(contract, capture, edge_spec)]
+    elif wanted == "captured":
+        ways = [_as_captured(capture, 0)]
+    elif wanted == "jpeg":
+        ways = [_as_file(capture, 0) or _as_jpeg(capture, 0, JPEG_QUALITY)]
+    elif edge_spec.modality != "image":
+        ways = [_as_captured(capture, 0), _as_tensor(contract, capture, edge_spec)]
+    else:
+        rungs = ladder.rungs if wanted == "auto" else SentAs.parse_all(wanted)
+        mine = list(enumerate(rungs))
+        if capture.reduction != WHOLE:  # by privacy rules: as named for that, else as what is left of it
+            alike = [(n, one) for n, one in mine if one.reduction == capture.reduction]
+            mine = alike or [(n, one) for n, one in mine if one.reduction == WHOLE]
+        ways = [way for n, one in mine for way in _of_rung(contract, capture, n, one, edge_spec)]
+        if wanted == "auto" and not any(way.wire in contract.encodings for way in ways):
+            # nothing that the certificate names: what the edge saw, and the answer is not certified
+            ways = _of_rung(contract, capture, 0, SentAs(), edge_spec)
+    return [way for way in ways if way.wire in contract.encodings and (fits or way.wire in ("tensor", "resized"))]
+
+
+def _of_rung(contract: Contract, capture: Capture, rung: int, one: SentAs, edge_spec: ProcessingSpec) -> list[_Way]:
+    """Return the forms of one rung; those that need no work here come first."""
+    if capture.reduction == WHOLE:
+        capture = capture.reduced(one.reduction)
+    if one.quality is not None:
+        return [_as_jpeg(capture, rung, one.quality)] if importlib.util.find_spec("PIL") is not None else []
+    resized = _as_resized(contract, capture, rung)
+    if one.resized:
+        return [] if resized is None else [resized]
+    file = _as_file(capture, rung)
+    exact = resized if resized is not None and not resized.seen.startswith("resized") else None
+    forms = (file, _as_captured(capture, rung), exact, _as_tensor(contract, capture, edge_spec, rung))
+    return [form for form in forms if form is not None]
+
+
+def _as_file(capture: Capture, rung: int) -> _Way | None:
+    if capture.jpeg is None:
+        return None
+    return _Way("jpeg", f"captured{capture.reduction}", rung, len(capture.jpeg), capture)
+
+
+def _as_captured(capture: Capture, rung: int) -> _Way:
+    return _Way("captured", f"captured{capture.reduction}", rung, capture.pixels.nbytes, capture)
+
+
+def _as_jpeg(capture: Capture, rung: int, quality: int) -> _Way:
+    return _Way("jpeg", str(SentAs(quality, capture.reduction)), rung, None, capture, quality)
+
+
+def _as_resized(contract: Contract, capture: Capture, rung: int) -> _Way | None:
+    spec, shape = contract.processing, capture.pixels.shape
+    if spec is None or spec.modality != "image":
+        return None
+    name = "resized" if rounds(spec, shape) else "captured"
+    size = spec.target.height * spec.target.width * spec.channels
+    return _Way("resized", name + str(capture.reduction), rung, size, capture)
+
+
+def _as_tensor(contract: Contract, capture: Capture, edge_spec: ProcessingSpec, rung: int = 0) -> _Way:
+    """Return the processed tensor: of the cloud's own processing it shows the cloud what the edge saw."""
+    spec = contract.processing or edge_spec.without_quantize()
+    size = math.prod(spec.output_shape) * spec.output_dtype.itemsize
+    name = "tensor" if contract.processing is None else "captured"
+    return _Way("tensor", name + str(capture.reduction), rung, size, capture)
+
+
+def _payload(contract: Contract, way: _Way, edge_spec: ProcessingSpec, most_bytes: int) -> NDArray[Any]:
+    capture = way.capture
+    if way.wire == "tensor":
+        return contract.tensor(capture, edge_spec, most_bytes)
+    if way.wire == "resized":
+        return resize_frame(capture.pixels, contract.processing)
+    if way.wire == "jpeg":
+        item = np.empty(1, object)
+        item[0] = capture.jpeg if way.quality is None else encode_jpeg(capture.pixels, way.quality)
+        return item
+    if edge_spec.modality == "image" and capture.pixels.ndim == 2:
+        return capture.pixels[..., np.newaxis]
+    return capture.pixels
