@@ -65,6 +65,11 @@ class Asking:
         """True where the server's model is known, so that `ask` does not wait."""
         return self._link.described
 
+    @property
+    def is_answering(self) -> bool:
+        """True where the last call was answered."""
+        return self._link.is_answering
+
     @staticmethod
     def may_leave(
         capture: Capture, watch: Watch, made: Made | None, context: Mapping[str, Any] | None
@@ -128,12 +133,12 @@ class Asking:
         """
         if reduction is None:
             self._counters.privacy("kept")
-            return Escalation(lambda: _KEPT)
+            return Escalation(lambda: _KEPT, under_way=False)
         capture = capture.reduced(reduction)
         caches = self._cache is not None and not audit
         known = self._cache.get(self._key(capture, watch)) if caches and self._cache is not None else None
         if known is not None:
-            return Escalation(lambda: known)
+            return Escalation(lambda: known, under_way=False)
         call = self._link.begin(
             capture,
             ends_at,
@@ -147,7 +152,7 @@ class Asking:
         )
         if not caches and reduction == WHOLE:
             return call
-        return Escalation(lambda: self._learn(call.wait(), capture, watch, caches=caches))
+        return Escalation(lambda: self._learn(call.wait(), capture, watch, caches=caches), under_way=call.under_way)
 
     def _ladder(self, watch: Watch, confidence: float) -> Ladder:
         """Return what may be sent: what the certificate names, and anything where it names nothing."""

@@ -207,7 +207,7 @@ class CloudLink:
             sending = self.send(first, message, deadline, make=make_urgent, gate=gate)
         except Failed as failed:
             outcome = failed.outcome
-            return Escalation(lambda: outcome)
+            return Escalation(lambda: outcome, under_way=False)
 
         def finish() -> Outcome:
             outcome, most = self._finish(sending, read), self._most_bytes

@@ -51,7 +51,7 @@ class Journal:
     pause
         Seconds between two writes: what a power cut may take.
     hash_inputs
-        Whether records hold the SHA-256 of inputs that the cloud was to see. It is taken while the
+        Whether records hold the SHA-256 of inputs that the cloud was asked about. It is taken while the
         cloud works.
 
     Raises

@@ -159,9 +159,13 @@ class Answering:
                 decision_id=made.decision_id,
                 confidence=sure,
             )
-            if reduction is not None and not reduction.takes:  # no hash of the rest, for who knows where journals go
+            # nothing is hashed that may not leave whole, for who knows where journals go
+            hashes = reduction is not None and not reduction.takes
+            if hashes and call.under_way and asking.is_answering:
                 hashed = self._oversight.hash_of(capture.pixels, ends_at)  # while the cloud works
             outcome = call.wait()
+            if hashes and not hashed and outcome.bytes_sent and outcome.probabilities is not None:
+                hashed = self._oversight.hash_of(capture.pixels, ends_at)
             if outcome.probabilities is None:
                 self._unanswered(capture, reduction, made, given.context, outcome)
             elif self.forwarder is not None and not outcome.cached:

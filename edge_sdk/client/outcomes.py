@@ -68,9 +68,16 @@ class Outcome:
 
 
 class Escalation:
-    """One call under way; `wait` ends it."""
+    """One call under way; `wait` ends it.
 
-    def __init__(self, finish: Callable[[], Outcome]) -> None:
+    Attributes
+    ----------
+    under_way
+        False where the outcome was there at once, so that nobody has to be waited for.
+    """
+
+    def __init__(self, finish: Callable[[], Outcome], *, under_way: bool = True) -> None:
+        self.under_way = under_way
         self._finish = finish
         self._started = time.perf_counter()
 

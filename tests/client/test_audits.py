@@ -19,7 +19,7 @@ from edge_sdk.cascade.audit import Audit
 from edge_sdk.cascade.journal import Record, key_id, replay
 from edge_sdk.cascade.offpolicy import columns, evaluate
 from edge_sdk.cascade.policy import Policy
-from edge_sdk.client import Cloud, Journal
+from edge_sdk.client import Budget, Cloud, Journal
 from edge_sdk.client.journal import KEY_FILE, Reader, keep_key, read_key
 from edge_sdk.errors import InputError, StorageError
 from outside.bundles import build_tiny_bundle
@@ -295,6 +295,15 @@ def test_audited_inputs_are_hashed(guarded, pair, cloud, tmp_path: Path) -> None
         assert model.predict(pair.easy[0]).reason == "audit"
     (record,) = records(tmp_path)
     assert record.input == "sha256:" + hashlib.sha256(pair.easy[0].tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("refused", ["budget", "offline"])
+def test_no_input_is_hashed_that_nobody_sees(guarded, pair, cloud, tmp_path: Path, refused: str) -> None:
+    options = {"budget": Budget(bytes=1)} if refused == "budget" else {}
+    address = cloud if refused == "budget" else f"127.0.0.1:{free_port()}"
+    with edge_sdk.connect(guarded, cloud=address, deadline=PATIENT, journal=tmp_path, **options) as model:
+        assert {model.predict(frame).reason for frame in pair.hard[:3]} == {refused}
+    assert {record.input for record in records(tmp_path)} == {""}
 
 
 def test_no_input_is_hashed_in_time_that_is_not_there(guarded, pair, cloud, tmp_path: Path) -> None:
