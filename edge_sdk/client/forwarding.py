@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_sdk.cascade.journal import CloudAnswer, LateAnswer
+from edge_sdk.client.depot import Entry
 from edge_sdk.client.journal import Journal, late_answers
-from edge_sdk.client.outbox import Entry, Outbox
+from edge_sdk.client.outbox import Outbox
 from edge_sdk.client.parcels import Parcel, kind_of, plain
 from edge_sdk.client.payload import Capture
 from edge_sdk.client.privacy import Question, judge
-from edge_sdk.encodings import WHOLE, Reduction
+from edge_sdk.encodings import WHOLE, Reduction, SentAs
 from edge_sdk.errors import EdgeSdkError
 from edge_sdk.frames import as_frame
+from edge_sdk.types import Reason
 
 if TYPE_CHECKING:
     from edge_sdk.client.asking import Asking
@@ -36,11 +38,13 @@ __all__ = ["Forwarder"]
 
 _log = logging.getLogger("edge_sdk.client")
 
-_PATIENCE = 10.0  # seconds for one answer: nobody waits for it
+_PATIENCE = 30.0  # seconds for one answer: nobody waits for it
+_MOST_TURNS = 10_000
 _PRIORITY = 1000  # behind all that somebody waits for
 _IDLE = 1.0  # seconds until the outbox is looked into again
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds after an input that could not be sent
-_LONGEST_TURN = 3600.0  # seconds until an input that was rejected has its turn again
+# seconds until an input has its turn again that others should not wait for: it may be its own fault
+_LONGEST_TURN: dict[Reason, float] = {"rejected": 3600.0, "deadline": 60.0}
 
 
 class Forwarder:
@@ -81,7 +85,8 @@ class Forwarder:
         self._journal, self._asking, self._oversight, self._watch = journal, asking, oversight, watch
         self._doubtful = {entry.id for entry in self._outbox.waiting()}  # may have an answer already
         self._tries: dict[str, int] = {}
-        self._turns: dict[str, float] = {}  # of what was rejected: when its turn comes again
+        self._turns: dict[str, float] = {}  # of what failed by itself: when its turn comes again
+        self._unwritten: tuple[Entry, LateAnswer] | None = None  # that the journal did not take
         self._failures = 0
         self._closing = False
         self._wake = threading.Event()
@@ -162,6 +167,8 @@ class Forwarder:
         """Send one input; return how many seconds to rest."""
         if self._doubtful:
             self._reconcile()
+        if self._unwritten is not None:
+            return 0.0 if self._store(*self._unwritten) else self._fail()
         now = time.monotonic()
         watch = self._watch()
         kind = kind_of(watch.model.labels, watch.model.processor.spec)
@@ -195,7 +202,7 @@ class Forwarder:
         if outcome.probabilities is None:
             return self._unanswered(entry, outcome)
         self._failures = 0
-        if not self._store(entry, parcel, outcome):
+        if not self._store(entry, _answer(parcel, outcome)):
             return self._fail()
         rest = outcome.elapsed_ms / 1e3 * (1.0 / self._outbox.share - 1.0)
         return max(rest, self._oversight.floor / self._outbox.share)
@@ -203,26 +210,29 @@ class Forwarder:
     def _unanswered(self, entry: Entry, outcome: Outcome) -> float:
         if outcome.reason == "budget":
             return _IDLE
-        if outcome.reason == "rejected":  # others first, for it may be the input's fault
+        longest = _LONGEST_TURN.get(outcome.reason)
+        if longest is not None:
             tries = self._tries[entry.id] = self._tries.get(entry.id, 0) + 1
-            self._turns[entry.id] = time.monotonic() + min(_LONGEST_TURN, 2.0**tries)
+            self._turns[entry.id] = time.monotonic() + min(longest, 2.0 ** min(tries, 20))
+            if len(self._turns) > _MOST_TURNS:
+                self._turns.clear()
+                self._tries.clear()
         return self._fail()
 
     def _fail(self) -> float:
         self._failures += 1
         return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
 
-    def _store(self, entry: Entry, parcel: Parcel, outcome: Outcome) -> bool:
+    def _store(self, entry: Entry, answer: LateAnswer) -> bool:
         """Write an answer into the journal and remove its input, in this order; false where the first failed."""
-        assert outcome.probabilities is not None
-        index = int(outcome.probabilities.argmax())
-        said = CloudAnswer(index, float(outcome.probabilities[index]), outcome.digest, outcome.encoding)
-        if not self._is_durable(self._journal.append(LateAnswer(parcel.id, time.time(), said))):
-            self._doubtful.add(parcel.id)
+        self._unwritten = None
+        if not self._is_durable(self._journal.append(answer)):
+            self._unwritten = entry, answer
+            self._doubtful.add(entry.id)
             return False
         self._outbox.remove(entry, "sent")
-        self._tries.pop(parcel.id, None)
-        self._turns.pop(parcel.id, None)
+        self._tries.pop(entry.id, None)
+        self._turns.pop(entry.id, None)
         return True
 
     def _is_durable(self, written: Future[bool]) -> bool:
@@ -239,12 +249,23 @@ class Forwarder:
         for entry in self._outbox.waiting():
             if entry.id in found:
                 self._outbox.remove(entry, "sent")
+        if self._unwritten is not None and self._unwritten[0].id in found:
+            self._unwritten = None
         self._doubtful.clear()
+
+
+def _answer(parcel: Parcel, outcome: Outcome) -> LateAnswer:
+    assert outcome.probabilities is not None
+    index, seen = int(outcome.probabilities.argmax()), outcome.encoding
+    if parcel.quality is not None and seen == f"captured{parcel.reduction}":  # every pixel that was kept
+        seen = str(SentAs(parcel.quality, parcel.reduction))
+    said = CloudAnswer(index, float(outcome.probabilities[index]), outcome.digest, seen)
+    return LateAnswer(parcel.id, time.time(), said)
 
 
 def _capture(parcel: Parcel) -> Capture:
     if parcel.jpeg is not None:
-        return Capture(as_frame(parcel.jpeg), parcel.jpeg)
+        return Capture(as_frame(parcel.jpeg), parcel.jpeg, parcel.reduction)
     assert parcel.pixels is not None
     return Capture(parcel.pixels, None, parcel.reduction)
 

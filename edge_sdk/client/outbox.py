@@ -9,59 +9,28 @@ process runs, and between processes by the calendar, unless that says what canno
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-import os
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
-from edge_sdk.client.parcels import FORMAT, MOST_BYTES, Parcel
-from edge_sdk.errors import InputError, StorageError
-from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
+from edge_sdk.client.depot import Depot, Entry, size_on_disk
+from edge_sdk.client.parcels import MOST_BYTES, Parcel
+from edge_sdk.encodings import SentAs
+from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.runtime import forks
 
-__all__ = ["Entry", "Outbox"]
+__all__ = ["Outbox"]
 
 _log = logging.getLogger("edge_sdk.client")
 
-_NAME = re.compile(r"([0-9]{16})-([0-9]{1,12})-([0-9a-f]{16})-([0-9a-f]{1,64})\.parcel")
-_BEGUN = re.compile(r"\.([0-9]{16}$|outbox\.)")
-_FORMAT_FILE = "outbox"
-_FORMAT_TEXT = b"edge-sdk outbox %d\n"
-_BLOCK = 4096  # what a file takes of a disk is a multiple of this
-_SANE_TIME = 1_700_000_000.0  # before, a clock has not been set
 _QUIET_SECONDS = 60.0  # between two complaints about the same disk
 _TIDY_SECONDS = 30.0  # between two looks for what has grown too old
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One input on the disk.
-
-    Attributes
-    ----------
-    number
-        Its place in the queue.
-    id, kind
-        As of its `Parcel`.
-    path, size
-        Its file, and the bytes that it takes.
-    born
-        Reading of the monotonic clock from which it ages.
-    """
-
-    number: int
-    id: str
-    kind: str
-    path: Path
-    size: int
-    born: float
 
 
 class Outbox:
@@ -79,6 +48,9 @@ class Outbox:
         Seconds after which an input leaves unsent.
     queue_bytes
         Memory for inputs that wait for the disk; more are lost.
+    encoding
+        What becomes of pictures: ``captured`` keeps every pixel, and JPEG files as they come; ``jpeg:75``
+        compresses other pictures at that quality, to a tenth or less.
     share
         Of the time, and of the budget, in (0, 1]: what sending may take from escalations that somebody waits for.
 
@@ -87,7 +59,9 @@ class Outbox:
     StorageError
         The folder cannot be made or read, is that of another process, or of another version of the SDK.
     InputError
-        A limit is out of its range.
+        A limit is out of its range, or the encoding is none.
+    MissingExtraError
+        Pictures are to be compressed, and Pillow is not installed.
     """
 
     def __init__(
@@ -98,6 +72,7 @@ class Outbox:
         max_items: int = 10_000,
         max_age: float = 7 * 86_400.0,
         queue_bytes: int = 64 << 20,
+        encoding: str = "captured",
         share: float = 0.25,
     ) -> None:
         limits = {"max_bytes": max_bytes, "max_items": max_items, "max_age": max_age, "queue_bytes": queue_bytes}
@@ -106,23 +81,25 @@ class Outbox:
                 raise InputError(f"the outbox's {name} is {limit}; it should be above 0")
         if not 0.0 < share <= 1.0:
             raise InputError(f"the outbox's share is {share}; it should be above 0, up to 1")
-        self.folder = make_folder(Path(folder))
+        sent_as = SentAs.parse(encoding)
+        if sent_as.reduction.takes:
+            raise InputError(f"the outbox's encoding is {encoding!r}; what is taken off is for privacy rules to say")
+        if sent_as.quality is not None and importlib.util.find_spec("PIL") is None:
+            raise MissingExtraError("Pillow", "image")
+        self._quality = sent_as.quality
+        self.folder = Path(folder)
         self.share = share
         self._max_bytes, self._max_items, self._max_age, self._most_queued = max_bytes, max_items, max_age, queue_bytes
         self._changed = threading.Condition()
         self._queue: deque[Parcel] = deque()
-        self._queued_bytes = self._queued_items = self._bytes = self._settled = self._next = 0
-        self._entries: dict[str, Entry] = {}  # by id, oldest first
+        self._queued_bytes = self._queued_items = self._settled = 0
         self._counts = dict.fromkeys(("sent", "expired", "lost", "refused", "damaged"), 0)
         self._taken: Entry | None = None
         self._closing = self._claimed = False
         self._quiet_until = 0.0
-        self._lock = _own(self.folder)
-        try:
-            self._find()
-        except BaseException:
-            self._lock.close()
-            raise
+        self._depot = Depot(self.folder)
+        self._entries = {entry.id: entry for entry in self._depot.found}  # by id, oldest first
+        self._bytes = sum(entry.size for entry in self._depot.found)
         self._thread = threading.Thread(target=self._run, name="edge-sdk-outbox", daemon=True)
         self._thread.start()
         forks.watch(self)
@@ -185,7 +162,7 @@ class Outbox:
         """Give the folder up in a child of this process: it is the parent's, and must not outlive it here."""
         self._changed = threading.Condition()
         self._closing = True
-        self._lock.close()
+        self._depot.close()
 
     def __enter__(self) -> Self:
         return self
@@ -233,21 +210,12 @@ class Outbox:
         StorageError
             The disk does not give it back.
         """
-        with storage_errors(entry.path, "read"):
-            if not entry.path.exists():
-                self.remove(entry, "damaged")
-                return None
-            with entry.path.open("rb") as stream:
-                data = stream.read(MOST_BYTES + 1)
         try:
-            parcel = Parcel.from_bytes(data)
-            if (parcel.id, parcel.kind) != (entry.id, entry.kind):
-                raise InputError("its file is named as another")
+            return self._depot.read(entry)
         except InputError as error:
             _log.warning("outbox %s: %s is passed over: %s", self.folder, entry.path.name, error)
             self.remove(entry, "damaged")
             return None
-        return parcel
 
     def remove(self, entry: Entry, why: str) -> None:
         """Remove an input, which is counted as ``sent``, ``expired``, ``lost``, ``refused`` or ``damaged``."""
@@ -269,19 +237,25 @@ class Outbox:
     # the thread of the disk
 
     def _run(self) -> None:
+        tidy_at = 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._queue, timeout=_TIDY_SECONDS)
                 batch, self._queue = self._queue, deque()
                 done = self._closing and not batch
-            for entry in self.waiting():
-                if self._age(entry) >= self._max_age and entry is not self._taken:
-                    self.remove(entry, "expired")
+            if time.monotonic() >= tidy_at:
+                self._tidy()
+                tidy_at = time.monotonic() + min(_TIDY_SECONDS, self._max_age)
             if done:
                 break
             for parcel in batch:
                 self._write(parcel)
-        self._lock.close()
+        self._depot.close()
+
+    def _tidy(self) -> None:
+        for entry in self.waiting():
+            if self._age(entry) >= self._max_age and entry is not self._taken:
+                self.remove(entry, "expired")
 
     def _write(self, parcel: Parcel) -> None:
         size, entry = parcel.nbytes, None
@@ -304,99 +278,28 @@ class Outbox:
         self._changed.notify_all()
 
     def _keep(self, parcel: Parcel) -> Entry:
-        """Write one input to a file of its own, durably."""
-        data = parcel.sealed().to_bytes()
-        size = _on_disk(len(data))
+        data = parcel.sealed(self._quality).to_bytes()
+        size = size_on_disk(len(data))
         if len(data) > MOST_BYTES or size > self._max_bytes:
             raise InputError(f"an input of {len(data)} bytes is too large for the outbox")
         self._make_room(size)
-        number, self._next = self._next, self._next + 1
-        name = f"{number:016d}-{max(0, int(parcel.time))}-{parcel.kind}-{parcel.id}.parcel"
-        if _NAME.fullmatch(name) is None:
-            raise InputError(f"an input is named {parcel.id!r}, which no file can be")
-        path, temporary = self.folder / name, self.folder / f".{number:016d}"
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            temporary.replace(path)
-            fsync_dir(self.folder)
-        except BaseException:
-            for file in (temporary, path):
-                file.unlink(missing_ok=True)
-            raise
-        return Entry(number, parcel.id, parcel.kind, path, size, time.monotonic())
+        return self._depot.write(parcel, data)
 
     def _make_room(self, size: int) -> None:
-        waiting = [entry for entry in self.waiting() if entry is not self._taken]
-        for entry in waiting:
-            with self._changed:
-                if self._bytes + size <= self._max_bytes and len(self._entries) < self._max_items:
-                    return
-            self.remove(entry, "lost")
+        for entry in self.waiting() if not self._has_room(size) else ():
+            if self._has_room(size):
+                return
+            if entry is not self._taken:
+                self.remove(entry, "lost")
+
+    def _has_room(self, size: int) -> bool:
+        with self._changed:
+            return self._bytes + size <= self._max_bytes and len(self._entries) < self._max_items
 
     def _age(self, entry: Entry) -> float:
         return time.monotonic() - entry.born
-
-    def _find(self) -> None:
-        """See what an earlier process has left."""
-        now, wall, found = time.monotonic(), time.time(), []
-        with storage_errors(self.folder, "read"):
-            for file in list(os.scandir(self.folder)):
-                match = _NAME.fullmatch(file.name)
-                if match is None:
-                    if _BEGUN.match(file.name):  # and never finished
-                        Path(file.path).unlink(missing_ok=True)
-                    continue
-                put_at, size = float(match[2]), _on_disk(file.stat().st_size)
-                # a time that is yet to come, or from before the clock was set, says nothing: it ages from now
-                age = max(0.0, wall - put_at) if put_at >= _SANE_TIME else 0.0
-                found.append(Entry(int(match[1]), match[4], match[3], Path(file.path), size, now - age))
-        for entry in sorted(found, key=lambda entry: entry.number):
-            self._next = entry.number + 1
-            if self._entries.setdefault(entry.id, entry) is entry:
-                self._bytes += entry.size
 
     def _complain(self, error: Exception) -> None:
         if time.monotonic() >= self._quiet_until:
             _log.warning("outbox %s: %s", self.folder, error)
             self._quiet_until = time.monotonic() + _QUIET_SECONDS
-
-
-def _on_disk(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
-
-
-def _own(folder: Path) -> BinaryIO:
-    """Lock a folder until the returned file is closed, and see to its version."""
-    import fcntl  # which not every system has that needs no outbox
-
-    path = folder / _FORMAT_FILE
-    if not path.exists():
-        write_durably(path, _FORMAT_TEXT % FORMAT, mode=0o600)
-    with storage_errors(path, "open"):
-        handle = path.open("rb")
-    try:
-        with storage_errors(path, "lock"):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StorageError(
-                    f"the outbox {folder} is in use: give every process, and every outbox in it, a folder of its own"
-                ) from None
-            said = handle.read(100)
-        if said != _FORMAT_TEXT % FORMAT:
-            shown = said.decode("ascii", "replace").strip()
-            raise StorageError(
-                f"{folder} holds {shown!r}, and this SDK reads 'edge-sdk outbox {FORMAT}': "
-                "let the version that made it empty it, or give another folder"
-            )
-    except BaseException:
-        handle.close()
-        raise
-    return handle

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from edge_sdk import canonical
 from edge_sdk.client.metadata import strip_jpeg
-from edge_sdk.encodings import WHOLE, Reduction, reduce_frame
+from edge_sdk.encodings import WHOLE, Reduction, SentAs, encode_jpeg, reduce_frame
 from edge_sdk.errors import InputError
 from edge_sdk.frames import as_frame
 from edge_sdk.processing import ProcessingSpec
@@ -35,7 +36,7 @@ _MAGIC = b"edge-sdk parcel %d\n"
 _DIGEST_BYTES = 32
 _MOST_HEADER, _MOST_CONTEXT, _MOST_TEXT = 64 << 10, 16 << 10, 200
 _DTYPES = ("|u1", "|i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8")
-_KEYS = {"id", "time", "kind", "model", "index", "confidence", "propensity", "context", "reduction", "dtype", "shape"}
+_KEYS = {"id", "time", "kind", "model", "index", "confidence", "propensity", "context", "sent_as", "dtype", "shape"}
 
 
 @lru_cache(maxsize=16)
@@ -82,8 +83,10 @@ class Parcel:
         What the app said of the call, as far as it is `plain`.
     reduction
         What privacy rules have taken off, or, until it is `sealed`, will have.
+    quality
+        At which it was compressed here; None where it was not.
     jpeg
-        The file it came as, or None.
+        The file it came as, or was compressed to; or None.
     pixels
         The input as an array where there is no file.
     """
@@ -97,6 +100,7 @@ class Parcel:
     propensity: float
     context: Mapping[str, Any] = field(default_factory=dict)
     reduction: Reduction = WHOLE
+    quality: int | None = None
     jpeg: bytes | None = None
     pixels: NDArray[Any] | None = None
 
@@ -111,8 +115,10 @@ class Parcel:
             return replace(self, pixels=None)
         return self if self.pixels is None else replace(self, pixels=self.pixels.copy())
 
-    def sealed(self) -> Self:
+    def sealed(self, quality: int | None = None) -> Self:
         """Return it with nothing but what may leave: what it is reduced to, or a file without metadata.
+
+        Pixels of pictures are compressed as JPEG of a quality, if any is given.
 
         Raises
         ------
@@ -120,13 +126,13 @@ class Parcel:
             The file cannot be decoded, where it must be.
         """
         if self.jpeg is not None and not self.reduction.takes:
-            try:
+            with suppress(InputError):  # not to be read to its end: the pixels go in its place
                 return replace(self, jpeg=strip_jpeg(self.jpeg), pixels=None)
-            except InputError:  # not to be read to its end: the pixels go in its place
-                return replace(self, jpeg=None, pixels=as_frame(self.jpeg))
         pixels = self.pixels if self.jpeg is None else as_frame(self.jpeg)
         if pixels is not None and self.reduction.takes:
             pixels = reduce_frame(pixels, self.reduction)
+        if quality is not None and pixels is not None and pixels.dtype == np.uint8 and pixels.ndim > 1:
+            return replace(self, jpeg=encode_jpeg(pixels, quality), pixels=None, quality=quality)
         return replace(self, jpeg=None, pixels=pixels)
 
     def to_bytes(self) -> bytes:
@@ -140,7 +146,8 @@ class Parcel:
                 raise InputError(f"an input of {dtype} cannot be kept")
         names = ("id", "time", "kind", "model", "index", "confidence", "propensity")
         header = {name: getattr(self, name) for name in names}
-        header |= {"context": dict(self.context), "reduction": str(self.reduction), "dtype": dtype, "shape": shape}
+        sent_as = str(SentAs(self.quality, self.reduction))
+        header |= {"context": dict(self.context), "sent_as": sent_as, "dtype": dtype, "shape": shape}
         data = b"".join((_MAGIC % FORMAT, canonical.dumps(header), b"\n", body))
         return data + hashlib.sha256(data).digest()
 
@@ -186,9 +193,10 @@ class Parcel:
         index = header["index"]
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < 1 << 31:
             raise InputError("its answer is no class")
-        reduction = Reduction.parse(_text(header["reduction"]))
-        if str(reduction) != header["reduction"] or (jpeg is not None and reduction.takes):
-            raise InputError("it says of no input what has been taken off it")
+        sent_as = SentAs.parse(_text(header["sent_as"]))
+        compressed = sent_as.quality is not None
+        if str(sent_as) != header["sent_as"] or ((compressed or sent_as.reduction.takes) and compressed != bool(jpeg)):
+            raise InputError("it says of no input what has become of it")
         return cls(
             id=_text(header["id"]),
             time=_number(header["time"]),
@@ -198,7 +206,8 @@ class Parcel:
             confidence=confidence,
             propensity=propensity,
             context=context,
-            reduction=reduction,
+            reduction=sent_as.reduction,
+            quality=sent_as.quality,
             jpeg=jpeg,
             pixels=pixels,
         )

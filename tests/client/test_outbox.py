@@ -252,6 +252,12 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(unmakeable_path, read_
             Outbox(folder)
 
 
+@pytest.mark.parametrize("encoding", ["jpeg:0", "tensor", "", "captured+side:5"])
+def test_an_encoding_that_nothing_can_be_kept_in_is_refused(tmp_path, encoding):
+    with pytest.raises(InputError, match="encoding|quality"):
+        Outbox(tmp_path, encoding=encoding)
+
+
 @pytest.mark.parametrize("option", ["max_bytes", "max_items", "max_age", "queue_bytes", "share"])
 def test_limits_that_make_no_sense_are_refused(tmp_path, option):
     with pytest.raises(InputError, match=f"outbox's {option} is 0"):

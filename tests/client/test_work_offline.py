@@ -19,6 +19,7 @@ from edge_sdk.cascade.offpolicy import columns
 from edge_sdk.client import Budget, Journal, Outbox, PrivacyRule
 from edge_sdk.client.journal import Reader
 from edge_sdk.errors import InputError
+from edge_sdk.frames import as_frame
 from edge_sdk.packing import pack
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.protocol import read_parameters
@@ -252,6 +253,7 @@ def test_an_answer_that_the_disk_did_not_take_keeps_its_input_waiting(pair, link
         assert outbox.counters["sent"] == 3
     journal.close()
     assert len(late(tmp_path / "journal")) == 3
+    assert len(requests_in(link.recorded)) == 3, "what was answered is not asked again"
 
 
 @pytest.mark.parametrize("oddity", ["nan", "labels", "exhausted", "crash"])
@@ -269,6 +271,69 @@ def test_what_a_cloud_answers_that_cannot_be_used_leaves_inputs_waiting(pair, tm
         assert outbox.counters["waiting"] == 1
         assert outbox.counters["sent"] == outbox.counters["refused"] == 0
     assert late(tmp_path / "journal") == []
+
+
+def test_an_input_that_is_rejected_lets_others_go_first(pair, tmp_path):
+    answered = []
+
+    def first_is_not_usable(response):
+        if not answered:
+            response.raw_output_contents[0] = np.full(3, np.nan, np.float32).tobytes()
+        answered.append(response)
+
+    with OddCloud() as odd, Outbox(tmp_path / "outbox", share=1.0) as outbox:
+        odd.change = first_is_not_usable
+        with edge_sdk.connect(
+            pair.edge, cloud=odd.address, deadline=0, journal=tmp_path / "journal", outbox=outbox
+        ) as model:
+            first, second = (model.predict(frame).decision_id for frame in pair.hard[:2])
+            emptied(outbox)
+    assert [answer.id for answer in late(tmp_path / "journal")] == [second, first]
+
+
+def test_pictures_may_be_kept_as_jpeg_and_the_journal_says_what_the_cloud_saw(pair, link, tmp_path):
+    always = with_policy(pair.edge, tmp_path / "always.edge", cloud_digest=None, threshold=1.0)
+    smooth = np.repeat(np.repeat(np.arange(0, 240, 10, np.uint8)[:, None], 400, 1)[..., None], 3, 2)
+    rules = [PrivacyRule(where={"tenant": {"school"}}, max_side=100)]
+    with (
+        Outbox(tmp_path / "outbox", encoding="jpeg:60", share=1.0) as outbox,
+        edge_sdk.connect(
+            always, cloud=link.address, journal=tmp_path / "journal", outbox=outbox, privacy=rules
+        ) as model,
+    ):
+        model.predict(smooth, {"tenant": "shop"})
+        model.predict(smooth, {"tenant": "school"})
+        model.predict(picture(), {"tenant": "shop"})
+        assert outbox.flush()
+        first = min((tmp_path / "outbox").glob("*.parcel"))
+        assert first.stat().st_size * 4 < smooth.nbytes
+        link.set("pass")
+        emptied(outbox)
+    seen = [answer.cloud.encoding for answer in late(tmp_path / "journal")]
+    assert seen == ["jpeg:60", "jpeg:60+side:100", "captured"]
+    shapes = [as_frame(bytes(x.raw_input_contents[0][4:])).shape for x in requests_in(link.recorded)]
+    assert shapes == [(24, 400, 3), (6, 100, 3), (24, 40, 3)]
+
+
+def test_closing_does_not_wait_for_a_cloud_that_swallows_what_is_sent(pair, link, tmp_path):
+    link.set("pass")
+    with Outbox(tmp_path / "outbox", share=1.0) as outbox:
+        model = edge_sdk.connect(
+            pair.edge, cloud=link.address, deadline=PATIENT, journal=tmp_path / "journal", outbox=outbox
+        )
+        assert model.predict(pair.hard[0]).source == "cloud"
+        link.set("blackhole")
+        model.deadline = 0
+        model.predict(pair.hard[1])
+        assert outbox.flush()
+        sent, end = len(requests_in(link.recorded)), time.monotonic() + PATIENT
+        while len(requests_in(link.recorded)) == sent == 1:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        started = time.monotonic()
+        model.close()
+        assert time.monotonic() - started < 9.0, "far below the time that an answer has"
+        assert outbox.counters["waiting"] == 1
 
 
 def test_a_file_that_is_damaged_is_passed_over_and_the_others_are_sent(pair, link, tmp_path):
