@@ -58,7 +58,7 @@ class Asking:
     ) -> None:
         self._cache, self._counters, self._gate, self._encoding = cache, counters, gate, cloud.encoding
         self._pilot = pilot
-        self._link = CloudLink(cloud)
+        self._link = CloudLink(cloud, on_sent=counters.message)
 
     @property
     def described(self) -> bool:

@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
-from numpy.typing import NDArray
 
-from edge_sdk.client.outcomes import Gate, Outcome
+from edge_sdk.client.endpoint import Endpoint, remaining
+from edge_sdk.client.failures import Failed
+from edge_sdk.client.fleet import Fleet
+from edge_sdk.client.outcomes import Gate
 from edge_sdk.client.payload import Contract
+from edge_sdk.client.sending import Message, Reply, Sending
 from edge_sdk.errors import InputError
-from edge_sdk.protocol import ENCODING_PARAMETER, messages, read_outputs, read_parameters
-from edge_sdk.protocol.names import DECISION_PARAMETER, DIGEST_PARAMETER, MAX_ITEMS
+from edge_sdk.protocol import ENCODING_PARAMETER, MAX_MESSAGE_BYTES, add_output, messages, read_outputs
+from edge_sdk.protocol.names import DECISION_PARAMETER, MAX_ITEMS
 
-__all__ = ["Call", "Coalescer", "Item", "Reply"]
+__all__ = ["Coalescer", "Item"]
 
 _LINGER_SHARE = 0.05  # of the time that a request has, spent on waiting for others at most
 # a call costs little beside a message of this size, and rows would wait for other rows to arrive
@@ -36,58 +37,17 @@ _MOST_BYTES = 2**20
 _OF_CONTENT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 _MOST_LIMITS = 16
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a server answered.
-
-    Attributes
-    ----------
-    digest
-        Of the model that answered; empty where the server does not say.
-    outputs
-        Its output tensors by name.
-    """
-
-    digest: str
-    outputs: Mapping[str, NDArray[Any]]
-
-    @classmethod
-    def of(cls, response: Any) -> Reply:
-        """Read a ``ModelInferResponse``; raise `InputError` where it makes no sense."""
-        return cls(str(read_parameters(response.parameters).get(DIGEST_PARAMETER, "")), read_outputs(response))
-
-    def rows(self, n: int) -> list[Reply]:
-        """Return the answers to ``n`` rows; raise `InputError` where there are more or fewer of them."""
-        for name, array in self.outputs.items():
-            if array.shape[:1] != (n,):
-                raise InputError(f"the cloud was asked about {n} inputs, and its output {name} is {list(array.shape)}")
-        return [Reply(self.digest, {name: x[i : i + 1] for name, x in self.outputs.items()}) for i in range(n)]
-
-
-class Call(Protocol):
-    """A call under way, as gRPC's futures are."""
-
-    def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
-        """Call ``fn`` with this when it has ended; now, where it has."""
-
-    def cancel(self) -> bool:
-        """End it."""
-
-    def code(self) -> Any:
-        """Return the status that it ended with."""
+Make = Callable[[Contract], Message]
+_Kind = tuple[Any, ...]
 
 
 class Coalescer:
-    """Sends requests to one server, those that are made at once in one message; thread-safe.
+    """Sends requests, those that are made at once in one message; thread-safe.
 
     Parameters
     ----------
-    send
-        Sends a request whose answer must be there at a ``time.perf_counter`` reading (None: whenever), and
-        returns the call, or how it ended where it could not begin.
-    settle
-        Returns what a call that has ended was answered, or how it failed; called once a call.
+    fleet
+        The endpoints.
     on_sent
         Called with the number of requests in each message that is sent.
     at_once
@@ -96,59 +56,93 @@ class Coalescer:
         Seconds that a request waits for others at most.
     most_items
         In one message; 1 sends each by itself.
+
+    Attributes
+    ----------
+    most_bytes
+        That the server takes in one message.
     """
 
     def __init__(
         self,
-        send: Callable[[Any, float | None], Call | Outcome],
-        settle: Callable[[Any], Reply | Outcome],
+        fleet: Fleet,
         *,
         on_sent: Callable[[int], None] = lambda items: None,
         at_once: int = 2,
         linger: float = 0.005,
         most_items: int = MAX_ITEMS,
     ) -> None:
-        self._send, self._settle, self._on_sent = send, settle, on_sent
+        self._fleet, self._on_sent = fleet, on_sent
         self._at_once, self._linger, self._most_items = at_once, linger, most_items
+        self.most_bytes = MAX_MESSAGE_BYTES
         self._lock = threading.Lock()
-        self._waiting: dict[tuple[Any, ...], list[Item]] = {}
+        self._waiting: dict[_Kind, list[Item]] = {}
         self._under_way = 0
         self._pumping = False
         self._limits: dict[int, tuple[Contract, int]] = {}
 
     def begin(
-        self, request: Any, size: int, contract: Contract, deadline: float | None, gate: Gate | None = None
+        self,
+        first: tuple[Endpoint, Contract],
+        message: Message,
+        deadline: float | None,
+        *,
+        make: Make | None = None,
+        gate: Gate | None = None,
     ) -> Item:
-        """Send a request, now or with others.
+        """Send a request about one input, now or with others; see `Sending` for the parameters.
 
-        Parameters
-        ----------
-        request
-            A ``ModelInferRequest`` for one input.
-        size
-            Its bytes.
-        contract
-            What it was made for; two that were made for different ones are not alike.
-        deadline
-            ``time.perf_counter`` reading at which the answer must be there; None waits.
-        gate
-            Asked where it has to be sent a second time.
+        Raises
+        ------
+        Failed
+            It cannot be sent now.
         """
-        item = Item(self, request, size, contract, deadline, gate)
-        if size * 2 <= _MOST_BYTES and self._stacks(request, contract):
-            item.kind = _kind(request, contract)
-        with self._lock:
-            if item.kind and (self._waiting or self._under_way >= self._at_once):
-                now = time.perf_counter()
-                patience = self._linger
-                if deadline is not None:
-                    patience = min(patience, _LINGER_SHARE * (deadline - now))
-                item.leaves_at = now + patience
-                self._waiting.setdefault(item.kind, []).append(item)
-                return item
-            self._under_way += 1
-        self._launch(_Wave([item]))
+        item = Item(self, first, message, deadline, make, gate)
+        if item.size * 2 <= min(_MOST_BYTES, self.most_bytes) and self._stacks(message.request, first[1]):
+            item.kind = _kind_of(item)
+            with self._lock:
+                if self._waiting or self._under_way >= self._at_once:
+                    patience = self._linger
+                    now = time.perf_counter()
+                    if deadline is not None:
+                        patience = min(patience, _LINGER_SHARE * (deadline - now))
+                    item.leaves_at = now + patience
+                    self._waiting.setdefault(item.kind, []).append(item)
+                    return item
+        self.send_alone(item)
         return item
+
+    def send_alone(self, item: Item) -> None:
+        """Send a message of one request; raise `Failed` where that cannot be."""
+        with self._lock:
+            self._under_way += 1
+        try:
+            item.own = Sending(self._fleet, item.first, item.message, item.deadline, make=item.make, gate=item.gate)
+        except BaseException:
+            self._one_is_back()
+            raise
+        self._on_sent(1)
+        item.own.add_done_callback(self._one_is_back)
+
+    def hurry(self, item: Item) -> None:
+        """Send what has waited for others long enough, and those others with it."""
+        while True:
+            with self._lock:
+                if item.wave is not None or item.withdrawn:
+                    return
+                wave = self._board(item.kind)
+            self._launch(wave)
+
+    def learn_limit(self, contract: Contract, most: int) -> None:
+        """Send no more requests at once to this model from now on."""
+        with self._lock:
+            if len(self._limits) >= _MOST_LIMITS:
+                self._limits.clear()
+            self._limits[id(contract)] = contract, most  # kept with it, so that no other gets its id
+
+    def _limit(self, contract: Contract) -> int:
+        known = self._limits.get(id(contract))
+        return self._most_items if known is None else known[1]
 
     def _stacks(self, request: Any, contract: Contract) -> bool:
         """Tell whether the server takes several such requests as the rows of one."""
@@ -159,19 +153,10 @@ class Coalescer:
         shape = request.inputs[0].shape
         return contract.shape[:1] == (-1,) and len(shape) == len(contract.shape) and shape[0] == 1
 
-    def _limit(self, contract: Contract) -> int:
-        known = self._limits.get(id(contract))
-        return self._most_items if known is None else known[1]
-
-    def _learn_limit(self, contract: Contract, most: int) -> None:
-        with self._lock:
-            if len(self._limits) >= _MOST_LIMITS:
-                self._limits.clear()
-            self._limits[id(contract)] = contract, most  # kept with it, so that no other gets its id
-
-    def _pump(self) -> None:
+    def _one_is_back(self, _: object = None) -> None:
         """Send what waits, while few are under way."""
         with self._lock:
+            self._under_way -= 1
             if self._pumping:  # by this thread, in a call that failed at once, or by another: it looks again
                 return
             self._pumping = True
@@ -183,16 +168,7 @@ class Coalescer:
                 wave = self._board(next(iter(self._waiting)))
             self._launch(wave)
 
-    def _hurry(self, item: Item) -> None:
-        """Send one that has waited for others long enough, and those others with it."""
-        while True:
-            with self._lock:
-                if item.wave is not None or item.withdrawn:
-                    return
-                wave = self._board(item.kind)
-            self._launch(wave)
-
-    def _board(self, kind: tuple[Any, ...]) -> _Wave | None:
+    def _board(self, kind: _Kind) -> _Wave | None:
         """Take those of a kind that have waited longest, and still have time, out of the queue; the lock is held."""
         now, group = time.perf_counter(), []
         for item in self._waiting.pop(kind):
@@ -201,9 +177,9 @@ class Coalescer:
                 group.append(item)
         if not group:
             return None
-        n = size = 0
-        for item in group[: self._limit(group[0].contract)]:
-            if n and size + item.size > _MOST_BYTES:
+        n, size, most_bytes = 0, 0, min(_MOST_BYTES, self.most_bytes)
+        for item in group[: self._limit(group[0].first[1])]:
+            if n and size + item.size > most_bytes:
                 break
             n, size = n + 1, size + item.size
         if n < len(group):
@@ -215,168 +191,204 @@ class Coalescer:
         if wave is None:
             return
         try:
-            request = _merge([item.request for item in wave.items])
-            wave.size = request.ByteSize()
-            call = self._send(request, wave.deadline)
+            sending = wave.send(self._fleet)
         except Exception as error:  # noqa: BLE001 - somebody waits for every one of them
-            call = Outcome(None, "rejected", detail=f"the request cannot be sent: {error}")
-        if isinstance(call, Outcome):
-            wave.size = 0
-            self._land(wave, call)
+            self._one_is_back()
+            wave.land(error if isinstance(error, Failed) else Failed("rejected", f"it cannot be sent: {error}"))
             return
-        wave.call = call
         self._on_sent(wave.n)
-        call.add_done_callback(partial(self._end, wave))
 
-    def _end(self, wave: _Wave, call: Any) -> None:
-        result: list[Reply] | Outcome
-        try:
-            settled = self._settle(call)
-            if isinstance(settled, Outcome):
-                result = settled
-                wave.content_refused = wave.n > 1 and call.code() in _OF_CONTENT
-            else:
-                result = [settled] if wave.n == 1 else settled.rows(wave.n)
-        except InputError as error:  # it does not answer row by row
-            result = Outcome(None, "rejected", detail=str(error))
-            self._learn_limit(wave.items[0].contract, 1)
-        except Exception as error:  # noqa: BLE001 - whatever the server says, they wait for an end
-            result = Outcome(None, "rejected", detail=f"the answer cannot be read: {error}")
-        self._land(wave, result)
+        def land(sending: Sending) -> None:
+            self._one_is_back()
+            wave.land(_outcome(sending))
 
-    def _land(self, wave: _Wave, result: list[Reply] | Outcome) -> None:
-        """Send who waits for this wave's place, and let those go on who wait for its answer."""
-        with self._lock:
-            self._under_way -= 1
-        self._pump()
-        wave.result = result
-        items, wave.items = wave.items, []  # no circle for the collector
-        for item in items:
-            item.back.release()
-
-    def _wait(self, item: Item) -> tuple[Reply | Outcome, int]:
-        if item.wave is None and not item.is_back(item.leaves_at):
-            self._hurry(item)
-        if item.withdrawn:
-            return Outcome(None, "deadline", detail="no time was left to ask the cloud"), 0
-        if not item.is_back(item.deadline):
-            late = self._withdraw(item)
-            if late is not None:
-                return late
-        wave = item.wave
-        assert wave is not None
-        assert wave.result is not None
-        if not isinstance(wave.result, Outcome):
-            return wave.result[item.row], wave.share(item)
-        if wave.content_refused:
-            return self._ask_alone(item, wave, wave.result)
-        return wave.result, wave.share(item)
-
-    def _withdraw(self, item: Item) -> tuple[Outcome, int] | None:
-        """Give up on an answer; None where it has come meanwhile."""
-        wave = item.wave
-        assert wave is not None
-        with self._lock:
-            if wave.result is not None:
-                return None
-            wave.awaited -= 1
-            call = wave.call if wave.awaited == 0 else None
-        if call is not None:
-            call.cancel()  # nobody waits for it any more
-        return Outcome(None, "deadline", detail="the cloud did not answer in time"), wave.share(item)
-
-    def _ask_alone(self, item: Item, wave: _Wave, refusal: Outcome) -> tuple[Reply | Outcome, int]:
-        """Ask again about one of a wave that was refused, for another of them may have been to blame."""
-        spent = wave.share(item)
-        remaining = None if item.deadline is None else item.deadline - time.perf_counter()
-        if (remaining is not None and remaining <= 0) or (item.gate is not None and item.gate(item.size, remaining)):
-            return refusal, spent
-        again = Item(self, item.request, item.size, item.contract, item.deadline)
-        with self._lock:
-            self._under_way += 1
-        self._launch(_Wave([again]))
-        result, size = again.wait()
-        if not isinstance(result, Outcome):
-            with self._lock:
-                wave.innocent += 1
-                all_are = wave.innocent == wave.n
-            if all_are:  # it was their number
-                self._learn_limit(item.contract, wave.n // 2)
-        return result, spent + size
+        sending.add_done_callback(land)
 
 
 class Item:
-    """One request, waiting, on its way or back; `wait` ends it."""
+    """A request on its way, by itself or in a wave: what callers need of a `Sending`."""
 
     __slots__ = (
-        "_owner", "back", "contract", "deadline", "gate", "kind", "leaves_at",
-        "request", "row", "size", "wave", "withdrawn",
+        "back", "deadline", "first", "gate", "given", "kind", "leaves_at", "make", "message", "own", "owner", "row",
+        "size", "wave", "withdrawn",
     )  # fmt: skip
 
     def __init__(
         self,
         owner: Coalescer,
-        request: Any,
-        size: int,
-        contract: Contract,
+        first: tuple[Endpoint, Contract],
+        message: Message,
         deadline: float | None,
-        gate: Gate | None = None,
+        make: Make | None,
+        gate: Gate | None,
     ) -> None:
-        self._owner = owner
-        self.request, self.size, self.contract = request, size, contract
-        self.deadline, self.gate = deadline, gate
-        self.kind: tuple[Any, ...] = ()
+        self.owner, self.first, self.message, self.deadline = owner, first, message, deadline
+        self.make, self.gate = make, gate
+        self.size = message.request.ByteSize()
+        self.kind: _Kind = ()
         self.leaves_at = 0.0
+        self.own: Sending | None = None
         self.wave: _Wave | None = None
         self.row = 0
-        self.withdrawn = False
+        self.withdrawn = self.given = False
         self.back = threading.Lock()
         self.back.acquire()
 
-    def wait(self) -> tuple[Reply | Outcome, int]:
-        """Return the answer, or how asking failed, and the bytes that were sent for it: in time, whatever happens."""
-        return self._owner._wait(self)  # noqa: SLF001 - the two are one
+    @property
+    def bytes(self) -> int:
+        """What was sent for it: of a wave, its share."""
+        return (0 if self.wave is None else self.wave.share(self)) + (0 if self.own is None else self.own.bytes)
 
-    def is_back(self, ends: float | None) -> bool:
-        """Wait for an end until then; tell whether there is one."""
+    @property
+    def calls(self) -> int:
+        """Copies that were sent; those of a wave count for its first row."""
+        shared = 0 if self.wave is None else self.wave.calls if self.row == 0 else min(1, self.wave.calls)
+        return shared + (0 if self.own is None else self.own.calls)
+
+    def next_reply(self) -> Reply:
+        """Return what came back and was not returned before; see `Sending.next_reply`."""
+        if self.own is not None:
+            return self.own.next_reply()
+        if self.given:
+            raise Failed("rejected", "the answer to several inputs was of no use for this one")
+        if self.wave is None and not self._is_back(self.leaves_at):
+            self.owner.hurry(self)
+        wave = self.wave
+        if wave is None:
+            raise Failed("deadline", "no time was left to ask the cloud")
+        if not self._is_back(self.deadline) and wave.leave():
+            raise Failed("deadline", f"{self.first[0].target} did not answer in time")
+        result = wave.result
+        assert result is not None
+        self.given = True
+        try:
+            if not isinstance(result, Failed):
+                return wave.row(self, result)
+        except InputError as error:  # the server does not answer row by row
+            self.owner.learn_limit(self.first[1], 1)
+            raise Failed("rejected", str(error)) from error
+        refused = wave.sending is not None and wave.sending.code() in _OF_CONTENT
+        if wave.n > 1 and refused and self._may_go_again():
+            return self._ask_alone(wave)
+        raise Failed(result.outcome.reason, result.outcome.detail) from result
+
+    def close(self) -> None:
+        """Cancel what is still under way for this alone."""
+        if self.own is not None:
+            self.own.close()
+
+    def _is_back(self, ends: float | None) -> bool:
         if self.wave is not None and self.wave.result is not None:
             return True
         return self.back.acquire(timeout=-1 if ends is None else max(0.0, ends - time.perf_counter()))
+
+    def _may_go_again(self) -> bool:
+        left = remaining(self.deadline)
+        return left != 0.0 and (self.gate is None or self.gate(self.size, left) is None)
+
+    def _ask_alone(self, wave: _Wave) -> Reply:
+        """Ask again about one of a wave that was refused, for another of them may have been to blame."""
+        self.owner.send_alone(self)
+        assert self.own is not None
+        reply = self.own.next_reply()
+        if wave.clear_one():  # none of them was: it was their number
+            self.owner.learn_limit(self.first[1], wave.n // 2)
+        return reply
 
 
 class _Wave:
     """The items of one message, and what became of it."""
 
-    __slots__ = ("awaited", "call", "content_refused", "deadline", "innocent", "items", "n", "result", "size")
+    __slots__ = ("_awaited", "_cleared", "_lock", "deadline", "items", "n", "result", "rows", "sending")
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
-        self.n = self.awaited = len(items)
+        self.n = self._awaited = len(items)
         ends = [item.deadline for item in items]
         self.deadline = None if None in ends else max(end for end in ends if end is not None)
-        self.call: Call | None = None
-        self.result: list[Reply] | Outcome | None = None
-        self.size = self.innocent = 0
-        self.content_refused = False
+        self.sending: Sending | None = None
+        self.result: Reply | Failed | None = None
+        self.rows: list[Any] | None = None
+        self._cleared = 0
+        self._lock = threading.Lock()
         for row, item in enumerate(items):
             item.wave, item.row = self, row
 
-    def share(self, item: Item) -> int:
-        """Return an item's part of the bytes that were sent."""
-        return self.size // self.n + (item.row < self.size % self.n)
+    @property
+    def calls(self) -> int:
+        return 0 if self.sending is None else self.sending.calls
+
+    def send(self, fleet: Fleet) -> Sending:
+        """Send it; raise what `Sending` does."""
+        first = self.items[0]
+        message = Message(_merge([item.message.request for item in self.items]), first.message.seen)
+        make = first.make if self.n == 1 else None
+        self.sending = Sending(fleet, first.first, message, self.deadline, make=make, gate=first.gate)
+        return self.sending
+
+    def share(self, item: Item, size: int | None = None) -> int:
+        """Return an item's part of what was sent."""
+        if size is None:
+            size = 0 if self.sending is None else self.sending.bytes
+        return size // self.n + (item.row < size % self.n)
+
+    def land(self, result: Reply | Failed) -> None:
+        """Let those go on who wait for the answer."""
+        self.result = result
+        items, self.items = self.items, []  # no circle for the collector
+        for item in items:
+            item.back.release()
+
+    def row(self, item: Item, reply: Reply) -> Reply:
+        """Return the answer to an item; raise `InputError` where the rows are not theirs."""
+        if self.n == 1:
+            return reply
+        with self._lock:
+            if self.rows is None:
+                self.rows = _split(reply.response, self.n)
+        size = self.share(item, reply.size)
+        return Reply(self.rows[item.row], item.message, reply.endpoint, reply.contract, size)
+
+    def leave(self) -> bool:
+        """Give up on the answer; False where it has come meanwhile."""
+        with self._lock:
+            if self.result is not None:
+                return False
+            self._awaited -= 1
+            sending = self.sending if self._awaited == 0 else None
+        if sending is not None:
+            sending.cancel()  # nobody waits for it any more
+        return True
+
+    def clear_one(self) -> bool:
+        """Note that one of a refused wave was answered by itself; tell whether all have been."""
+        with self._lock:
+            self._cleared += 1
+            return self._cleared == self.n
 
 
-def _kind(request: Any, contract: Contract) -> tuple[Any, ...]:
+def _outcome(sending: Sending) -> Reply | Failed:
+    """Return how one ended that has."""
+    try:
+        return sending.next_reply()
+    except Failed as failed:
+        return failed
+
+
+def _kind_of(item: Item) -> _Kind:
     """Return what requests have in common that can be rows of one."""
+    request = item.message.request
     tensor = request.inputs[0]
     parameters = sorted(
-        (name, value.SerializeToString()) for name, value in request.parameters.items() if name != DECISION_PARAMETER
+        (name, b"" if name == DECISION_PARAMETER else value.SerializeToString())
+        for name, value in request.parameters.items()
     )
-    return id(contract), tensor.datatype, *tensor.shape, *parameters
+    endpoint, contract = item.first
+    return id(endpoint), id(contract), tensor.datatype, *tensor.shape, *parameters
 
 
 def _merge(requests: Sequence[Any]) -> Any:
-    """Return one request whose rows are those of several of a kind."""
+    """Return one ``ModelInferRequest`` whose rows are those of several of a kind."""
     first = requests[0]
     if len(requests) == 1:
         return first
@@ -393,3 +405,26 @@ def _merge(requests: Sequence[Any]) -> Any:
     merged.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(requests), *tail])
     merged.raw_input_contents.append(b"".join([request.raw_input_contents[0] for request in requests]))
     return merged
+
+
+def _split(response: Any, n: int) -> list[Any]:
+    """Return ``n`` responses of one row each.
+
+    Raises
+    ------
+    InputError
+        The response makes no sense, or has more or fewer rows.
+    """
+    outputs = read_outputs(response)
+    for name, array in outputs.items():
+        if array.shape[:1] != (n,):
+            raise InputError(f"the cloud was asked about {n} inputs, and its output {name} is {list(array.shape)}")
+    rows = []
+    for at in range(n):
+        row = messages.ModelInferResponse(model_name=response.model_name, model_version=response.model_version)
+        for name, parameter in response.parameters.items():
+            row.parameters[name].CopyFrom(parameter)
+        for name, array in outputs.items():
+            add_output(row, name, array[at : at + 1])
+        rows.append(row)
+    return rows

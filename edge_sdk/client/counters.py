@@ -58,6 +58,7 @@ class Counters:
         self._round_trips = Histogram(SECONDS)
         self._certified = self._foreign = self._extra_calls = self._extra_bytes = 0
         self._privacy: Counter[str] = Counter()
+        self._waves = self._wave_inputs = 0
 
     def request(self, source: Source | None, reason: Reason, seconds: float, *, certified: bool = False) -> None:
         """Count one finished request, and what it took; ``source`` is None where it ended in an error."""
@@ -81,6 +82,13 @@ class Counters:
             self._extra_calls += calls
             self._extra_bytes += size
 
+    def message(self, inputs: int) -> None:
+        """Count one message that was handed to gRPC, and the inputs in it."""
+        if inputs > 1:
+            with self._lock:
+                self._waves += 1
+                self._wave_inputs += inputs
+
     def privacy(self, what: str) -> None:
         """Count one input that rules had ``kept`` on the device, or ``reduced`` before it was sent."""
         with self._lock:
@@ -101,6 +109,7 @@ class Counters:
             ``extra_calls``: copies of a request beside the one that was answered, or the first where none
             was, and ``bytes_extra`` in those beside an answer: hedges, and what was sent again or to another
             endpoint;
+            ``waves``: messages ``sent`` that carried several inputs, and the ``inputs`` in them;
             ``foreign_model``: useful answers of another model than the certificate names;
             ``privacy``: inputs that were to be sent, audits among them, and that rules ``kept`` on the
             device, and requests that they ``reduced``;
@@ -129,6 +138,7 @@ class Counters:
                 "bytes_failed": int(failed.total),
                 "extra_calls": self._extra_calls,
                 "bytes_extra": self._extra_bytes,
+                "waves": {"sent": self._waves, "inputs": self._wave_inputs},
                 "foreign_model": self._foreign,
                 "privacy": {"kept": self._privacy["kept"], "reduced": self._privacy["reduced"]},
                 "histograms": {

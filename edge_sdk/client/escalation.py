@@ -13,18 +13,19 @@ from typing import Any
 
 from edge_sdk.client.answers import read_probabilities
 from edge_sdk.client.cloud import Cloud
+from edge_sdk.client.coalescing import Coalescer, Item
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Escalation, Gate, Outcome
 from edge_sdk.client.payload import Capture, Contract
 from edge_sdk.client.rungs import MARGIN_BYTES, MOST_BYTES, Ladder, Refused, prepare
-from edge_sdk.client.sending import Message, Reply, Sending
+from edge_sdk.client.sending import Message, Reply
 from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.protocol import read_outputs, read_parameters, set_parameter
-from edge_sdk.protocol.names import DECISION_PARAMETER, DIGEST_PARAMETER, PRIORITY_PARAMETER
+from edge_sdk.protocol.names import DECISION_PARAMETER, DIGEST_PARAMETER, MAX_ITEMS, PRIORITY_PARAMETER
 from edge_sdk.types import Reason
 
 __all__ = ["CloudLink"]
@@ -46,6 +47,8 @@ class CloudLink:
     ----------
     cloud
         Where it is, and how it is asked.
+    on_sent
+        Called with the number of inputs in each message that is sent.
 
     Raises
     ------
@@ -53,10 +56,11 @@ class CloudLink:
         A file of a certificate, a key or a token cannot be used.
     """
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self, cloud: Cloud, *, on_sent: Callable[[int], None] = lambda items: None) -> None:
         self._cloud = cloud
         self._fleet = Fleet(cloud)
         self._most_bytes = MOST_BYTES
+        self._coalescer = Coalescer(self._fleet, on_sent=on_sent, most_items=MAX_ITEMS if cloud.coalesce else 1)
 
     @property
     def described(self) -> bool:
@@ -162,21 +166,9 @@ class CloudLink:
 
         return self._begin(lambda contract: Message(make(contract)), read_reply, deadline, gate, self._cloud.priority)
 
-    def send(
-        self,
-        first: tuple[Endpoint, Contract],
-        message: Message,
-        deadline: float | None,
-        *,
-        make: Callable[[Contract], Message] | None = None,
-        gate: Gate | None = None,
-    ) -> Sending:
-        """Send a message that is ready to the endpoint that `choose` returned; see `Sending`."""
-        return Sending(self._fleet, first, message, deadline, make=make, gate=gate)
-
     def forget(self) -> None:
         """Ask what is served again before the next request."""
-        self._most_bytes = MOST_BYTES
+        self._most_bytes = self._coalescer.most_bytes = MOST_BYTES
         self._fleet.forget()
 
     def close(self) -> None:
@@ -197,6 +189,7 @@ class CloudLink:
                 set_parameter(message.request.parameters, PRIORITY_PARAMETER, priority)
             return message
 
+        most = self._most_bytes
         try:
             if remaining(deadline) == 0.0:
                 raise Failed("deadline", "no time was left to ask the cloud")
@@ -204,18 +197,18 @@ class CloudLink:
             refused = None if gate is None else gate(message.request.ByteSize(), remaining(deadline))
             if refused is not None:
                 raise Failed(refused, _REFUSALS[refused])
-            sending = self.send(first, message, deadline, make=make_urgent, gate=gate)
+            item = self._coalescer.begin(first, message, deadline, make=make_urgent, gate=gate)
         except Failed as failed:
             outcome = failed.outcome
             return Escalation(lambda: outcome, under_way=False)
 
         def finish() -> Outcome:
-            outcome, most = self._finish(sending, read), self._most_bytes
+            outcome = self._finish(item, read)
             limit = _limit_in(outcome)
             if limit is None or limit >= most or remaining(deadline) == 0.0:
                 return outcome
             # what is sent from now on is smaller, this input too if there is time
-            self._most_bytes = limit
+            self._most_bytes = self._coalescer.most_bytes = limit
             again = self._begin(make, read, deadline, gate, priority).wait()
             if not again.bytes_sent:
                 return replace(again, bytes_sent=outcome.bytes_sent, extra_calls=outcome.extra_calls)
@@ -244,11 +237,11 @@ class CloudLink:
         assert failure is not None
         raise failure
 
-    def _finish(self, sending: Sending, read: Callable[[Reply], Outcome]) -> Outcome:
+    def _finish(self, item: Item, read: Callable[[Reply], Outcome]) -> Outcome:
         failure: Failed | None = None
         try:
             while True:
-                reply = sending.next_reply()
+                reply = item.next_reply()
                 try:
                     outcome = read(reply)
                 except InputError as error:  # another copy may yet be answered better
@@ -257,14 +250,14 @@ class CloudLink:
                     return replace(
                         outcome,
                         bytes_sent=reply.size,
-                        extra_calls=sending.calls - 1,
-                        extra_bytes=sending.bytes - reply.size,
+                        extra_calls=item.calls - 1,
+                        extra_bytes=item.bytes - reply.size,
                     )
         except Failed as failed:
             failure = failure or failed
-            return replace(failure.outcome, bytes_sent=sending.bytes, extra_calls=sending.calls - 1)
+            return replace(failure.outcome, bytes_sent=item.bytes, extra_calls=max(0, item.calls - 1))
         finally:
-            sending.close()
+            item.close()
 
     def _rejected(self, endpoint: Endpoint, error: InputError) -> Failed:
         self._fleet.complaints.say(f"answer {endpoint.target}", f"the cloud's answer is unusable: {error}")

@@ -50,6 +50,9 @@ def _lines(counters: Mapping[str, Any], info: _Labels) -> Iterator[str]:
     yield from _histogram("upload_size_bytes", "Requests handed to the network.", "result", histograms["upload_bytes"])
     for what, name in (("requests", "extra_calls"), ("bytes", "bytes_extra")):
         yield from _family(f"extra_{what}_total", "counter", f"Copies of requests: {what}.", [({}, counters[name])])
+    waves = counters["waves"]
+    yield from _family("waves_total", "counter", "Messages that carried several inputs.", [({}, waves["sent"])])
+    yield from _family("wave_inputs_total", "counter", "Inputs in them.", [({}, waves["inputs"])])
     yield from _family(
         "foreign_answers_total",
         "counter",

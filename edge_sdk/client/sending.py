@@ -236,8 +236,10 @@ class Sending:
     def _fitting(self, contract: Contract) -> Message:
         """Return the message for what an endpoint says of its model."""
         ours = self._contract
+        if contract is ours:
+            return self._message
         alike = replace(ours, digest=contract.digest, outputs=contract.outputs, quantization=contract.quantization)
-        if contract is ours or alike == contract:
+        if alike == contract:
             return self._message
         if self._make is None:
             raise InputError(f"{contract.model} is served in another way there")
