@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from edge_sdk.cascade.control import Budget
 from edge_sdk.client.cache import Cache
 from edge_sdk.client.cloud import Cloud, Hedging
@@ -25,3 +27,6 @@ __all__ = [
     "Question",
     "connect",
 ]
+
+# gRPC, where it is loaded later, writes a line to standard error at every handshake that fails, once a second
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
