@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(unmakeable_path, read_
 
 @pytest.mark.parametrize("encoding", ["jpeg:0", "tensor", "", "captured+side:5"])
 def test_an_encoding_that_nothing_can_be_kept_in_is_refused(tmp_path, encoding):
-    with pytest.raises(InputError, match="encoding|quality"):
+    with pytest.raises(InputError, match=r"encoding|quality"):
         Outbox(tmp_path, encoding=encoding)
 
 
