@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-MODELS = {"identity": (16,), "mlp": (256,), "cnn": (3, 224, 224)}
+MODELS = {"identity": (16,), "mlp": (256,), "cnn": (3, 224, 224), "thumbnail": (3, 48, 48)}
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -77,9 +77,12 @@ def write_models(folder: Path) -> None:
             for wide, high in ((256, 1024), (1024, 1024), (1024, 10)):
                 last = add("Gemm", last, weight(rng.normal(size=(wide, high)) / wide**0.5), weight(np.zeros(high)))
                 last = add("Relu", last) if high != 10 else last
-        elif name == "cnn":
+        elif name in {"cnn", "thumbnail"}:
             channels = 3
-            for out, stride in ((32, 2), (64, 1), (96, 2), (128, 2), (256, 2)):
+            widths, strides = ((32, 64, 96, 128, 256), (2, 1, 2, 2, 2))
+            if name == "thumbnail":  # a small request that takes long
+                widths, strides = ((64, 192, 384, 512, 512), (1, 1, 2, 1, 2))
+            for out, stride in zip(widths, strides, strict=True):
                 kernel = rng.normal(size=(channels, 1, 3, 3)) / 3
                 last = add("Conv", last, weight(kernel), group=channels, strides=[stride] * 2, pads=[1] * 4)
                 last = add("Conv", last, weight(rng.normal(size=(out, channels, 1, 1)) / channels**0.5))
@@ -270,6 +273,62 @@ def measure(
     )
 
 
+def flood(address: str, data: bytes, rate: float, seconds: float, deadline: float, out: Any) -> None:
+    """Send so many requests a second, whatever becomes of them; a process of its own."""
+
+    async def run() -> dict[str, Any]:
+        import grpc
+
+        options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        calls = []
+        for _ in range(8):
+            channel = grpc.aio.insecure_channel(address, options)
+            await channel.channel_ready()
+            calls.append(channel.unary_unary(METHOD))
+        ends: dict[str, int] = {}
+        times: list[float] = []
+
+        async def one(number: int, due: float) -> None:
+            try:
+                await calls[number % len(calls)](data, timeout=deadline)
+                name = "OK"
+                times.append(time.perf_counter() - due)
+            except grpc.aio.AioRpcError as error:
+                name = error.code().name
+            ends[name] = ends.get(name, 0) + 1
+
+        start, tasks, number = time.perf_counter(), set[asyncio.Task[None]](), 0
+        while (now := time.perf_counter()) < start + seconds:
+            while number < (now - start) * rate:
+                tasks.add(asyncio.create_task(one(number, start + number / rate)))
+                number += 1
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*tasks)
+        times.sort()
+        p99 = times[len(times) * 99 // 100] if times else 0.0
+        return {"sent": number, "ends": ends, "p99_ms": 1e3 * p99, "p50_ms": 1e3 * times[len(times) // 2]}
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        out.send(runner.run(run()))
+
+
+def overload(address: str, pid: int, model: str, deadline: float, seconds: float) -> None:
+    """Find the peak with 16 connections, offer three times as much, and print what came of it."""
+    peak = measure("ours", address, pid, model, 16, 1, seconds).requests_per_second
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    arguments = (address, body(model, 1), 3 * peak, seconds, deadline, send)
+    loader = context.Process(target=flood, args=arguments)
+    loader.start()
+    found = receive.recv()
+    loader.join()
+    good = found["ends"].get("OK", 0) / seconds
+    print(f"{model}: peak {peak:.0f}/s, offered {found['sent'] / seconds:.0f}/s, answered in time {good:.0f}/s", end="")
+    print(f" ({good / peak:.0%}), p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms, {found['ends']}")
+
+
 def floor(folder: Path, model: str, items: int) -> float:
     """Return the microseconds a request that ONNX Runtime takes in this process."""
     import onnxruntime as ort
@@ -291,13 +350,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="of each server and load (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load (default: %(default)s)")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS)[:3], choices=list(MODELS))
     parser.add_argument("--connections", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--items", type=int, default=1, help="in one request (default: %(default)s)")
     parser.add_argument(
         "--serve", nargs="*", default=[], metavar="OPTION", help="options of edge-sdk serve, without --"
     )
     parser.add_argument("--mlserver", metavar="PYTHON", help="interpreter that has mlserver and onnxruntime")
+    parser.add_argument(
+        "--overload", type=float, metavar="MS", help="instead: offer three times the peak with this deadline"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round, for programs")
     arguments = parser.parse_args()
     cells: list[Cell] = []
@@ -315,6 +377,11 @@ def main() -> int:
             program = folder / "mlserver_program.py"
             program.write_text(textwrap.dedent(MLSERVER), encoding="utf-8")
             commands["mlserver"] = [arguments.mlserver, str(program), name, "18471"]
+        if arguments.overload:
+            address, pid = stack.enter_context(serving(commands["ours"]))
+            for _ in range(arguments.rounds):
+                overload(address, pid, arguments.models[0], arguments.overload / 1e3, arguments.seconds)
+            return 0
         servers = {key: stack.enter_context(serving(command)) for key, command in commands.items()}
         if "mlserver" in servers:
             time.sleep(5)

@@ -111,7 +111,8 @@ class BatchCosts:
         return self._known[low] * (1 - share) + self._known[high] * share
 
     def _choose(self, waiting: int) -> int:
-        most = min(waiting, self.max_batch)
+        # sizes that were never run are tried one step at a time
+        most = min(waiting, self.max_batch, 2 * max(self._known, default=1))
         if most <= 1:
             return 1
         best, each = 1, self.seconds(1)

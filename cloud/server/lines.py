@@ -39,6 +39,7 @@ _log = logging.getLogger("edge_sdk.cloud.server")
 Array = np.ndarray[Any, Any]
 _PATIENCE = 10.0  # seconds after which a request without a deadline goes as if it had one
 _LAG = 0.05  # how much one answer corrects what the way back takes
+_SPENT_WAITING = 0.5  # of the time that a request has to spare: a longer queue answers no more, only later
 _SHORTEST_RETRY = 0.001
 _TINY = 20e-6  # seconds of a batch that costs less than to wait for others
 _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
@@ -249,12 +250,13 @@ class Line:
                 items = sum(other.payload.items for other in before)
                 preparing = sum(other.preparing for other in before)
             own = self._costs.drain(job.payload.items) + job.preparing
-            wait = max(own, self._wait(items + job.payload.items, preparing + job.preparing)) + self._lag
-            late = job.arrived + wait - job.deadline
+            wait = max(0.0, self._wait(items + job.payload.items, preparing + job.preparing) - own)
+            late = job.arrived + wait / _SPENT_WAITING + own + self._lag - job.deadline
             if late > 0:
                 self.counts.shed += 1
                 raise OverloadedError(
-                    f"model {name} would answer {late * 1e3:.0f} ms late", retry_after=max(late, _SHORTEST_RETRY)
+                    f"model {name} has no time for it: {len(self._queue)} requests wait before it",
+                    retry_after=max(late * _SPENT_WAITING, _SHORTEST_RETRY),
                 )
         insort(self._queue, entry)
         self._items += job.payload.items
@@ -372,7 +374,10 @@ class Line:
         if now >= job.deadline:
             return True
         # with nobody behind it nothing is lost by trying, and a cost that was thought too high is corrected
-        return len(self._queue) > 1 and now + job.preparing + self._costs.drain(job.payload.items) > job.deadline
+        return (
+            len(self._queue) > 1
+            and now + self._lag + job.preparing + self._costs.drain(job.payload.items) > job.deadline
+        )
 
     def _fitting(self, size: int, first: Job, now: float) -> int:
         """Return a size with which the most urgent request is still answered in time."""

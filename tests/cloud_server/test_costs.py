@@ -1,0 +1,80 @@
+"""What batches cost: learned by running them, and corrected by what they take later."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_sdk.cloud.server.costs import BatchCosts
+
+
+def learned(seconds: object, most: int = 64) -> BatchCosts:
+    costs = BatchCosts(most)
+    costs.learn(seconds, budget=1e9)
+    return costs
+
+
+def test_a_batch_is_taken_where_an_item_costs_less_in_it_and_only_of_what_waits() -> None:
+    costs = learned(lambda size: 50e-6 + 16e-6 * size)
+    assert [costs.best(waiting) for waiting in (0, 1, 2, 5, 9, 64, 500)] == [1, 1, 2, 5, 9, 32, 32]
+
+
+def test_no_batch_is_taken_where_an_item_costs_more_in_it() -> None:
+    costs = learned(lambda size: 1.5e-3 * size**1.1)
+    assert {costs.best(waiting) for waiting in range(1, 100)} == {1}
+    assert costs.drain(10) == pytest.approx(10 * 1.5e-3)
+
+
+def test_a_batch_is_as_large_as_pays_and_no_larger() -> None:
+    costs = learned(lambda size: 1e-3 if size <= 8 else 1e-3 * (size / 8) ** 1.5)
+    assert costs.best(64) == 8
+    assert costs.drain(64) == pytest.approx(8e-3)
+
+
+def test_learning_stops_when_its_time_is_up_and_single_items_are_always_measured() -> None:
+    ran: list[int] = []
+
+    def run(size: int) -> float:
+        ran.append(size)
+        return 10.0 * size
+
+    costs = BatchCosts(64)
+    costs.learn(run, budget=0.5)
+    assert ran == [1, 1]
+    assert costs.seconds(1) == 10.0
+    assert costs.best(2) == 2, "what was never run is tried, for it may pay"
+    costs.correct(2, 25.0)
+    assert costs.best(64) == 1
+
+
+def test_the_middle_of_several_runs_counts() -> None:
+    times = iter([9.0, 1.0, 1.0, 50.0, 1.0, 1.0])
+    costs = BatchCosts(1)
+    costs.learn(lambda _: next(times), budget=1e9)
+    assert costs.table() == {1: 1.0}
+
+
+def test_a_machine_that_becomes_slower_is_noticed_and_one_outlier_is_not() -> None:
+    costs = learned(lambda size: 1e-3 * size, 4)
+    costs.correct(1, 10.0)
+    assert costs.seconds(1) < 1.2e-3
+    for _ in range(200):
+        costs.correct(1, 3e-3)
+    assert costs.seconds(1) == pytest.approx(3e-3, rel=0.11)
+    assert costs.seconds(4) > 1.5 * 4e-3
+
+
+@given(
+    st.integers(1, 64),
+    st.lists(st.tuples(st.integers(1, 64), st.floats(1e-7, 10)), max_size=40),
+    st.integers(0, 300),
+)
+def test_whatever_is_learned_batches_stay_within_bounds(most: int, seen: list[tuple[int, float]], waiting: int) -> None:
+    costs = BatchCosts(most)
+    for size, seconds in seen:
+        costs.correct(size, seconds)
+    assert 1 <= costs.best(waiting) <= max(1, min(most, waiting))
+    assert costs.seconds(costs.best(waiting)) > 0
+    assert costs.drain(waiting) >= 0
+    assert (costs.drain(waiting) == 0) == (waiting == 0)
