@@ -10,6 +10,7 @@ ARGS ?=
 SUITES ?=
 SECONDS ?= 60
 COUNT ?= 100000
+MINUTES ?= 60
 
 # The folders compression/ and cloud/ at the top must not be importable by their short names: from
 # Python 3.14 the standard library has a package `compression` of its own.
@@ -25,7 +26,7 @@ INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip in
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint lint-style lint-tree lint-imports lint-types format bench proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels
+.PHONY: help demo test test-slow lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -87,6 +88,9 @@ format: $(VENV)/stamp-dev ## let ruff mend what it can
 
 bench: $(VENV)/stamp-dev ## time ours against peers: make bench SUITES="softmax" ARGS="--json out.json"
 	$(BIN)/python benchmarks/run.py $(SUITES) $(ARGS)
+
+soak: $(VENV)/stamp-dev ## use a hybrid model for MINUTES while one thing after another breaks
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(ARGS)
 
 fuzz: $(VENV)/stamp-dev ## feed damaged bytes to every reader and odd arguments to every kernel, for SECONDS
 	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) $(ARGS)
