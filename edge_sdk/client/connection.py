@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages
 from edge_sdk.protocol.names import SERVICE
@@ -59,7 +61,7 @@ class Connection:
             name: self._channel.unary_unary(
                 f"/{SERVICE}/{name}",
                 request_serializer=request.SerializeToString,
-                response_deserializer=response.FromString,
+                response_deserializer=_reader(response),
             )
             for name, (request, response) in messages.METHODS.items()
         }
@@ -108,3 +110,18 @@ class Connection:
         if done:
             # not here: this may be the channel's own thread, which closing waits for
             threading.Thread(target=self._channel.close, name="edge-sdk-close", daemon=True).start()
+
+
+def _reader(response: Any) -> Callable[[bytes], Any]:
+    """Return what reads a response; None, which gRPC takes for INTERNAL, where bytes are none.
+
+    Of an exception it would log the traceback, for every call.
+    """
+
+    def read(data: bytes) -> Any:
+        try:
+            return response.FromString(data)
+        except DecodeError:
+            return None
+
+    return read

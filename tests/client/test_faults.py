@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,8 @@ CALLS = 300
 DEADLINE = 0.1
 HANG = 5.0  # seconds: far beyond the deadline
 RETURN = 20.0  # seconds within which a busy machine sees the cloud again
+
+MOST_LINES = 8  # of the log: one a minute of each kind of trouble
 
 BROKEN = {"offline", "deadline", "breaker"}
 SOME_GET_THROUGH = {"loss", "switching"}
@@ -39,7 +44,7 @@ def encrypted(pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_breaks_each_call_is_answered_and_escalation_resumes(pair, request, fault: str) -> None:
+def test_whatever_breaks_each_call_is_answered_and_escalation_resumes(pair, request, caplog, fault: str) -> None:
     if fault == "certificate":
         faulty, ca = request.getfixturevalue("encrypted")
         cloud = Cloud(faulty.address(), tls_ca=ca)
@@ -77,3 +82,36 @@ def test_whatever_breaks_each_call_is_answered_and_escalation_resumes(pair, requ
         assert seen.late.descriptors - seen.early.descriptors <= 4
         assert seconds_until(cloud_answers, RETURN) is not None, "escalation did not resume"
         assert model.predict(pair.hard[1]).certified
+    said = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(said) <= MOST_LINES, [record.getMessage() for record in said]
+
+
+ASK_A_STRANGER = """
+import sys, time
+import edge_sdk
+from edge_sdk.client import Cloud
+
+bundle, address, ca = sys.argv[1:]
+import numpy as np
+frame = np.full((24, 24, 3), 90, np.uint8)
+with edge_sdk.connect(bundle, cloud=Cloud(address, tls_ca=ca), mode="prefer_cloud", deadline=0.1) as model:
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        assert model.predict(frame).source == "edge"
+        time.sleep(0.02)
+"""
+
+
+def test_a_wrong_certificate_fills_no_log_not_even_by_the_hand_of_grpc(pair, encrypted) -> None:
+    cloud, ca = encrypted
+    cloud.begin("certificate")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ASK_A_STRANGER, pair.edge, cloud.address(), ca],
+            check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        cloud.end()
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, lines
+    assert "certificate" in lines[0]
