@@ -10,6 +10,7 @@ example:
 
 import argparse
 import copy
+import hashlib
 import json
 import sys
 import time
@@ -117,7 +118,8 @@ def targets(folder):
     from edge_sdk.bundle.golden import GoldenSet
     from edge_sdk.bundle.manifest import Manifest
     from edge_sdk.cascade import Policy
-    from edge_sdk.cascade.journal import Feedback, parse
+    from edge_sdk.cascade.journal import CloudAnswer, Feedback, LateAnswer, parse
+    from edge_sdk.client.parcels import Parcel
     from edge_sdk.frames import decode_image
     from edge_sdk.model import EdgeModel
     from edge_sdk.ota.records import Assignment
@@ -151,12 +153,24 @@ def targets(folder):
         ["a", "b", "c"], categories={"b": ["x", "y"], "c": [1, 2]}, impute=0, clip=(-1, 1), mean=3
     )
     steps += [rows.to_json(), ProcessingSpec.sensor(["a"], 9).to_json(), ProcessingSpec.audio(900, pad=True).to_json()]
+    journal = [Feedback("0" * 16, 1.0, 2), LateAnswer("0" * 16, 1.0, CloudAnswer(1, 0.5, "", "captured"))]
+    parcel = Parcel(
+        id="0", time=1.0, kind="k", model="m", index=1, confidence=0.5, propensity=1.0, context={"a": 1, "b": None},
+        pixels=np.zeros((2, 2, 3), np.uint8),
+    )  # fmt: skip
+
+    def read_parcel(data):
+        """Read a parcel whose digest fits, so that what comes behind that is reached as well."""
+        Parcel.from_bytes(data + hashlib.sha256(data).digest())
+
     return {
         "bundle": of_bytes([path.read_bytes()], Bundle.from_bytes),
         "manifest": of_json([manifest], read_manifest),
         "processing": of_json(steps, lambda data: ProcessingSpec.from_json(strict(data))),
         "policy": of_json([policy, manifest.get("cascade") or policy], lambda data: Policy.from_json(strict(data))),
-        "journal": of_json([json.loads(Feedback("0" * 16, 1.0, 2).to_line())], parse),
+        "journal": of_json([json.loads(record.to_line()) for record in journal], parse),
+        "parcel": of_bytes([parcel.to_bytes()], Parcel.from_bytes),
+        "parcel with a digest": of_bytes([parcel.to_bytes()[:-32]], read_parcel),
         "assignment": of_json([assignment], Assignment.from_bytes),
         "picture": of_bytes(pictures, lambda data: decode_image(data, "a picture")),
         "kernels": Target(lambda random: random.bytes(8), run_kernel),

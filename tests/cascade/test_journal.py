@@ -20,6 +20,7 @@ from edge_sdk.cascade.deferral import fit_head
 from edge_sdk.cascade.journal import (
     CloudAnswer,
     Feedback,
+    LateAnswer,
     Outcome,
     Record,
     derive,
@@ -88,8 +89,9 @@ def test_a_record_comes_back_from_its_line_as_it_was():
             assert canonical.dumps(canonical.loads(line)) == line, "canonical"
             assert b"\n" not in line
     lost = replace(record, outcome=replace(record.outcome, cloud=None, missing="deadline"))
-    label = Feedback("abc", 1.5, 3)
-    assert (parse(lost.to_line()), parse(label.to_line())) == (lost, label)
+    label, late = Feedback("abc", 1.5, 3), LateAnswer("abc", 2.5, CloudAnswer(3, 0.5, "sha256:cloud", "captured"))
+    assert [parse(x.to_line()) for x in (lost, label, late)] == [lost, label, late]
+    assert canonical.dumps(canonical.loads(late.to_line())) == late.to_line(), "canonical"
 
 
 def test_the_digest_of_a_rule_is_that_of_what_decides_and_not_of_its_certificate():
@@ -162,7 +164,7 @@ def test_a_replay_without_the_rule_or_the_key_says_which_is_wanted():
     assert replay(records(policy, 5, rate=None), [policy]).passed
     lowered = [replace(logged[0], threshold=0.69)]
     assert "is below the rule's" in replay(lowered, [policy], [KEY]).problem
-    assert replay([Feedback("a", 0.0, 1)], []).passed
+    assert replay([Feedback("a", 0.0, 1), LateAnswer("a", 0.0, CloudAnswer(1, 0.5, "", ""))], []).passed
 
 
 def test_the_id_of_a_key_tells_keys_apart_and_not_what_they_are():
@@ -194,6 +196,8 @@ def changed(**fields: object) -> bytes:
         (changed(audit={"rate": 2, "key": "a"}), "should be from 0 to 1"),
         (changed(decision=None), "should be an object with"),
         (b'{"format":1,"kind":"feedback","id":"a","time":0,"label":-1}', "should be a count"),
+        (b'{"format":1,"kind":"late","id":"a","time":0,"cloud":null}', "should be an object with"),
+        (b'{"format":1,"kind":"late","id":"a","time":0}', "should be an object with"),
         (b" " * (2 << 20), "over the limit"),
     ],
 )

@@ -87,3 +87,15 @@ def test_every_metric_is_in_the_table_and_no_other(pair, cloud, tmp_path: Path) 
     with edge_sdk.connect(pair.edge, cloud=cloud, deadline=PATIENT, **options) as model:
         told = re.findall(r"^# TYPE (edge_sdk_\w+)", model.metrics(), re.MULTILINE)
     assert sorted(re.findall(r"edge_sdk_\w+", rows)) == sorted(told)
+
+
+def test_what_waits_offline_is_kept_sent_and_found_in_the_journal(pair, cloud, tmp_path, capsys) -> None:
+    def page(name: str, address: str) -> dict[str, Any]:
+        code = snippet("work-offline.md", name).replace("/var/lib/app", str(tmp_path))
+        return run(code, pair, address)
+
+    page("connect", f"127.0.0.1:{free_port()}")
+    assert "'lost': 0" in capsys.readouterr().out
+    assert list((tmp_path / "outbox").glob("*.parcel"))
+    assert page("limits", cloud)["outbox"].counters["waiting"] == 0
+    assert len(page("late", cloud)["late"]) >= 10

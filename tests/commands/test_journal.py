@@ -12,7 +12,7 @@ import pytest
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade import Policy
 from edge_sdk.cascade.audit import Audit
-from edge_sdk.cascade.journal import CloudAnswer, Feedback, Outcome, Record, derive, key_id, rule_digest
+from edge_sdk.cascade.journal import CloudAnswer, Feedback, LateAnswer, Outcome, Record, derive, key_id, rule_digest
 from edge_sdk.client import Journal
 from edge_sdk.client.journal import KEY_FILE, keep_key
 from outside.services import edge_sdk as run
@@ -110,6 +110,27 @@ def test_another_threshold_is_judged(logged):
     words = run("journal", "evaluate", logged.folder, "--threshold", 0.9).stdout
     assert "threshold 0.9, from 2000 decisions and 500 labels" in words
     assert f"answered by the edge   {record['coverage']['value']:.2%}, between" in words
+
+
+def test_answers_that_came_late_are_estimated_from_as_if_they_had_come_in_time(logged, tmp_path):
+    missed, late = [], []
+    for record in logged.records:
+        if isinstance(record, Record) and record.outcome.cloud is not None:
+            late.append(LateAnswer(record.id, record.time + 1e5, record.outcome.cloud))
+            missed.append(replace(record, outcome=replace(record.outcome, cloud=None, missing="offline")))
+        else:
+            missed.append(record)
+    write(tmp_path / "missed", missed)
+    write(tmp_path / "late", [*missed, *late])
+    want, without, found = (
+        json.loads(run("journal", "evaluate", folder, "--threshold", 0.9, "--json").stdout)
+        for folder in (logged.folder, tmp_path / "missed", tmp_path / "late")
+    )
+    assert found == want
+    assert without["agreement"]["value"] is None, "the control"
+    key = logged.folder / KEY_FILE
+    done = run("journal", "replay", tmp_path / "late", "--bundle", logged.bundle, "--key-file", key)
+    assert done.stdout == "2000 decisions, 2000 derived again bit for bit\n"
 
 
 def test_what_cannot_be_estimated_is_said(logged, tmp_path):
