@@ -89,6 +89,22 @@ def test_a_broken_link_is_survived_and_healed(pair, cloud, mode: str) -> None:
         wait_for_cloud(model, pair.hard[0])
 
 
+def test_a_connection_that_died_while_nobody_called_costs_one_call(pair, cloud) -> None:
+    with (
+        MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
+        edge_sdk.connect(pair.edge, cloud=network.address, deadline=DEADLINE) as model,
+    ):
+        wait_for_cloud(model, pair.hard[0])
+        network.set("halfopen")
+        network.set("pass")  # for new connections: the old one hangs for good
+        time.sleep(3.2)  # longer than a connection may say nothing and be believed
+        assert model.predict(pair.hard[0]).reason == "deadline"
+        before = network.connections
+        wait_for_cloud(model, pair.hard[0])
+        assert network.connections <= before + 1
+        assert model.counters["reasons"].get("breaker", 0) == 0, "it was not left alone first"
+
+
 def test_a_slow_link_ends_in_the_edge_answer(pair, cloud) -> None:
     with (
         MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
