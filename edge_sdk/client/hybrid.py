@@ -6,7 +6,6 @@ failing cloud never raises: the edge's answer is there, and ``reason`` says why 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -378,8 +377,6 @@ class HybridModel:
 
 
 def _new_asking(cloud: Cloud, **options: Any) -> Asking:
-    # gRPC reads it when it is imported, and says else of every handshake on standard error that it failed
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         from edge_sdk.client.asking import Asking
     except ModuleNotFoundError as error:
