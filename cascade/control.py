@@ -195,13 +195,12 @@ class Control:
         affordable = [offers[n] for n in payable]
         in_time = [self.network.in_time(offer.size, remaining, offer.seconds) for offer in affordable]
         least = min(range(len(affordable)), key=lambda n: affordable[n].size)
-        if (
-            self.network.calls == 0 and remaining is not None
-        ):  # as TCP does: begin small where nothing is known of the way
+        if remaining is not None and now - self.asked_at < self._pause(max(in_time)):
+            return self, "deadline"
+        begins = self.network.calls == 0 and remaining is not None  # small, as TCP does
+        if begins or self.network.misses > 1 or max(in_time) < LEAST:
+            # unknown, closed, or too long by all that is known: try it at the least expense
             return self, payable[least]
-        if self.network.misses > 1 or max(in_time) < LEAST:
-            # the way is closed, or too long by all that is known: if it is to be tried, then at the least expense
-            return self, payable[least] if now - self.asked_at >= self._pause(max(in_time)) else "deadline"
         sure = min(SURE, max(in_time))
         gain = max((offer.accuracy - confidence) / offer.size for offer in affordable)
         after = replace(self, worth=self.worth + (_GAIN if self.worth else 1.0) * (gain - self.worth))
@@ -220,7 +219,7 @@ class Control:
 
     def _pause(self, in_time: float) -> float:
         """Return the least seconds between two requests: some where the last ones were not answered in time."""
-        return PROBE_SECONDS if in_time < LEAST else self.network.pause
+        return max(PROBE_SECONDS if in_time < LEAST else 0.0, self.network.pause)
 
     def ask(self, now: float, size: int, remaining: float | None = None) -> tuple[Control, Reason | None]:
         """Ask to send a request, and pay for it if it may be sent.

@@ -14,6 +14,7 @@ __all__ = ["Making", "Offer", "best_offer"]
 
 _GAIN = 0.2  # weight of the newest picture in what is known of making them
 _LEAST_GAIN = 0.1  # as a share of accuracy: the rule wants the cloud's answer though little be gained
+_CERTAIN = 0.97  # surer than this is not asked, or fidelity would be given for nothing
 _LOSS = 0.01  # of accuracy from one rung to the next where nobody has measured it
 _PHOTO = 0.4, 25.0  # bytes a pixel of a photograph at quality 95, and by how much quality these fall by a factor e
 
@@ -90,9 +91,9 @@ def best_offer(
 ) -> int | None:
     """Return which encoding is worth most, or None where none is worth its price.
 
-    Worth is how much likelier the answer becomes right, times the probability that it comes in time (of which
-    no more than `sure` is asked), less what its bytes cost. With a price at which the budget is just used up,
-    this is the best that can be done with it (the Lagrangian of a knapsack). Of equals the first is taken.
+    Worth is how much likelier the answer becomes right, times the probability that it comes in time, less what
+    its bytes cost. With a price at which the budget is just used up, this is the best that can be done with it
+    (the Lagrangian of a knapsack). Of equals the first is taken.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ def best_offer(
         if probability < sure:
             continue
         gain = max(offer.accuracy - confidence, _LEAST_GAIN * offer.accuracy)
-        worth = gain * sure - price * offer.size
+        worth = gain * min(probability, _CERTAIN) - price * offer.size
         if worth > most and (price == 0.0 or worth > 0.0):
             best, most = n, worth
     return best

@@ -19,7 +19,7 @@ _EARLY = 0.25  # an answer sooner than expected makes the next one less unsure t
 _VARIES = 0.05  # sizes must vary by this share of their mean before they say anything of the bandwidth
 _STEEP = 0.2  # share of the time put down to the bytes where larger ones than usual are asked about
 _LONGER = 2.5  # a call that was not answered would have taken so many times what was waited
-_PAUSE, _LONGEST_PAUSE = 0.5, 3.0  # seconds after a call that was not answered, doubled with each
+_PAUSE, _LONGEST_PAUSE = 1.0, 3.0  # seconds after a call that was not answered, doubled with each
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,16 @@ from edge_sdk.cascade.control import Budget, Control
 from edge_sdk.cascade.ladder import Making, Offer
 
 __all__ = [
+    "LADDERS",
     "ROADS",
     "RUNGS",
     "Pictures",
     "Result",
     "Road",
+    "Row",
     "Trace",
     "clairvoyant",
+    "compare",
     "draw_pictures",
     "draw_trace",
     "drive",
@@ -142,6 +146,9 @@ RUNGS = {
 }
 """Accuracy of the cloud and seconds of encoding, by name, the best first."""
 
+LADDERS = {"all rungs": tuple(RUNGS), "jpeg:75 alone": ("jpeg:75",), "captured alone": ("captured",)}
+"""What clients have to choose from: the ladder, and for comparison what knows no other way."""
+
 _PIXELS = 640 * 480
 
 
@@ -155,12 +162,15 @@ class Pictures:
         The edge's honest probability to be right, and whether it is; [n].
     sizes, cloud_right
         Bytes as each rung, and whether the cloud is right about it; [n, rungs].
+    pace
+        By how much making each takes longer than usual; [n].
     """
 
     confidence: Floats
     edge_right: NDArray[np.bool_]
     sizes: Floats
     cloud_right: NDArray[np.bool_]
+    pace: Floats
 
 
 def draw_pictures(n: int, seed: int) -> Pictures:
@@ -180,7 +190,8 @@ def draw_pictures(n: int, seed: int) -> Pictures:
             sizes[:, column] = 224 * 224 * 3 if kind == "resized" else _PIXELS * 3
     hard = rng.random(n)  # the same for every rung: what is seen of a good picture is seen of a better one
     accuracy = np.array([accuracy for accuracy, _ in RUNGS.values()])
-    return Pictures(confidence, rng.random(n) < confidence, np.ceil(sizes), hard[:, None] < accuracy)
+    right, pace = rng.random(n) < confidence, np.exp(rng.normal(0.0, 0.3, n))
+    return Pictures(confidence, right, np.ceil(sizes), hard[:, None] < accuracy, pace)
 
 
 @dataclass(frozen=True)
@@ -195,6 +206,8 @@ class Result:
         Answers that the app got after its deadline.
     wasted
         Uploads that were not answered in time; the edge answered then, in time.
+    closed
+        Those of them that no encoding would have saved, for the way was closed.
     asked
         Uploads.
     sent, sent_in_vain
@@ -208,6 +221,7 @@ class Result:
     right: float
     late: float
     wasted: float
+    closed: float
     asked: float
     sent: float
     sent_in_vain: float
@@ -227,7 +241,7 @@ def drive(
     """Answer pictures one after the other as the hybrid client does, with its own control and ladder."""
     control, making = Control.of(budget, 0.0), Making()
     n = len(pictures.confidence)
-    right = late = wasted = asked = sent = in_vain = 0.0
+    right = late = wasted = closed = asked = sent = in_vain = 0.0
     count, reasons = dict.fromkeys(rungs, 0), {"deadline": 0, "budget": 0}
     columns = [list(RUNGS).index(name) for name in rungs]
     for i in range(n):
@@ -250,9 +264,8 @@ def drive(
             right += answer
             continue
         name = rungs[chosen]
-        size, takes = math.ceil(pictures.sizes[i, columns[chosen]]), RUNGS[name][1]
+        size, takes = math.ceil(pictures.sizes[i, columns[chosen]]), RUNGS[name][1] * float(pictures.pace[i])
         making = making.learn(name, _PIXELS, size, takes)
-        began = now
         now += takes
         control, refused = control.ask(now, size, ends_at - now)
         if refused is not None:
@@ -270,10 +283,11 @@ def drive(
         else:
             control = control.miss(size, ends_at - now)
             wasted += 1
+            closed += not math.isfinite(trace.answered_at(now, min(pictures.sizes[i]), ends_at))
             in_vain += size
             right += answer
-        late += began > start + road.deadline
-    return Result(right / n, late / n, wasted / n, asked / n, sent, in_vain, count, reasons)
+        late += max(now, min(answered, ends_at)) > start + road.deadline
+    return Result(right / n, late / n, wasted / n, closed / n, asked / n, sent, in_vain, count, reasons)
 
 
 def informed(trace: Trace, pictures: Pictures, road: Road, amount: float, *, threshold: float = 0.9) -> float:
@@ -287,7 +301,8 @@ def informed(trace: Trace, pictures: Pictures, road: Road, amount: float, *, thr
     for i in map(int, np.flatnonzero(pictures.confidence < threshold)):
         steps = []
         for column, (accuracy, takes) in enumerate(RUNGS.values()):
-            size, start = float(pictures.sizes[i, column]), i * road.interval + 0.005 + takes
+            size = float(pictures.sizes[i, column])
+            start = i * road.interval + 0.005 + takes * float(pictures.pace[i])
             if math.isfinite(trace.answered_at(start, size, _ends_at(road, i))):
                 steps.append((size, accuracy - float(pictures.confidence[i])))
         # the upper hull: each further byte gains less than the one before
@@ -329,10 +344,52 @@ def clairvoyant(
         start, fits = i * road.interval + 0.005, []
         for column, takes in columns:
             size = float(pictures.sizes[i, column])
-            in_time = math.isfinite(trace.answered_at(start + takes, size, _ends_at(road, i)))
+            in_time = math.isfinite(trace.answered_at(start + takes * float(pictures.pace[i]), size, _ends_at(road, i)))
             if pictures.cloud_right[i, column] and in_time:
                 fits.append(size)
         if fits:
             costs.append(min(fits))
     spent = np.cumsum(np.sort(costs)) if costs else np.empty(0)
     return (int(pictures.edge_right.sum()) + int((spent <= amount).sum())) / len(pictures.edge_right)
+
+
+class Row(NamedTuple):
+    """One trace: utility as a share of the optimum and of who knows the network alone; see `Result`.
+
+    Attributes
+    ----------
+    in_vain, closed
+        `Result.wasted`, and what of it no encoding would have saved.
+    spent
+        Share of the budget.
+    edge
+        Right answers of the edge alone, as a share of the optimum.
+    """
+
+    of_optimum: float
+    of_informed: float
+    late: float
+    in_vain: float
+    closed: float
+    asked: float
+    spent: float
+    edge: float
+
+
+def compare(road: Road, requests: int, seed: int, bytes_a_request: float, rungs: Sequence[str] = tuple(RUNGS)) -> Row:
+    """Drive one trace, and plan it with all that can be known; the planners have all rungs, whatever we have."""
+    seconds, amount = requests * road.interval, requests * bytes_a_request
+    trace, pictures = draw_trace(road, seconds, seed), draw_pictures(requests, seed)
+    ours = drive(trace, pictures, road, Budget(bytes=amount, period=seconds), rungs=rungs)
+    best = clairvoyant(trace, pictures, road, amount)
+    able = informed(trace, pictures, road, amount)
+    return Row(
+        ours.right / best,
+        ours.right / able,
+        ours.late,
+        ours.wasted,
+        ours.closed,
+        ours.asked,
+        ours.sent / amount,
+        float(pictures.edge_right.mean()) / best,
+    )
