@@ -37,13 +37,15 @@ cdef extern from "scores_kernel.h" nogil:
 
 cdef object INT8 = np.dtype(np.int8)
 cdef object UINT8 = np.dtype(np.uint8)
+# values that take some microseconds: a thread that lets go of the GIL for less may wait long to have it back
+cdef size_t _WORTH_RELEASING = 4096
 cdef double LARGEST = float(np.finfo(np.float32).max)
 
 
 def softmax(x, out=None, temperature=1.0, *, quantization=None):
     """Probabilities ``exp(x / temperature)``, normalised over the last axis.
 
-    Safe for logits of any finite size; an entry of ``-inf`` has probability 0. Releases the GIL.
+    Safe for logits of any finite size; an entry of ``-inf`` has probability 0. Releases the GIL where that pays.
 
     Parameters
     ----------
@@ -87,8 +89,11 @@ def softmax(x, out=None, temperature=1.0, *, quantization=None):
         raise InputError("out: need a writeable C-contiguous array")
     x = np.ascontiguousarray(x)
     scores.data = _address(x, PyBUF_C_CONTIGUOUS)
-    with nogil:
+    if scores.rows * scores.classes < _WORTH_RELEASING:
         status = edge_softmax(&scores, filled, divisor, &bad_row)
+    else:
+        with nogil:
+            status = edge_softmax(&scores, filled, divisor, &bad_row)
     if status != 0:
         raise InputError(f"x: row {bad_row} has no finite largest value (NaN, +inf, or nothing but -inf)")
     return out
@@ -97,7 +102,7 @@ def softmax(x, out=None, temperature=1.0, *, quantization=None):
 def summarize(x, *, top=5, temperature=1.0, out=None, quantization=None):
     """Probabilities and their top classes, margin, entropy and energy, in one pass.
 
-    Releases the GIL.
+    Releases the GIL where that pays.
 
     Parameters
     ----------
@@ -160,8 +165,11 @@ def summarize(x, *, top=5, temperature=1.0, out=None, quantization=None):
         numbers = np.empty((scores.rows, 3), FLOAT32)
         facts = <float *>_address(numbers, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
     best = <int64_t *>_address(indices, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
-    with nogil:
+    if scores.rows * scores.classes < _WORTH_RELEASING:
         status = edge_summarize(&scores, filled, divisor, named, best, facts, &bad_row)
+    else:
+        with nogil:
+            status = edge_summarize(&scores, filled, divisor, named, best, facts, &bad_row)
     if status != 0:
         raise InputError(f"x: row {bad_row} has no finite largest value (NaN, +inf, or nothing but -inf)")
     if x.ndim == 1:

@@ -44,13 +44,15 @@ def answer_of_cloud(
         ``time.perf_counter()`` at the start of the call.
     """
     assert outcome.probabilities is not None
-    index = int(outcome.probabilities.argmax())
+    scores = tuple(outcome.probabilities.tolist())
+    confidence = max(scores)
+    index = scores.index(confidence)  # argmax lets go of the GIL, and many threads may wait for it
     scored = None if made is None else made.scored
     return Classification(
         index=index,
         label=watch.model.labels[index],
-        confidence=float(outcome.probabilities[index]),
-        scores=tuple(outcome.probabilities.tolist()),
+        confidence=confidence,
+        scores=scores,
         source="cache" if outcome.cached else "cloud",
         reason=reason,
         certified=watch.certifies(outcome),

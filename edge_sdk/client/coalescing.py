@@ -30,7 +30,7 @@ from edge_sdk.protocol.names import DECISION_PARAMETER, MAX_ITEMS
 
 __all__ = ["Coalescer", "Item"]
 
-_LINGER_SHARE = 0.05  # of the time that a request has, spent on waiting for others at most
+_LINGER_SHARE = 0.1  # of the time that a request has, spent on waiting for others at most
 # a call costs little beside a message of this size, and rows would wait for other rows to arrive
 _MOST_BYTES = 2**20
 # what one row may be to blame for
@@ -69,7 +69,7 @@ class Coalescer:
         *,
         on_sent: Callable[[int], None] = lambda items: None,
         at_once: int = 2,
-        linger: float = 0.005,
+        linger: float = 0.020,
         most_items: int = MAX_ITEMS,
     ) -> None:
         self._fleet, self._on_sent = fleet, on_sent

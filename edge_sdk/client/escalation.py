@@ -134,8 +134,7 @@ class CloudLink:
             return Message(request, seen)
 
         def read(reply: Reply) -> Outcome:
-            outcome = self._read(reply, deadline, labels)
-            return replace(outcome, encoding=reply.message.seen, reduced=capture.reduction != WHOLE)
+            return self._read(reply, deadline, labels, reduced=capture.reduction != WHOLE)
 
         if priority is None and self._cloud.priority is not None:
             priority = self._cloud.priority + audit
@@ -247,12 +246,8 @@ class CloudLink:
                 except InputError as error:  # another copy may yet be answered better
                     failure = failure or self._rejected(reply.endpoint, error)
                 else:
-                    return replace(
-                        outcome,
-                        bytes_sent=reply.size,
-                        extra_calls=item.calls - 1,
-                        extra_bytes=item.bytes - reply.size,
-                    )
+                    calls, size = item.calls - 1, item.bytes - reply.size
+                    return replace(outcome, extra_calls=calls, extra_bytes=size) if calls or size else outcome
         except Failed as failed:
             failure = failure or failed
             return replace(failure.outcome, bytes_sent=item.bytes, extra_calls=max(0, item.calls - 1))
@@ -268,7 +263,7 @@ class CloudLink:
             self._fleet.forget(contract)  # the server may be given the right model later
             raise InputError(f"the cloud's model {contract.model} has other labels than the edge's")
 
-    def _read(self, reply: Reply, deadline: float | None, labels: tuple[str, ...]) -> Outcome:
+    def _read(self, reply: Reply, deadline: float | None, labels: tuple[str, ...], *, reduced: bool) -> Outcome:
         endpoint, contract, expected = reply.endpoint, reply.contract, True
         digest = str(read_parameters(reply.response.parameters).get(DIGEST_PARAMETER, ""))
         if digest != (contract.digest or ""):
@@ -283,7 +278,15 @@ class CloudLink:
         if not outputs:
             raise InputError("the cloud's answer has no tensor")
         probabilities = read_probabilities(next(iter(outputs.values())), contract, len(labels))
-        return Outcome(probabilities, "escalated", digest=digest, expected=expected)
+        return Outcome(
+            probabilities,
+            "escalated",
+            digest=digest,
+            bytes_sent=reply.size,
+            encoding=reply.message.seen,
+            reduced=reduced,
+            expected=expected,
+        )
 
 
 def _limit_in(outcome: Outcome) -> int | None:
