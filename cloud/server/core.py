@@ -348,12 +348,17 @@ class Core:
     def _line(self, name: str, version: str) -> Line:
         versions = self._lines.get(name)
         if versions is None:
-            raise LookupError(f"unknown model {name[:80]!r}; served are {', '.join(self._lines)}")
+            raise LookupError(
+                f"Request for unknown model: {name[:80]!r} is not found; served are {', '.join(self._lines)}"
+            )
         if not version:
             return next(reversed(versions.values()))
         line = versions.get(version)
         if line is None:
-            raise LookupError(f"model {name} has no version {version[:40]!r}; served is {', '.join(versions)}")
+            served = ", ".join(versions)
+            raise LookupError(
+                f"Request for unknown model: {name!r} version {version[:40]!r} is not found; served is {served}"
+            )
         return line
 
     def _retire(self, line: Line) -> None:

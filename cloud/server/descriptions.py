@@ -20,7 +20,7 @@ EXTENSIONS = (
     "binary_tensor_data",
     "classification",
     "model_configuration",
-    "model_repository",
+    "model_repository(unload_dependents)",
     "parameters",
     "schedule_policy",
     "statistics",
@@ -66,11 +66,12 @@ def model_config(core: Core, name: str, version: str) -> dict[str, Any]:
     return config
 
 
-def repository_index(core: Core) -> list[dict[str, Any]]:
-    """Return every version of every model and its state."""
+def repository_index(core: Core, *, ready: bool = False) -> list[dict[str, Any]]:
+    """Return every version of every model and its state, or those only that are ready."""
     return [
         {"name": model.name, "version": model.version, "state": model.state, "reason": model.reason}
         for model in core.index()
+        if not ready or model.state == "READY"
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from edge_sdk.cloud.server.core import Answer
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.errors import InputError, ModelError, NotReadyError, OverloadedError, ProcessingError
 from edge_sdk.protocol.names import (
@@ -26,7 +27,7 @@ __all__ = [
     "FAILURES",
     "Failure",
     "Wanted",
-    "answer",
+    "answered",
     "deadline_of",
     "encoding_of",
     "failure_of",
@@ -39,6 +40,7 @@ Array = np.ndarray[Any, Any]
 
 FAILURES = (
     LookupError,
+    PermissionError,
     InputError,
     ProcessingError,
     OverloadedError,
@@ -72,11 +74,14 @@ class Failure:
     retry_after: float | None = None
 
     @property
+    def pushback_ms(self) -> int | None:
+        """`retry_after` in whole milliseconds."""
+        return None if self.retry_after is None else math.ceil(self.retry_after * 1e3)
+
+    @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Trailing metadata that tell gRPC clients when to try again."""
-        if self.retry_after is None:
-            return ()
-        return (("grpc-retry-pushback-ms", str(math.ceil(self.retry_after * 1e3))),)
+        return () if self.pushback_ms is None else (("grpc-retry-pushback-ms", str(self.pushback_ms)),)
 
 
 def failure_of(error: BaseException, model_name: str) -> Failure:
@@ -85,6 +90,8 @@ def failure_of(error: BaseException, model_name: str) -> Failure:
     match error:
         case LookupError():
             return Failure(grpc.StatusCode.NOT_FOUND, 404, line)
+        case PermissionError():
+            return Failure(grpc.StatusCode.PERMISSION_DENIED, 403, line)
         case InputError() | ProcessingError():
             return Failure(grpc.StatusCode.INVALID_ARGUMENT, 400, line)
         case OverloadedError():
@@ -165,8 +172,8 @@ class Wanted:
     classes: int = 0
 
 
-def wanted_outputs(asked: Iterable[tuple[str, Mapping[str, object]]], model: ServedModel) -> list[Wanted]:
-    """Return the outputs of an answer: those asked for, or all.
+def wanted_outputs(asked: Iterable[tuple[str, Mapping[str, object]]], model: ServedModel) -> tuple[Wanted, ...]:
+    """Return the outputs of an answer that are asked for; none is all.
 
     Parameters
     ----------
@@ -193,21 +200,26 @@ def wanted_outputs(asked: Iterable[tuple[str, Mapping[str, object]]], model: Ser
         if unknown := sorted(parameters.keys() - {CLASSIFICATION_PARAMETER}):
             raise InputError(f"output {name[:80]!r}: parameter {unknown[0][:80]!r} is not supported")
         wanted.append(Wanted(name, classes))
-    return wanted or [Wanted(name) for name in there]
+    return tuple(wanted)
 
 
-def answer(array: Array, wanted: Wanted, model: ServedModel) -> Array:
-    """Return an output as it is answered: itself, or its highest classes; see `Wanted`.
+def answered(said: Answer, wanted: tuple[Wanted, ...]) -> Mapping[str, Array]:
+    """Return the outputs of an answer as they are wanted: as they are, or their highest classes.
 
     Raises
     ------
     InputError
         Classes are wanted of what has none.
     """
-    if not wanted.classes:
-        return array
-    labels = json.loads(model.properties.get(LABELS_PROPERTY, "[]"))
-    return _classify(array, wanted.classes, labels, wanted.name)
+    if not any(output.classes for output in wanted):
+        return said.outputs
+    labels = json.loads(said.model.properties.get(LABELS_PROPERTY, "[]"))
+    return {
+        output.name: _classify(said.outputs[output.name], output.classes, labels, output.name)
+        if output.classes
+        else said.outputs[output.name]
+        for output in wanted
+    }
 
 
 def _classify(scores: Array, classes: int, labels: list[str], name: str) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import logging
 import time
@@ -13,6 +14,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
+from edge_sdk.cloud.server.admin import Admin
 from edge_sdk.cloud.server.core import Core, Request
 from edge_sdk.cloud.server.descriptions import (
     model_config,
@@ -23,16 +25,19 @@ from edge_sdk.cloud.server.descriptions import (
 )
 from edge_sdk.cloud.server.exchange import (
     FAILURES,
-    answer,
+    answered,
     deadline_of,
     encoding_of,
     failure_of,
     priority_of,
     wanted_outputs,
 )
+from edge_sdk.errors import InputError
 from edge_sdk.protocol import add_output, messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (
     DIGEST_PARAMETER,
+    MAX_MESSAGE_BYTES,
+    PUSHBACK_PARAMETER,
     SERVICE,
     STATUS_PARAMETER,
     TIMEOUT_PARAMETER,
@@ -43,6 +48,8 @@ __all__ = ["MAX_STREAM_REQUESTS", "GrpcFront", "TokenInterceptor"]
 
 MAX_STREAM_REQUESTS = 64
 """Requests of one stream at work or queued at a time; further ones are not read."""
+MAX_STREAM_BYTES = 2 * MAX_MESSAGE_BYTES
+"""How many bytes they may hold; further ones are not read, either."""
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
@@ -51,8 +58,8 @@ Method = Callable[[Any, Any], Awaitable[Any]]
 class GrpcFront:
     """The service's methods over one `Core`."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, core: Core, *, allow_admin: bool = False) -> None:
+        self._core, self._admin = core, Admin(core, allowed=allow_admin)
 
     def handler(self) -> Any:
         """Return the generic handler to register with a ``grpc.aio`` server."""
@@ -66,6 +73,8 @@ class GrpcFront:
             "ModelStatistics": self._model_statistics,
             "ModelInfer": self._model_infer,
             "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
         handlers = {name: _unary(name, method) for name, method in methods.items()}
         # the stream parses what comes by itself: a message that is none must not end it
@@ -99,7 +108,24 @@ class GrpcFront:
         return await self._say(statistics, messages.ModelStatisticsResponse(), request, context)
 
     async def _repository_index(self, request: Any, context: Any) -> Any:
-        return ParseDict({"models": repository_index(self._core)}, messages.RepositoryIndexResponse())
+        return ParseDict(
+            {"models": repository_index(self._core, ready=request.ready)}, messages.RepositoryIndexResponse()
+        )
+
+    async def _load(self, request: Any, context: Any) -> Any:
+        return await self._do(self._admin.load, messages.RepositoryModelLoadResponse(), request, context)
+
+    async def _unload(self, request: Any, context: Any) -> Any:
+        return await self._do(self._admin.unload, messages.RepositoryModelUnloadResponse(), request, context)
+
+    @staticmethod
+    async def _do(action: Callable[..., Awaitable[None]], response: Any, request: Any, context: Any) -> Any:
+        try:
+            await action(request.model_name, context.peer(), request.parameters)
+        except FAILURES as error:
+            failure = failure_of(error, request.model_name)
+            await context.abort(failure.status, failure.message)
+        return response
 
     async def _say(self, describe: Callable[[Core, str, str], Any], message: Any, request: Any, context: Any) -> Any:
         """Fill a message with what is said of the model that a request names."""
@@ -119,8 +145,8 @@ class GrpcFront:
             await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)
 
     async def _model_stream_infer(self, requests: Any, context: Any) -> None:
-        """Work on up to `MAX_STREAM_REQUESTS` of a stream at a time; answer each as soon as it is ready."""
-        slots, writing = asyncio.Semaphore(MAX_STREAM_REQUESTS), asyncio.Lock()
+        """Work on several requests of a stream at a time; answer each as soon as it is ready."""
+        room, writing = _Room(), asyncio.Lock()
 
         async def work(data: bytes) -> None:
             try:
@@ -130,39 +156,39 @@ class GrpcFront:
             except grpc.aio.BaseError:
                 _log.debug("a stream ended before its answer could be written")
             finally:
-                slots.release()
+                room.leave(len(data))
 
         async with asyncio.TaskGroup() as tasks:  # a client that goes takes its requests with it
             async for data in requests:
                 # an unread request is held back by flow control, at the sender's end
-                await slots.acquire()
+                await room.enter(len(data))
                 tasks.create_task(work(data))
 
     async def _stream_response(self, data: bytes, context: Any) -> Any:
-        response = messages.ModelStreamInferResponse()
+        response, request = messages.ModelStreamInferResponse(), messages.ModelInferRequest()
         try:
-            request = messages.ModelInferRequest.FromString(data)
+            request.ParseFromString(data)
+            await self._infer(request, context.time_remaining(), response.infer_response)
+            return response
         except DecodeError:
-            status, response.error_message = grpc.StatusCode.INVALID_ARGUMENT, _unreadable("ModelInferRequest")
-        else:
-            try:
-                await self._infer(request, context.time_remaining(), response.infer_response)
-                return response
-            except FAILURES as error:
-                failure = failure_of(error, request.model_name)
-                status, response.error_message = failure.status, failure.message
-                response.infer_response.Clear()
-                response.infer_response.id = request.id  # as in Triton, so that it is known which failed
-        set_parameter(response.infer_response.parameters, STATUS_PARAMETER, status.name)
+            failure = failure_of(InputError(_unreadable("ModelInferRequest")), "")
+            request.Clear()
+        except FAILURES as error:
+            failure = failure_of(error, request.model_name)
+        response.error_message = failure.message
+        response.infer_response.Clear()
+        response.infer_response.id = request.id  # as in Triton, so that it is known which failed
+        set_parameter(response.infer_response.parameters, STATUS_PARAMETER, failure.status.name)
+        if failure.pushback_ms is not None:
+            set_parameter(response.infer_response.parameters, PUSHBACK_PARAMETER, failure.pushback_ms)
         return response
 
     async def _infer(self, request: Any, time_remaining: float | None, response: Any) -> None:
         arrived = time.monotonic()
         parameters = read_parameters(request.parameters)
         model = self._core.model(request.model_name, request.model_version)
-        wanted = wanted_outputs(
-            [(output.name, read_parameters(output.parameters)) for output in request.outputs], model
-        )
+        asked = [(output.name, read_parameters(output.parameters)) for output in request.outputs]
+        wanted = wanted_outputs(asked, model)
         said = await self._core.infer(
             Request(
                 model=request.model_name,
@@ -174,11 +200,41 @@ class GrpcFront:
                 outputs=tuple(output.name for output in wanted),
             )
         )
-        model = said.model  # a newer one may have taken over meanwhile
-        response.model_name, response.model_version, response.id = model.name, model.version, request.id
-        set_parameter(response.parameters, DIGEST_PARAMETER, model.digest)
-        for output in wanted:
-            add_output(response, output.name, answer(said.outputs[output.name], output, model))
+        # of the model that answered: a newer one may have taken over meanwhile
+        response.CopyFrom(_head(said.model.name, said.model.version, said.model.digest))
+        response.id = request.id
+        for name, array in answered(said, wanted).items():
+            add_output(response, name, array)
+
+
+@functools.lru_cache
+def _head(name: str, version: str, digest: str) -> Any:
+    """Return what every answer of a model begins with; not to be changed."""
+    head = messages.ModelInferResponse(model_name=name, model_version=version)
+    set_parameter(head.parameters, DIGEST_PARAMETER, digest)
+    return head
+
+
+class _Room:
+    """How much of one stream is at work or queued."""
+
+    def __init__(self) -> None:
+        self._requests = self._bytes = 0
+        self._left = asyncio.Event()
+
+    async def enter(self, size: int) -> None:
+        """Wait until there is room; a request of any size finds it where it is alone."""
+        while self._requests and (self._requests >= MAX_STREAM_REQUESTS or self._bytes + size > MAX_STREAM_BYTES):
+            self._left.clear()
+            await self._left.wait()
+        self._requests += 1
+        self._bytes += size
+
+    def leave(self, size: int) -> None:
+        """Make room again."""
+        self._requests -= 1
+        self._bytes -= size
+        self._left.set()
 
 
 def _unary(name: str, method: Method) -> Any:

@@ -10,6 +10,7 @@ __all__ = ["openapi"]
 _ERRORS = {
     "400": "The request is wrong; the message says where.",
     "401": "A valid bearer token is needed.",
+    "403": "The server does not let clients do that.",
     "404": "There is no such model or version.",
     "413": "The body is over the limit.",
     "500": "The model failed.",
@@ -38,6 +39,7 @@ _TENSOR = {
         "data": {"type": "array", "items": {}, "description": "Row by row, flat or nested; BYTES as strings."},
     },
 }
+_MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 _SCHEMAS: dict[str, Any] = {
     "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
     "Tensor": _TENSOR,
@@ -86,14 +88,17 @@ def openapi() -> dict[str, Any]:
         "/v2": _get("Name, version and extensions of the server."),
         "/v2/models/stats": _get("Statistics of all models."),
         "/v2/repository/index": {"post": _operation("Every version of every model, and its state.")},
+        **{
+            f"/v2/repository/models/{{model}}/{action}": {"parameters": [_MODEL], "post": _operation(summary)}
+            for action, summary in (
+                ("load", "Load a model, or load it anew; where the server allows it."),
+                ("unload", "Serve a model no longer; where the server allows it."),
+            )
+        },
         "/openapi.json": _get("This document."),
     }
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        given = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in ("model", "version")
-            if f"{{{name}}}" in path
-        ]
+        given = [_MODEL, {**_MODEL, "name": "version"}] if "version" in path else [_MODEL]
         for suffix, entry in {
             "": _get("Tensors and properties of the model."),
             "/ready": _get("Whether the model answers.", "nothing"),
@@ -125,7 +130,7 @@ def _operation(summary: str, content: str = "json") -> dict[str, Any]:
     done: dict[str, Any] = {"description": "Yes." if content == "nothing" else "Done."}
     if content == "json":
         done["content"] = {"application/json": {}}
-    return {"summary": summary, "responses": {"200": done, **_errors("401", "404", "503")}}
+    return {"summary": summary, "responses": {"200": done, **_errors("401", "403", "404", "503")}}
 
 
 def _infer() -> dict[str, Any]:

@@ -105,9 +105,7 @@ class Reader:
             They do not fit the model or the encoding.
         """
         if inputs.keys() != self._inputs.keys():
-            names = ", ".join(map(repr, self._inputs))
-            what = f"one input named {names}" if len(self._inputs) == 1 else f"the inputs {names}"
-            raise InputError(f"model {self._model} takes {what}, not {sorted(inputs)}")
+            raise InputError(self._other_inputs(inputs))
         if encoding == "tensor":
             return self._tensors(inputs)
         if self._spec is None:
@@ -128,17 +126,36 @@ class Reader:
         nbytes = sum(map(len, frames)) if encoding == "jpeg" else x.nbytes
         return Payload(len(frames), nbytes, None, encoding, make)
 
+    def _other_inputs(self, inputs: Mapping[str, Array]) -> str:
+        """Return what is wrong with a request of other inputs than the model's, in Triton's words."""
+        missing = [name for name in self._inputs if name not in inputs]
+        if len(inputs) == len(self._inputs) or not missing:
+            unexpected = next(name for name in inputs if name not in self._inputs)
+            names = ", ".join(map(repr, self._inputs))
+            return f"unexpected inference input {unexpected[:80]!r} for model {self._model!r}; it takes {names}"
+        given = [name[:80] for name in list(inputs)[:8]]
+        return (
+            f"expected {len(self._inputs)} inputs but got {len(inputs)} inputs for model {self._model!r}. "
+            f"Got input(s) {given}, but missing required input(s) {missing}. Please provide all required input(s)."
+        )
+
     def _tensors(self, inputs: Mapping[str, Array]) -> Payload:
         items, nbytes, kind = 1, 0, []
         for index, (name, (want, dtype)) in enumerate(self._inputs.items()):
             x = inputs[name]
             if x.dtype != dtype:
-                raise InputError(f"input {name} is {datatype_of(want.dtype)}, not {datatype_of(x.dtype)}")
+                raise InputError(
+                    f"inference input {name!r} data-type is {datatype_of(x.dtype)!r}, "
+                    f"but model {self._model!r} expects {datatype_of(want.dtype)!r}"
+                )
             if x.size == 0 or (x.ndim and self._batching != "whole" and x.shape[0] > MAX_ITEMS):
                 raise InputError(f"input {name}: shape {list(x.shape)} is empty or over {MAX_ITEMS} items")
             shape = (1, *x.shape[1:]) if self._batching == "in turn" and x.ndim else x.shape
             if not _fits(shape, want.shape):
-                raise InputError(f"input {name} has shape {list(want.shape)}, not {list(x.shape)}")
+                raise InputError(
+                    f"unexpected shape for input {name!r} for model {self._model!r}. "
+                    f"Expected {_text(want.shape)}, got {_text(x.shape)}"
+                )
             if self._batching != "whole":
                 if index and x.shape[0] != items:
                     raise InputError(f"input {name} has {x.shape[0]} items, but {self._name} has {items}")
@@ -149,6 +166,10 @@ class Reader:
         # processed inputs have the model's own shape, so None is their kind, and that of tensors of that shape
         key = None if all(-1 not in want.shape[1:] for want, _ in self._inputs.values()) else tuple(kind)
         return Payload(items, nbytes, key, "tensor", lambda _: ordered)
+
+
+def _text(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape[:8]))}]"
 
 
 def _fits(shape: tuple[int, ...], want: tuple[int, ...]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
+from edge_sdk.cloud.server.admin import Admin
 from edge_sdk.cloud.server.core import Core, Request
 from edge_sdk.cloud.server.descriptions import (
     model_config,
@@ -28,7 +29,7 @@ from edge_sdk.cloud.server.descriptions import (
 )
 from edge_sdk.cloud.server.exchange import (
     FAILURES,
-    answer,
+    answered,
     deadline_of,
     encoding_of,
     failure_of,
@@ -37,7 +38,7 @@ from edge_sdk.cloud.server.exchange import (
 )
 from edge_sdk.cloud.server.metrics import CONTENT_TYPE, metrics_text
 from edge_sdk.cloud.server.openapi import openapi
-from edge_sdk.cloud.server.rest_tensors import read_request, write_answer
+from edge_sdk.cloud.server.rest_tensors import read_object, read_request, write_answer
 from edge_sdk.errors import InputError
 from edge_sdk.protocol.names import DIGEST_PARAMETER, TIMEOUT_PARAMETER
 
@@ -67,9 +68,14 @@ class RestFront:
         Largest body.
     max_concurrent
         Inference requests at work or queued at a time; more are refused.
+    allow_admin
+        Whether clients may load and unload models.
     """
 
-    def __init__(self, core: Core, *, token: str | None, max_bytes: int, max_concurrent: int) -> None:
+    def __init__(
+        self, core: Core, *, token: str | None, max_bytes: int, max_concurrent: int, allow_admin: bool = False
+    ) -> None:
+        self._admin = Admin(core, allowed=allow_admin)
         self._core, self._max_bytes = core, max_bytes
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._free = max_concurrent
@@ -90,7 +96,8 @@ class RestFront:
                 f"{path}/stats", self._describe(lambda request: statistics(self._core, *_model(request)))
             )
             app.router.add_post(f"{path}/infer", self._infer)
-        app.router.add_post("/v2/repository/index", self._describe(lambda request: repository_index(self._core)))
+        app.router.add_post("/v2/repository/index", self._index)
+        app.router.add_post("/v2/repository/models/{model}/{action:load|unload}", self._do)
         return app
 
     @web.middleware
@@ -130,6 +137,18 @@ class RestFront:
         self._core.model(model, version)
         return web.Response(status=200 if self._core.answers(model, version) else 503)
 
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        asked = read_object(await _body(request))
+        return web.json_response(repository_index(self._core, ready=asked.get("ready") is True))
+
+    async def _do(self, request: web.Request) -> web.StreamResponse:
+        parameters = read_object(await _body(request)).get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise InputError("parameters is a JSON object")
+        act = self._admin.load if request.match_info["action"] == "load" else self._admin.unload
+        await act(request.match_info["model"], f"http:{request.remote}", parameters)
+        return web.json_response({})
+
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         arrived = time.monotonic()
         if request.content_length is not None and request.content_length > self._max_bytes:
@@ -145,13 +164,7 @@ class RestFront:
     async def _answer(self, request: web.Request, arrived: float) -> web.StreamResponse:
         name, version = _model(request)
         self._core.model(name, version)  # before a body is read for what is not there
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await request.read()
-        except TimeoutError:
-            return _error(408, f"the body took longer than {BODY_SECONDS:g} s")
-        except web.RequestPayloadError as error:  # of a compressed body
-            raise InputError(f"the body is unreadable: {' '.join(str(error).split())[:200]}") from None
+        body = await _body(request)
         length = _json_length(request)
         if len(body if length is None else body[:length]) <= _INLINE_BYTES:
             asked = read_request(body, length)
@@ -176,8 +189,7 @@ class RestFront:
             **({"id": asked.request_id} if asked.request_id else {}),
             "parameters": {DIGEST_PARAMETER: model.digest},
         }
-        outputs = {output.name: answer(said.outputs[output.name], output, model) for output in wanted}
-        content, length = write_answer(head, outputs, asked.binary)
+        content, length = write_answer(head, answered(said, wanted), asked.binary)
         if length is None:
             return web.Response(body=content, content_type="application/json")
         return web.Response(body=content, content_type="application/octet-stream", headers={_LENGTH: str(length)})
@@ -217,6 +229,25 @@ async def start(
 
 def _model(request: web.Request) -> tuple[str, str]:
     return request.match_info["model"], request.match_info.get("version", "")
+
+
+async def _body(request: web.Request) -> bytes:
+    """Return all of a body.
+
+    Raises
+    ------
+    aiohttp.web.HTTPException
+        It is too large, or too slow.
+    InputError
+        It is not compressed as it says.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(reason=f"a body longer than {BODY_SECONDS:g} s on its way") from None
+    except web.RequestPayloadError as error:
+        raise InputError(f"the body is unreadable: {' '.join(str(error).split())[:200]}") from None
 
 
 def _json_length(request: web.Request) -> int | None:

@@ -18,7 +18,7 @@ import numpy as np
 from edge_sdk.errors import InputError
 from edge_sdk.protocol import datatype_of, dtype_of, from_raw, to_raw
 
-__all__ = ["RestRequest", "read_request", "write_answer"]
+__all__ = ["RestRequest", "read_object", "read_request", "write_answer"]
 
 Array = np.ndarray[Any, Any]
 _RAW_ONLY = ("FP16", "BF16")
@@ -87,6 +87,11 @@ def read_request(body: bytes, json_length: int | None) -> RestRequest:
         outputs.append((name, of_output))
     request_id = _text(head.get("id", ""), "id")
     return RestRequest(request_id, parameters, inputs, outputs, None if every and not outputs else frozenset(binary))
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body holds, an empty one where there is no body; raise `InputError`."""
+    return _object(_parse(body), "the request") if body.strip() else {}
 
 
 def write_answer(

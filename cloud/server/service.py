@@ -47,6 +47,8 @@ class ServerConfig:
         PEM file of the authorities whose certificates clients must show (mTLS).
     token_file
         File whose content clients must present as their bearer token; None lets all in.
+    allow_admin
+        Whether clients may load and unload models of repository folders.
     serving
         How models are served.
     max_message_bytes
@@ -66,6 +68,7 @@ class ServerConfig:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     token_file: Path | None = None
+    allow_admin: bool = False
     serving: Serving = field(default_factory=Serving)
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_concurrent: int = 256
@@ -149,7 +152,8 @@ async def _start_grpc(
         maximum_concurrent_rpcs=config.max_concurrent,
     )
     health = Health()
-    server.add_generic_rpc_handlers((GrpcFront(core).handler(), health.handler(), *reflection_handlers()))
+    front = GrpcFront(core, allow_admin=config.allow_admin)
+    server.add_generic_rpc_handlers((front.handler(), health.handler(), *reflection_handlers()))
     check_address(config.host, config.grpc_port, "--grpc-port")
     address = address_of(config.host, config.grpc_port)
     try:
@@ -188,7 +192,11 @@ async def _start_http(
         addresses[name] = address_of(config.host, listening.getsockname()[1])
         if name == "http":
             rest = RestFront(
-                core, token=token, max_bytes=config.max_message_bytes, max_concurrent=config.max_concurrent
+                core,
+                token=token,
+                max_bytes=config.max_message_bytes,
+                max_concurrent=config.max_concurrent,
+                allow_admin=config.allow_admin,
             )
             tls = None if certificates is None else certificates.ssl_context()
             runner = await start(rest.application(), listening, tls, config.grace_seconds)

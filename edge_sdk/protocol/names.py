@@ -23,6 +23,7 @@ __all__ = [
     "PARAMETERS_PREFIX",
     "PRIORITY_PARAMETER",
     "PROCESSING_PROPERTY",
+    "PUSHBACK_PARAMETER",
     "QUANTIZATION_PROPERTY",
     "SERVICE",
     "STATUS_PARAMETER",
@@ -50,7 +51,8 @@ CLASSIFICATION_PARAMETER = "classification"  # int64: so many of the highest cla
 # response parameters
 DIGEST_PARAMETER = "edge_model_digest"  # string: "sha256:…" of the model that answered
 
-# parameter of a response within a stream that tells of an error
+# parameters of a response within a stream that tells of an error
+PUSHBACK_PARAMETER = "edge_retry_pushback_ms"  # int64: when to ask again; else ModelInfer's trailing metadata
 STATUS_PARAMETER = "edge_status"  # string: the gRPC status that ModelInfer would have ended with
 
 # properties of ModelMetadataResponse

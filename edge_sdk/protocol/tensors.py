@@ -65,6 +65,8 @@ _TYPED_FIELDS = {
 
 def datatype_of(dtype: Any) -> str:
     """Return the protocol's name of a NumPy dtype, such as ``"FP32"``."""
+    if isinstance(dtype, np.dtype) and (datatype := _DATATYPES.get(dtype)) is not None:
+        return datatype  # little-endian already, as nearly always
     try:
         return _DATATYPES[np.dtype(dtype).newbyteorder("<")]
     except (KeyError, TypeError):
@@ -118,7 +120,7 @@ def to_raw(array: np.ndarray[Any, Any], datatype: str | None = None) -> bytes:
         The dtype has no place in the protocol, or is not float32 where BF16 is asked for.
     """
     own = datatype_of(array.dtype)
-    if datatype not in (None, own):
+    if datatype is not None and datatype != own:
         if (datatype, own) != ("BF16", "FP32"):
             raise InputError(f"{own} is not written as {datatype}")
         bits = np.ascontiguousarray(array, dtype="<f4").view("<u4")
@@ -127,7 +129,8 @@ def to_raw(array: np.ndarray[Any, Any], datatype: str | None = None) -> bytes:
         return np.where(np.isnan(array), quiet, rounded).astype("<u2").tobytes()
     if own == "BYTES":
         return _pack_bytes(array.ravel())
-    return np.ascontiguousarray(array, dtype=_DTYPES[own]).tobytes()
+    dtype = _DTYPES[own]
+    return (array if array.dtype == dtype else array.astype(dtype)).tobytes()
 
 
 def from_raw(raw: bytes, datatype: str, shape: Sequence[int], name: str) -> np.ndarray[Any, Any]:
@@ -292,5 +295,7 @@ def set_parameter(parameters: Any, name: str, value: bool | float | str) -> None
 
 def read_parameters(parameters: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """Return the parameters of a message as plain values; unset ones are left out."""
+    if not parameters:
+        return {}
     chosen = ((name, parameter, parameter.WhichOneof("parameter_choice")) for name, parameter in parameters.items())
     return {name: getattr(parameter, field) for name, parameter, field in chosen if field is not None}

@@ -159,16 +159,39 @@ def jpeg_that_says_it_is(side: int) -> bytes:
 
 GOOD = np.zeros((1, SIDE, SIDE, 3), np.float32)
 FRAME = np.zeros((24, 24, 3), np.uint8)
+# in Triton's words, which its users look for
+OTHER_DATATYPE = "inference input 'image' data-type is 'FP64', but model 'tiny' expects 'FP32'"
+OTHER_SHAPE = r"unexpected shape for input 'image' for model 'tiny'. Expected \[-1,8,8,3\]"
 REFUSED = {
-    "an unknown model": (request(GOOD, model="other"), "NOT_FOUND", "served are tiny"),
+    "an unknown model": (
+        request(GOOD, model="other"),
+        "NOT_FOUND",
+        "Request for unknown model: 'other' is not found",
+    ),
     "no model name": (request(GOOD, model=""), "NOT_FOUND", "unknown model"),
-    "another dtype": (request(GOOD.astype(np.float64)), "INVALID_ARGUMENT", "FP32, not FP64"),
-    "another shape": (request(np.zeros((1, 4, 4, 3), np.float32)), "INVALID_ARGUMENT", "has shape"),
-    "another rank": (request(np.zeros(192, np.float32)), "INVALID_ARGUMENT", "has shape"),
-    "a scalar": (request(np.float32(1) * np.ones((), np.float32)), "INVALID_ARGUMENT", "has shape"),
+    "another dtype": (
+        request(GOOD.astype(np.float64)),
+        "INVALID_ARGUMENT",
+        OTHER_DATATYPE,
+    ),
+    "another shape": (request(np.zeros((1, 4, 4, 3), np.float32)), "INVALID_ARGUMENT", "got \\[1,4,4,3\\]"),
+    "another rank": (
+        request(np.zeros(192, np.float32)),
+        "INVALID_ARGUMENT",
+        OTHER_SHAPE,
+    ),
+    "a scalar": (
+        request(np.float32(1) * np.ones((), np.float32)),
+        "INVALID_ARGUMENT",
+        OTHER_SHAPE,
+    ),
     "no items": (request(GOOD[:0]), "INVALID_ARGUMENT", "empty"),
     "too many items": (request(np.zeros((257, SIDE, SIDE, 3), np.float32)), "INVALID_ARGUMENT", "256 items"),
-    "another input name": (request(GOOD, name="x"), "INVALID_ARGUMENT", "one input named 'image'"),
+    "another input name": (
+        request(GOOD, name="x"),
+        "INVALID_ARGUMENT",
+        "unexpected inference input 'x' for",
+    ),
     "an unknown encoding": (request(GOOD, edge_encoding="png"), "INVALID_ARGUMENT", "not offered"),
     "an encoding that is a number": (request(GOOD, edge_encoding=7), "INVALID_ARGUMENT", "is a string"),
     "a float picture": (request(GOOD, edge_encoding="captured"), "INVALID_ARGUMENT", "UINT8"),

@@ -70,7 +70,7 @@ def test_what_is_refused_names_its_id_and_status_and_the_stream_goes_on(channel:
         (request(model="other", request_id="a"), "a", "NOT_FOUND", "unknown model"),
         (request(GOOD[:, :4], request_id="b"), "b", "INVALID_ARGUMENT", "shape"),
         (request(request_id="c", timeout=1), "c", "DEADLINE_EXCEEDED", "no time is left"),
-        (b"\xff\xff\xff", "", "INVALID_ARGUMENT", "no ModelInferRequest"),
+        (b"\xff\xff\xff", "", "INVALID_ARGUMENT", "no ModelInferRequest message"),
         (b"", "", "NOT_FOUND", "unknown model"),
     ]
     for message, name, status, says in cases:
