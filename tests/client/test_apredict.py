@@ -81,3 +81,17 @@ def test_errors_come_out_where_the_answer_is_awaited(pair, cloud) -> None:
     with pytest.raises(ModelClosedError):
         asyncio.run(ask(model, pair.easy[0]))
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("edge-sdk-apredict")]
+
+
+def test_closing_ends_what_waits_for_ever(pair) -> None:
+    async def run(odd: OddCloud) -> list:
+        model = edge_sdk.connect(pair.edge, cloud=odd.address, deadline=None)
+        calls = [asyncio.ensure_future(model.apredict(frame)) for frame in pair.hard[:4]]
+        await asyncio.sleep(0.3)
+        await asyncio.get_running_loop().run_in_executor(None, model.close)
+        return await asyncio.gather(*calls)
+
+    with OddCloud("busy") as odd:
+        answers = asyncio.run(asyncio.wait_for(run(odd), 60))
+    assert [answer.source for answer in answers] == ["edge"] * 4
+    assert not any(answer.certified for answer in answers)
