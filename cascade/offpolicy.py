@@ -40,6 +40,10 @@ class Columns:
     edge_right, cloud_right
         1 where it was right, 0 where not, NaN where no label arrived or the cloud did not answer;
         float64 [n].
+    wanted
+        Whether the rule wanted the cloud's answer, bool [n]; not of audits.
+    local
+        Whether the edge's answer was given, bool [n].
     """
 
     value: NDArray[np.float64]
@@ -47,6 +51,8 @@ class Columns:
     agrees: NDArray[np.float64]
     edge_right: NDArray[np.float64]
     cloud_right: NDArray[np.float64]
+    wanted: NDArray[np.bool_]
+    local: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,10 @@ def columns(records: Iterable[Entry], *, rule: str | None = None, cloud: str | N
             filled[2, n] = row.edge_index == row.cloud_index
             if label is not None:
                 filled[4, n] = row.cloud_index == label
-    return Columns(*filled)
+    rows = chosen.values()
+    wanted, local = (np.fromiter((getattr(row, name) for row in rows), bool, len(rows)) for name in ("wanted", "local"))
+    value, propensity, agrees, edge_right, cloud_right = filled
+    return Columns(value, propensity, agrees, edge_right, cloud_right, wanted, local)
 
 
 class _Row(NamedTuple):
@@ -133,6 +142,8 @@ class _Row(NamedTuple):
     rule: str
     value: float
     propensity: float
+    wanted: bool
+    local: bool
     edge_index: int
     cloud: str | None
     cloud_index: int
@@ -144,6 +155,8 @@ def _row(record: Record) -> _Row:
         sys.intern(record.rule),
         -math.inf if decision.value is None else decision.value,
         decision.propensity,
+        decision.reason == "escalated",
+        outcome.source == "edge",
         outcome.index,
         None if cloud is None else sys.intern(cloud.model),
         0 if cloud is None else cloud.index,

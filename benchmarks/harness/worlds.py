@@ -102,8 +102,9 @@ def draw_journal(n: int, seed: int, *, rate: float = 0.01, labelled: float = 0.1
     edge = np.where(rng.random(n) < 0.16 + 0.83 * value, truth, (truth + 1) % 10)
     cloud = np.where(rng.random(n) < 0.98, truth, (truth + rng.integers(1, 10, n)) % 10)
     propensity = np.where(value >= IN_FORCE, rate, 1.0)
-    told = Columns(*(a.astype(float) for a in (value, propensity, edge == cloud, edge == truth, cloud == truth)))
+    agrees, edge_right, cloud_right = (a.astype(float) for a in (edge == cloud, edge == truth, cloud == truth))
     asked = (rng.random(n) < propensity) & (rng.random(n) >= 0.05)  # the network took one in twenty
+    told = Columns(value, propensity, agrees, edge_right, cloud_right, value < IN_FORCE, ~asked)
     has_label = rng.random(n) < labelled
     seen = replace(
         told,

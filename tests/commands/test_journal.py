@@ -133,6 +133,20 @@ def test_answers_that_came_late_are_estimated_from_as_if_they_had_come_in_time(l
     assert done.stdout == "2000 decisions, 2000 derived again bit for bit\n"
 
 
+def test_a_report_counts_all_answers(logged):
+    done = run("journal", "report", logged.folder, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    wanted = np.mean([r.decision.reason == "escalated" for r in logged.records if isinstance(r, Record)])
+    assert (report["answers"], report["labels"], report["edge"]) == (2000, 500, 1.0)
+    assert report["withheld"] == pytest.approx(wanted)
+    assert report["differs"]["low"] < 0.1 < report["differs"]["high"]
+    assert report["harm"]["value"] == 0.0, "the labels say that the edge was right"
+    words = run("journal", "report", logged.folder).stdout
+    assert words.startswith("2000 answers, 500 labels; shares are of all answers\n  given by the edge      100.00%\n")
+    assert "  harmed                 0.00%, between 0.00% and " in words
+
+
 def test_what_cannot_be_estimated_is_said(logged, tmp_path):
     unaudited = [
         replace(record, decision=replace(record.decision, propensity=0.0))
@@ -155,6 +169,8 @@ def test_what_cannot_be_estimated_is_said(logged, tmp_path):
         (("evaluate", "FOLDER", "--threshold", "nan"), "threshold is nan"),
         (("evaluate", "FOLDER", "--threshold", "0.5", "--confidence", "2"), "confidence 2"),
         (("evaluate", "FOLDER", "--threshold", "0.5", "--rule", "x"), "no decisions of the rule x"),
+        (("report", "FOLDER", "--confidence", "2"), "confidence is 2"),
+        (("report", "missing"), "there is no journal missing"),
         (("replay", "FOLDER", "--bundle", "PLAIN"), "has no policy"),
         (("replay", "FOLDER", "--bundle", "BUNDLE", "--key-file", "missing"), "cannot read missing"),
         (("replay", "PLAIN", "--bundle", "BUNDLE"), "line 1: not a record"),
