@@ -77,6 +77,14 @@ def test_a_deadline_of_zero_never_asks(pair, cloud) -> None:
     assert (counters["failed_uploads"], counters["bytes_failed"]) == (0, 0)
 
 
+def test_a_deadline_that_makes_no_sense_cannot_be_set(pair, cloud) -> None:
+    with edge_sdk.connect(pair.edge, cloud=cloud, deadline=PATIENT) as model:
+        for wrong in (-1, float("nan")):
+            with pytest.raises(InputError, match="deadline is"):
+                model.deadline = wrong
+        assert model.deadline == PATIENT
+
+
 def test_no_deadline_waits_for_the_cloud(pair, cloud) -> None:
     with edge_sdk.connect(pair.edge, cloud=cloud, deadline=None) as model:
         assert model.predict(pair.hard[0]).source == "cloud"
