@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.client.oversight import Made, Watch
+from edge_sdk.client.watch import Made, Watch
 from edge_sdk.errors import InputError
 from edge_sdk.ext.quantization import dequantize
 from edge_sdk.ext.scores import softmax

@@ -14,10 +14,10 @@ from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.escalation import CloudLink
 from edge_sdk.client.outcomes import Escalation, Gate, Outcome
-from edge_sdk.client.oversight import Made, Watch
 from edge_sdk.client.payload import Capture
 from edge_sdk.client.privacy import Question, judge
 from edge_sdk.client.rungs import DEFAULT_LADDER, Ladder, Pilot
+from edge_sdk.client.watch import Made, Watch
 from edge_sdk.encodings import WHOLE, Reduction
 
 __all__ = ["Asking"]

@@ -32,7 +32,8 @@ from edge_sdk.types import Reason
 if TYPE_CHECKING:
     from edge_sdk.client.asking import Asking
     from edge_sdk.client.outcomes import Outcome
-    from edge_sdk.client.oversight import Made, Oversight, Watch
+    from edge_sdk.client.oversight import Oversight
+    from edge_sdk.client.watch import Made, Watch
 
 __all__ = ["Forwarder"]
 

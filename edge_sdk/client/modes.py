@@ -12,7 +12,8 @@ import numpy as np
 
 from edge_sdk.client.answers import answer_of_cloud
 from edge_sdk.client.counters import Counters
-from edge_sdk.client.oversight import Made, Oversight, Watch
+from edge_sdk.client.oversight import Oversight
+from edge_sdk.client.watch import Made, Watch
 from edge_sdk.errors import EscalationError, ModelClosedError
 from edge_sdk.inputs import Input
 from edge_sdk.model import EdgeModel, new_decision_id

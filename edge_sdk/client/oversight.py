@@ -1,17 +1,16 @@
 """What watches over a hybrid model: audits and their guard, budgets, what voids the certificate, and the journal.
 
-`Watch` is of one edge model; `Oversight` outlives it, as models are swapped. Both are thread-safe.
+`edge_sdk.client.watch.Watch` is of one edge model; `Oversight` outlives it, as models are swapped. Both are
+thread-safe.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -21,15 +20,14 @@ from numpy.typing import NDArray
 
 from edge_sdk import canonical
 from edge_sdk.cascade.audit import Audit, Guard
-from edge_sdk.cascade.control import Budget, Control, Threshold
-from edge_sdk.cascade.journal import Feedback, derive, key_id, rule_digest
+from edge_sdk.cascade.control import Budget, Control
+from edge_sdk.cascade.journal import Feedback, derive
 from edge_sdk.cascade.ladder import Making, Offer
-from edge_sdk.cascade.policy import Certificate, Decision
 from edge_sdk.client.guards import Guards
 from edge_sdk.client.journal import Journal, keep_key
-from edge_sdk.client.privacy import PrivacyRule, needs_answer
+from edge_sdk.client.privacy import PrivacyRule
 from edge_sdk.client.records import record_of
-from edge_sdk.encodings import SentAs
+from edge_sdk.client.watch import Made, Watch, guard_name
 from edge_sdk.errors import CertificateError, InputError
 from edge_sdk.model import EdgeModel, Scored
 from edge_sdk.types import Classification, Reason
@@ -37,134 +35,10 @@ from edge_sdk.types import Classification, Reason
 if TYPE_CHECKING:
     from edge_sdk.client.outcomes import Outcome as CloudOutcome
 
-__all__ = ["AUDIT_RATE", "Made", "Oversight", "Watch"]
-
-_log = logging.getLogger("edge_sdk.client")
+__all__ = ["AUDIT_RATE", "Oversight"]
 
 AUDIT_RATE = 0.01
 _HASHED_PER_SECOND = 100e6  # bytes, on a slow processor
-
-
-@dataclass(slots=True)  # not frozen: one is made for every prediction, in half the time
-class Made:
-    """One edge model's answer and what was decided about it.
-
-    Attributes
-    ----------
-    watch
-        Of the model that answered, which may be swapped meanwhile.
-    scored
-        What it said.
-    decision
-        Audits and raised thresholds included; None where the model has no policy.
-    decision_id
-        Its name.
-    threshold
-        The one in force.
-    """
-
-    watch: Watch
-    scored: Scored
-    decision: Decision | None
-    decision_id: str
-    threshold: float
-
-    @property
-    def model(self) -> EdgeModel:
-        """The edge model that answered."""
-        return self.watch.model
-
-    @property
-    def is_audit(self) -> bool:
-        """True where the answer is confident and the coin sends it to the cloud."""
-        return self.decision is not None and self.decision.reason == "audit"
-
-    @property
-    def kept(self) -> bool:
-        """True where the policy would keep the answer, though it may be audited or escalated to use a budget."""
-        policy, decision = self.watch.model.policy, self.decision
-        if policy is None or decision is None:
-            return False
-        return not decision.escalate or (decision.value is not None and decision.value >= policy.threshold)
-
-    @property
-    def certified(self) -> bool:
-        """True where the edge's answer stands under a certificate that is not void."""
-        return self.kept and self.watch.is_certified
-
-
-class Watch:
-    """What watches over one edge model.
-
-    Attributes
-    ----------
-    model
-        The edge model.
-    audit
-        Which of its confident answers are escalated as well, or None.
-    rules
-        Privacy rules, checked against the model's labels.
-    is_certified
-        Whether there is a certificate and it is not void now.
-    encodings
-        As what inputs may be sent under the certificate, the best first, and how often the cloud is right
-        about each; none where it does not say.
-    """
-
-    def __init__(
-        self,
-        model: EdgeModel,
-        audit: Audit | None,
-        guard: Guard | None,
-        *,
-        adapts: bool,
-        rules: tuple[PrivacyRule, ...] = (),
-    ) -> None:
-        policy = model.policy
-        certificate = None if policy is None else policy.certificate
-        self.model = model
-        self.audit = audit
-        self.rules = rules
-        self.needs_answer = needs_answer(rules)
-        self.guard_name = "" if guard is None else _name(model)
-        self.key_id = None if audit is None else key_id(audit.key)
-        self.rule = "" if policy is None else rule_digest(policy)
-        self.threshold: Threshold | None = None
-        if adapts and policy is not None and (certificate is None or certificate.risk != "net"):
-            self.threshold = Threshold.of(policy.threshold)
-        self._has_certificate = certificate is not None
-        self.encodings = _encodings(certificate)
-        self._causes: dict[str, str] = {}
-        self._changing = threading.Lock()
-        self.is_certified = self._has_certificate
-        if guard is not None and guard.alarm:
-            self.set_cause("guard", _alarm(guard))
-
-    @property
-    def void(self) -> str | None:
-        """Why the certificate is void, or None."""
-        return "; ".join(self._causes.values()) or None
-
-    def set_cause(self, name: str, text: str | None) -> None:
-        """Note a cause that voids the certificate, or that it is gone."""
-        if not self._has_certificate or self._causes.get(name) == text:
-            return
-        with self._changing:
-            causes = {key: value for key, value in self._causes.items() if key != name}
-            if text is not None:
-                causes[name] = text
-                _log.warning("%s: the certificate is void: %s", self.model.name, text)
-            self._causes = causes  # replaced, not changed: others read it
-            self.is_certified = not causes
-
-    def is_foreign(self, digest: str) -> bool:
-        """Tell whether another cloud model answered than the certificate names."""
-        certificate = None if self.model.policy is None else self.model.policy.certificate
-        return certificate is not None and certificate.validity.get("cloud_model") != digest
-
-    def certifies(self, said: CloudOutcome) -> bool:
-        """Tell whether an answer of the cloud stands under a certificate that is not void."""
-        return self.is_certified and not self.is_foreign(said.digest) and _is_encoding(self, said)
 
 
 class Oversight:
@@ -224,7 +98,7 @@ class Oversight:
         guard = None
         if certificate is not None and self._mode == "hybrid":
             try:
-                guard = self._guards.take(_name(model), certificate)
+                guard = self._guards.take(guard_name(model), certificate)
             except CertificateError:  # it does not say how often the two disagreed
                 guard = None
         rate = self._rate
@@ -240,7 +114,7 @@ class Oversight:
         """Void the certificates that a guard watches over."""
         for watch in list(self._watches):
             if watch.guard_name == name:
-                watch.set_cause("guard", _alarm(guard))
+                watch.alarm(guard)
 
     def decide(self, watch: Watch, scored: Scored, decision_id: str) -> Made:
         """Decide about an answer of the edge."""
@@ -323,7 +197,7 @@ class Oversight:
             self._audits["answered"] += 1
             disagrees = bool(said.probabilities.argmax() != made.scored.probabilities.argmax())
             self._audits["disagreed"] += disagrees
-            if not watch.guard_name or watch.is_foreign(said.digest) or not _is_encoding(watch, said):
+            if not watch.guard_name or watch.is_foreign(said.digest) or not watch.is_encoding(said):
                 return
         guard = self._guards.update(watch.guard_name, disagrees)
         if guard.alarm:
@@ -333,10 +207,10 @@ class Oversight:
         """Void the certificate, or not any more, by who answered and what it saw."""
         foreign = f"another cloud model answers ({said.digest or 'it does not say which'})"
         watch.set_cause("cloud_model", foreign if watch.is_foreign(said.digest) else None)
-        if said.reduced and not _is_encoding(watch, said):
+        if said.reduced and not watch.is_encoding(said):
             return  # by rule, and not for good: this answer alone is not certified
         other = f"the cloud's model sees pictures as {said.encoding}, for which it was not certified"
-        watch.set_cause("encoding", None if _is_encoding(watch, said) else other)
+        watch.set_cause("encoding", None if watch.is_encoding(said) else other)
 
     def record(self, made: Made, said: CloudOutcome | None, answer: Classification, hashed: str) -> None:
         """Give a decision and what came of it to the journal, if there is one; it makes the record by itself.
@@ -378,32 +252,3 @@ class Oversight:
         """Write what is left of the journal, and close it if it was opened here."""
         if self._journal is not None and self._owns:
             self._journal.close()
-
-
-def _is_encoding(watch: Watch, said: CloudOutcome) -> bool:
-    policy = watch.model.policy
-    wanted = None if policy is None or policy.certificate is None else policy.certificate.encodings
-    return wanted is None or said.encoding in wanted
-
-
-def _encodings(certificate: Certificate | None) -> tuple[tuple[SentAs, ...], tuple[float | None, ...]]:
-    names = None if certificate is None else certificate.encodings
-    if certificate is None or names is None:
-        return (), ()
-    try:
-        return SentAs.parse_all(names), tuple(rung.cloud_accuracy for rung in certificate.rungs)
-    except InputError as error:  # of a newer version: nothing is certified that it does not know
-        _log.warning("the certificate's encodings cannot be read: %s", error)
-        return (), ()
-
-
-def _name(model: EdgeModel) -> str:
-    """Return the digest of all that a guard belongs to: rule and certificate, which names both models."""
-    return canonical.digest_of(None if model.policy is None else model.policy.to_json())
-
-
-def _alarm(guard: Guard) -> str:
-    return (
-        f"confident answers disagree with the cloud more often than calibration saw ({guard.disagreements} of "
-        f"{guard.audits} audits, where at most {guard.baseline:.1%} were expected)"
-    )

@@ -11,7 +11,7 @@ from edge_sdk.types import Reason, Source, Timing
 
 if TYPE_CHECKING:
     from edge_sdk.client.outcomes import Outcome as CloudOutcome
-    from edge_sdk.client.oversight import Made
+    from edge_sdk.client.watch import Made
 
 __all__ = ["record_of"]
 
