@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -81,8 +82,8 @@ class Depot:
             raise
         self._next = self.found[-1].number + 1 if self.found else 0
 
-    def write(self, parcel: Parcel, data: bytes) -> Entry:
-        """Write a parcel, given its bytes, to a file of its own, durably.
+    def write(self, parcel: Parcel, parts: Iterable[bytes | memoryview]) -> Entry:
+        """Write a parcel, given its parts, to a file of its own, durably.
 
         Raises
         ------
@@ -99,9 +100,12 @@ class Depot:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
+                size = 0
+                for part in parts:
+                    rest = memoryview(part)
+                    size += len(rest)
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -111,7 +115,7 @@ class Depot:
             for file in (temporary, path):
                 file.unlink(missing_ok=True)
             raise
-        return Entry(number, parcel.id, parcel.kind, path, size_on_disk(len(data)), time.monotonic())
+        return Entry(number, parcel.id, parcel.kind, path, size_on_disk(size), time.monotonic())
 
     def read(self, entry: Entry) -> Parcel:
         """Return a parcel.

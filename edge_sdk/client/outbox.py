@@ -278,12 +278,12 @@ class Outbox:
         self._changed.notify_all()
 
     def _keep(self, parcel: Parcel) -> Entry:
-        data = parcel.sealed(self._quality).to_bytes()
-        size = size_on_disk(len(data))
-        if len(data) > MOST_BYTES or size > self._max_bytes:
-            raise InputError(f"an input of {len(data)} bytes is too large for the outbox")
-        self._make_room(size)
-        return self._depot.write(parcel, data)
+        parts = parcel.sealed(self._quality).parts()
+        size = sum(map(len, parts))
+        if size > MOST_BYTES or size_on_disk(size) > self._max_bytes:
+            raise InputError(f"an input of {size} bytes is too large for the outbox")
+        self._make_room(size_on_disk(size))
+        return self._depot.write(parcel, parts)
 
     def _make_room(self, size: int) -> None:
         for entry in self.waiting() if not self._has_room(size) else ():

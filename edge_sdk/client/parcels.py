@@ -135,21 +135,34 @@ class Parcel:
             return replace(self, jpeg=encode_jpeg(pixels, quality), pixels=None, quality=quality)
         return replace(self, jpeg=None, pixels=pixels)
 
-    def to_bytes(self) -> bytes:
-        """Return it as the bytes of a file; it should be `sealed`."""
-        body, dtype, shape = self.jpeg or b"", None, None
+    def parts(self) -> tuple[bytes | memoryview, ...]:
+        """Return the bytes of a file, one part behind the other; it should be `sealed`. Large ones are not copied.
+
+        Raises
+        ------
+        InputError
+            Its array is of a type that no processing takes.
+        """
+        body: bytes | memoryview = self.jpeg or b""
+        dtype, shape = None, None
         if self.pixels is not None:
             pixels = np.ascontiguousarray(self.pixels)
             pixels = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
-            body, dtype, shape = pixels.tobytes(), pixels.dtype.str, list(self.pixels.shape)
+            body, dtype, shape = pixels.reshape(-1).view(np.uint8).data, pixels.dtype.str, list(self.pixels.shape)
             if dtype not in _DTYPES:
                 raise InputError(f"an input of {dtype} cannot be kept")
         names = ("id", "time", "kind", "model", "index", "confidence", "propensity")
         header = {name: getattr(self, name) for name in names}
         sent_as = str(SentAs(self.quality, self.reduction))
         header |= {"context": dict(self.context), "sent_as": sent_as, "dtype": dtype, "shape": shape}
-        data = b"".join((_MAGIC % FORMAT, canonical.dumps(header), b"\n", body))
-        return data + hashlib.sha256(data).digest()
+        head = _MAGIC % FORMAT + canonical.dumps(header) + b"\n"
+        digest = hashlib.sha256(head)
+        digest.update(body)
+        return head, body, digest.digest()
+
+    def to_bytes(self) -> bytes:
+        """Return `parts` as one."""
+        return b"".join(self.parts())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

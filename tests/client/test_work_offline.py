@@ -398,12 +398,18 @@ import numpy as np
 import edge_sdk
 from edge_sdk.client import Outbox
 edge, cloud, folder, frames, moment = sys.argv[1:]
+events = 0
 
 def killer(event, arguments):
-    if moment and event == moment.split()[0] and moment.split()[1] in str(arguments[0]):
-        os.kill(os.getpid(), signal.SIGKILL)
+    global events
+    if event in ("open", "os.remove", "os.rename") and folder in str(arguments[0]):
+        events += 1
+        named = not moment.isdigit() and event == moment.split()[0] and moment.split()[1] in str(arguments[0])
+        if named or moment == str(events):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-sys.addaudithook(killer)
+if moment:
+    sys.addaudithook(killer)
 outbox = Outbox(folder + "/outbox", share=1.0)
 model = edge_sdk.connect(edge, cloud=cloud, journal=folder + "/journal", outbox=outbox, deadline=0)
 frames = np.load(frames)
@@ -468,3 +474,19 @@ def test_a_process_that_dies_at_the_worst_moments_answers_every_input_once(pair,
         assert {x.id for x in late(tmp_path / "journal")} & set(left), "the control: answered, and not removed"
     every_one_is_answered_once(pair, link, tmp_path, set(left))
     assert [path.name for path in (tmp_path / "outbox").iterdir() if path.name != "outbox"] == []
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_at_any_file_that_it_opens_names_or_removes_answers_every_input_once(pair, link, tmp_path):
+    """One process after the other over the same folders, each killed one file later than the last."""
+    np.save(tmp_path / "frames.npy", np.stack(pair.hard))
+    link.set("pass")
+    durable: set[str] = set()
+    for moment in range(1, 61):
+        arguments = [pair.edge, link.address, tmp_path, tmp_path / "frames.npy", moment]
+        command = [sys.executable, "-P", "-c", CAMERA, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == -9, done.stderr
+        durable.update(name for line in done.stdout.splitlines() for name in line.split() if name != "ready")
+    assert durable, "the control: something was queued"
+    every_one_is_answered_once(pair, link, tmp_path, durable)
