@@ -142,6 +142,8 @@ class Control:
         What is known of it.
     asked_at
         When a request last went out, in seconds.
+    tried_at
+        When one last did whose answer somebody waits for.
     doubted
         Whether that one was expected too late, and went out to put what is known to the test.
     worth
@@ -152,6 +154,7 @@ class Control:
     buckets: tuple[Bucket | None, Bucket | None, Bucket | None]
     network: Network = NOTHING
     asked_at: float = -math.inf
+    tried_at: float = -math.inf
     doubted: bool = False
     worth: float = 0.0
 
@@ -195,7 +198,7 @@ class Control:
         affordable = [offers[n] for n in payable]
         in_time = [self.network.in_time(offer.size, remaining, offer.seconds) for offer in affordable]
         least = min(range(len(affordable)), key=lambda n: affordable[n].size)
-        if remaining is not None and now - self.asked_at < self._pause(max(in_time)):
+        if remaining is not None and now - self.tried_at < self._pause(max(in_time)):
             return self, "deadline"
         begins = self.network.calls == 0 and remaining is not None  # small, as TCP does
         if begins or self.network.misses > 1 or max(in_time) < LEAST:
@@ -221,7 +224,9 @@ class Control:
         """Return the least seconds between two requests: some where the last ones were not answered in time."""
         return max(PROBE_SECONDS if in_time < LEAST else 0.0, self.network.pause)
 
-    def ask(self, now: float, size: int, remaining: float | None = None) -> tuple[Control, Reason | None]:
+    def ask(
+        self, now: float, size: int, remaining: float | None = None, *, awaited: bool = True
+    ) -> tuple[Control, Reason | None]:
         """Ask to send a request, and pay for it if it may be sent.
 
         Parameters
@@ -232,6 +237,9 @@ class Control:
             Bytes to send.
         remaining
             Seconds within which the answer must be there; None waits.
+        awaited
+            False where nobody waits for the answer: such a request is no trial of the network, and takes
+            nobody else's turn to try it.
 
         Returns
         -------
@@ -239,7 +247,7 @@ class Control:
         where it may.
         """
         in_time = self.network.in_time(size, remaining)
-        if remaining is not None and now - self.asked_at < self._pause(in_time):
+        if remaining is not None and now - self.tried_at < self._pause(in_time):
             return self, "deadline"
         if now - self.asked_at < self.budget.floor:
             return self, "budget"
@@ -252,7 +260,8 @@ class Control:
             paid.append(left)
         calls, sent, money = paid
         asked_at = max(now, self.asked_at)
-        return replace(self, buckets=(calls, sent, money), asked_at=asked_at, doubted=in_time < LEAST), None
+        after = replace(self, buckets=(calls, sent, money), asked_at=asked_at)
+        return replace(after, tried_at=asked_at, doubted=in_time < LEAST) if awaited else after, None
 
     def learn(self, size: int, seconds: float) -> Control:
         """Return the control after a request of ``size`` bytes was answered within ``seconds``.

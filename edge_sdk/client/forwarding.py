@@ -112,7 +112,7 @@ class Forwarder:
         """
         if reduction is None:
             return
-        index = int(made.scored.probabilities.argmax())
+        index, decision = int(made.scored.probabilities.argmax()), made.decision
         self._outbox.put(
             Parcel(
                 id=made.decision_id,
@@ -120,8 +120,8 @@ class Forwarder:
                 kind=kind_of(made.model.labels, made.model.processor.spec),
                 model=made.model.digest,
                 index=index,
-                confidence=float(made.scored.probabilities[index]),
-                propensity=1.0 if made.decision is None else made.decision.propensity,
+                confidence=float(made.scored.probabilities[index]) if decision is None else decision.confidence,
+                propensity=1.0 if decision is None else decision.propensity,
                 context=plain(context),
                 reduction=reduction,
                 jpeg=capture.jpeg,
@@ -190,12 +190,14 @@ class Forwarder:
         if not _may_leave(parcel, capture, watch):
             self._outbox.remove(entry, "refused")
             return 0.0
+        audit = parcel.propensity < 1.0
         outcome = self._asking.ask(
             capture,
             WHOLE,  # what was to be taken off is gone already
             watch,
             time.perf_counter() + _PATIENCE,
-            audit=parcel.propensity < 1.0,
+            audit=audit,
+            confidence=0.0 if audit else parcel.confidence,
             gate=lambda size, remaining: self._oversight.gate(size, remaining, share=self._outbox.share),
             decision_id=parcel.id,
             priority=_PRIORITY,

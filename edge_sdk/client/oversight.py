@@ -150,12 +150,12 @@ class Oversight:
     def gate(self, size: int, remaining: float | None, *, share: float | None = None) -> Reason | None:
         """Say why a request may not be sent now, or pay for it; see `edge_sdk.cascade.control.Control.ask`.
 
-        With a share, that of `has_room`, it may not either where there is no room for it.
+        With a share, that of `has_room`, nobody waits for the answer, and it may not either where there is no room.
         """
         if share is not None and not self.has_room(share):
             return "budget"
         with self._lock:
-            self._control, refused = self._control.ask(time.monotonic(), size, remaining)
+            self._control, refused = self._control.ask(time.monotonic(), size, remaining, awaited=share is None)
         return refused
 
     @property

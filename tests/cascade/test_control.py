@@ -183,6 +183,22 @@ def test_what_cannot_be_back_in_time_is_not_begun_but_tried_again_later():
     assert quick.learn(1000, 0.02).network.calls == 2
 
 
+def test_what_nobody_waits_for_takes_nobody_s_turn_to_try_the_network_and_keeps_the_floor():
+    control = Control.of(Budget(floor=0.2), 0.0)
+    for _ in range(30):
+        control = control.learn(1000, 0.1)
+    control, _ = control.ask(1.0, 1000, 0.5)
+    for n in range(1, 9):
+        control, refused = control.ask(1.0 + n * PROBE_SECONDS / 8, 1000, 30.0, awaited=False)
+        assert refused is None
+    later = control.asked_at
+    assert control.ask(later + 0.1, 1000, 0.05)[1] == "budget", "the floor is between any two"
+    probed, refused = control.ask(later + 0.2, 1000, 0.05)
+    assert (refused, probed.doubted) == (None, True)
+    unawaited, _ = probed.ask(later + 1.0, 1000, 30.0, awaited=False)
+    assert unawaited.doubted, "whose answer is still to come"
+
+
 def test_a_large_picture_may_be_too_late_where_a_small_one_is_not():
     control = Control.of(Budget(), 0.0)
     for n in range(60):
