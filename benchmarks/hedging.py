@@ -36,7 +36,7 @@ from outside.pairs import build_pair  # noqa: E402
 from outside.replicas import Replica  # noqa: E402
 
 QUANTILES = (0.5, 0.95, 0.99, 0.999)
-ROUND = 100  # calls of one model before it is the other's turn
+ROUND = 50  # calls of one model before it is the other's turn
 USUAL = (0.001, 0.004)  # seconds that most answers take, uniformly
 DEADLINE = 30.0
 

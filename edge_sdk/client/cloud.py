@@ -170,7 +170,7 @@ def _parse(endpoints: object) -> tuple[tuple[str, ...], str | None]:
         target, _, model = one.partition("/")
         host, _, port = target.rpartition(":")
         named = host and not any(char.isspace() for char in host) and (":" not in host or host.startswith("["))
-        if not named or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        if not named or not (port.isascii() and port.isdigit() and len(port) <= 5) or not 0 < int(port) < 65536:
             raise InputError(f"cloud is {one!r}; it should be host:port or host:port/model")
         if target in targets:
             raise InputError(f"cloud names the endpoint {target} twice")

@@ -180,8 +180,8 @@ class Sending:
         late = self._end()
         if late and self._fleet.hedger is not None and not self._answered:
             self._fleet.hedger.took(time.perf_counter() - self._started)
-        for copy in late:
-            copy.endpoint.missed()
+        for endpoint in dict.fromkeys(copy.endpoint for copy in late):
+            endpoint.missed()
         self._tell()
         return bool(late)
 

@@ -35,6 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cloud", metavar="HOST:PORT[/MODEL]", help="fallback server to escalate unsure answers to")
     parser.add_argument("--tls-ca", type=Path, metavar="PEM", help="authority that signed the server's certificate")
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="PEM", help="certificate of this device, where it is asked for"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="key of that certificate")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token for the server")
     parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one answer (default 1)")
     parser.add_argument("--render", type=Path, metavar="DIR", help="write a copy of each picture with its answer here")
@@ -51,7 +55,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         from edge_sdk.client import Cloud, connect
 
-        cloud = Cloud(args.cloud, tls_ca=args.tls_ca, token_file=args.token_file)
+        cloud = Cloud(
+            args.cloud,
+            tls_ca=args.tls_ca,
+            tls_cert=args.tls_cert,
+            tls_key=args.tls_key,
+            token_file=args.token_file,
+        )
         with connect(args.bundle, cloud=cloud, deadline=args.deadline) as hybrid:
             _predict(args, hybrid.predict)
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import edge_sdk
 from edge_sdk.client import Cloud, Hedging
@@ -40,6 +42,7 @@ def test_endpoints_are_one_or_several_and_may_name_the_model(endpoints: Any, tar
         ("::1:8001", {}, "host:port"),
         ("https://host:8001", {}, "host:port"),
         ("", {}, "host:port"),
+        (f"host:{'9' * 5000}", {}, "host:port"),
         (8001, {}, "cloud is int"),
         ([], {}, "0 endpoints"),
         (["a:1", 2], {}, "cloud is list"),
@@ -67,6 +70,22 @@ def test_what_makes_no_sense_is_refused_in_one_line(endpoints: Any, options: dic
         Cloud(endpoints, **options)
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+@given(
+    st.one_of(
+        st.text(), st.lists(st.text(), max_size=3), st.from_regex(r"\A[a-z.:\[\]0-9]{1,12}:[0-9]{1,6}(/[a-z]*)?\Z")
+    )
+)
+def test_any_text_is_an_endpoint_or_refused_as_none(endpoints: Any) -> None:
+    try:
+        cloud = Cloud(endpoints)
+    except InputError:
+        return
+    for target in cloud.targets:
+        host, _, port = target.rpartition(":")
+        assert host
+        assert 0 < int(port) < 65536
 
 
 @pytest.mark.parametrize("options", [{"share": 0.0}, {"share": 0.6}, {"quantile": 1.0}, {"quantile": float("nan")}])

@@ -11,9 +11,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import edge_sdk
 from edge_sdk.client import Budget, Cloud, Hedging
+from edge_sdk.client.hedging import Hedger
 from edge_sdk.protocol import read_parameters
 from outside.network import free_port
 from outside.replicas import Replica
@@ -209,14 +212,20 @@ class Slow:
 WARM = 30  # answers after which the time of most is known
 
 
-def test_the_second_copy_wins_where_the_first_hangs(pair, replicas) -> None:
-    slow = Slow(WARM)
-    server = replicas(slow)
+def test_the_second_copy_wins_where_the_first_hangs_over_another_connection(pair, replicas) -> None:
+    slow, peers = Slow(WARM), set()
+
+    def answer(number: int, context: Any) -> Any:
+        peers.add(context.peer())
+        return slow(number, context)
+
+    server = replicas(answer)
     with ask(pair, Cloud(server.address, hedging=Hedging(share=0.5))) as model:
         answers = [model.predict(pair.hard[0]) for _ in range(WARM + 1)]
         counters = model.counters
     slow.over.set()
     assert {answer.source for answer in answers} == {"cloud"}
+    assert len(peers) == 2
     assert server.calls == WARM + 1 + counters["extra_calls"]
     assert 1 <= counters["extra_calls"] <= 0.5 * (WARM + 1)
     assert counters["bytes_extra"] > 0
@@ -267,3 +276,19 @@ def test_without_hedging_no_copy_is_sent(pair, replicas) -> None:
             model.predict(pair.hard[0])
         assert model.counters["extra_calls"] == 0
     assert server.calls == 60
+
+
+@given(
+    share=st.floats(0.01, 0.5),
+    quantile=st.floats(0.5, 0.999),
+    times=st.lists(st.floats(0.0, 10.0), max_size=400),
+)
+def test_whatever_answers_take_no_more_than_the_share_is_hedged(share, quantile, times) -> None:
+    hedger, hedged = Hedger(Hedging(share=share, quantile=quantile)), 0
+    for number, seconds in enumerate(times, 1):
+        after = hedger.begin()
+        if after is not None and seconds > after and hedger.allows():
+            hedged += 1
+        assert hedged <= share * number + 1e-6
+        assert after is None or min(times) <= after <= max(times)
+        hedger.took(seconds)
