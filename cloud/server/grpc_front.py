@@ -32,7 +32,7 @@ from edge_sdk.cloud.server.exchange import (
     priority_of,
     wanted_outputs,
 )
-from edge_sdk.errors import InputError
+from edge_sdk.errors import InputError, OverloadedError
 from edge_sdk.protocol import add_output, messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (
     DIGEST_PARAMETER,
@@ -51,15 +51,27 @@ MAX_STREAM_REQUESTS = 64
 MAX_STREAM_BYTES = 2 * MAX_MESSAGE_BYTES
 """How many bytes they may hold; further ones are not read, either."""
 
+_RETRY_SECONDS = 0.05
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
 
 
 class GrpcFront:
-    """The service's methods over one `Core`."""
+    """The service's methods over one `Core`.
 
-    def __init__(self, core: Core, *, allow_admin: bool = False) -> None:
+    Parameters
+    ----------
+    core
+        The models.
+    max_concurrent
+        Inference requests at work or queued at a time; more are refused.
+    allow_admin
+        Whether clients may load and unload models.
+    """
+
+    def __init__(self, core: Core, *, max_concurrent: int, allow_admin: bool = False) -> None:
         self._core, self._admin = core, Admin(core, allowed=allow_admin)
+        self._at_work, self._max_concurrent = 0, max_concurrent
 
     def handler(self) -> Any:
         """Return the generic handler to register with a ``grpc.aio`` server."""
@@ -189,17 +201,24 @@ class GrpcFront:
         model = self._core.model(request.model_name, request.model_version)
         asked = [(output.name, read_parameters(output.parameters)) for output in request.outputs]
         wanted = wanted_outputs(asked, model)
-        said = await self._core.infer(
-            Request(
-                model=request.model_name,
-                version=request.model_version,
-                inputs=read_inputs(request),
-                encoding=encoding_of(parameters),
-                deadline=deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
-                priority=priority_of(parameters),
-                outputs=tuple(output.name for output in wanted),
+        # counted here, not by gRPC, to which calls whose message never comes are at work, too
+        if self._at_work >= self._max_concurrent:
+            raise OverloadedError(f"{self._at_work} requests are at work already", retry_after=_RETRY_SECONDS)
+        self._at_work += 1
+        try:
+            said = await self._core.infer(
+                Request(
+                    model=request.model_name,
+                    version=request.model_version,
+                    inputs=read_inputs(request),
+                    encoding=encoding_of(parameters),
+                    deadline=deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
+                    priority=priority_of(parameters),
+                    outputs=tuple(output.name for output in wanted),
+                )
             )
-        )
+        finally:
+            self._at_work -= 1
         # of the model that answered: a newer one may have taken over meanwhile
         response.CopyFrom(_head(said.model.name, said.model.version, said.model.digest))
         response.id = request.id

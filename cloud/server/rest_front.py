@@ -113,7 +113,7 @@ class RestFront:
             if error.status < 400:
                 raise
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return _error(error.status, f"{error.reason}: {request.method} {request.path[:200]}", allow)
+            return _error(error.status, f"{error.reason}: {request.method} {request.raw_path[:200]}", allow)
         except FAILURES as error:
             failure = failure_of(error, request.match_info.get("model", ""))
             after = {} if failure.retry_after is None else {"Retry-After": str(math.ceil(failure.retry_after))}
@@ -261,4 +261,4 @@ def _json_length(request: web.Request) -> int | None:
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": message}, status=status, headers=headers)
+    return web.json_response({"error": " ".join(message.split())}, status=status, headers=headers)

@@ -26,6 +26,7 @@ __all__ = ["ServerConfig", "run"]
 _log = logging.getLogger("edge_sdk.cloud.server")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _REFRESH_SECONDS = 1.0
+_IDLE_CALLS = 16  # for each that is at work, so many may be open: streams that rest, and messages on their way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,11 +149,15 @@ async def _start_grpc(
             # clients of ours ping a silent connection; do not take that for abuse
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.max_concurrent_streams", config.max_concurrent),
+            ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and is silent is let go
+            ("grpc.keepalive_time_ms", 60_000),  # and so is who has vanished without a word
+            ("grpc.keepalive_timeout_ms", 20_000),
         ],
-        maximum_concurrent_rpcs=config.max_concurrent,
+        maximum_concurrent_rpcs=_IDLE_CALLS * config.max_concurrent,
     )
     health = Health()
-    front = GrpcFront(core, allow_admin=config.allow_admin)
+    front = GrpcFront(core, max_concurrent=config.max_concurrent, allow_admin=config.allow_admin)
     server.add_generic_rpc_handlers((front.handler(), health.handler(), *reflection_handlers()))
     check_address(config.host, config.grpc_port, "--grpc-port")
     address = address_of(config.host, config.grpc_port)

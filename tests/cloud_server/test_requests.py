@@ -279,6 +279,80 @@ def test_bytes_that_are_no_grpc_leave_the_server_alive(server: str, call: Call) 
     assert call("ServerLive", messages.ServerLiveRequest()).live
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Return a frame of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def begun_infer(host: str, calls: int = 1) -> bytes:
+    """Return what opens a connection of HTTP/2, and on it calls of ModelInfer without a message."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": "/inference.GRPCInferenceService/ModelInfer",
+        ":authority": host,
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    block = b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+    begun = b"".join(frame(1, 4, 2 * number + 1, block) for number in range(calls))
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + begun
+
+
+def test_a_message_that_claims_2_gb_is_refused_before_it_comes(server: str, call: Call) -> None:
+    host, _, port = server.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(begun_infer(host) + frame(0, 0, 1, b"\0" + (2**31 - 1).to_bytes(4, "big") + b"x"))
+        received = b""
+        while not (on_stream := any(kind in {1, 3} for kind, number in frames(received) if number == 1)):
+            received += connection.recv(65_536)
+    assert on_stream, "headers that end it, or a reset"
+    assert call("ServerLive", messages.ServerLiveRequest()).live
+
+
+def frames(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield kind and stream of each whole frame."""
+    while len(data) >= 9 and len(data) >= 9 + (length := int.from_bytes(data[:3], "big")):
+        yield data[3], int.from_bytes(data[5:9], "big")
+        data = data[9 + length :]
+
+
+def test_connections_that_are_silent_half_closed_or_stuck_keep_nobody_waiting(server: str, call: Call) -> None:
+    host, _, port = server.rpartition(":")
+    begun = begun_infer(host)
+    slow = [socket.create_connection((host, int(port)), timeout=20) for _ in range(60)]
+    try:
+        for number, connection in enumerate(slow):
+            if number % 3:
+                connection.sendall(begun[: 9 * number] if number % 3 == 1 else begun + frame(0, 0, 1, b"\0\0\0"))
+            if number % 2:
+                connection.shutdown(socket.SHUT_WR)
+        assert call("ModelInfer", request(GOOD)).outputs
+    finally:
+        for connection in slow:
+            connection.close()
+    assert call("ModelInfer", request(GOOD)).outputs
+
+
+def test_calls_whose_message_never_comes_take_nobodys_place(server: str, call: Call) -> None:
+    host, _, port = server.rpartition(":")
+    slow = [socket.create_connection((host, int(port)), timeout=20) for _ in range(3)]
+    try:
+        for connection in slow:
+            connection.sendall(begun_infer(host, calls=200))
+            connection.sendall(frame(6, 0, 0, b"are they"))
+            received = b""
+            while not any(kind == 6 for kind, _ in frames(received)):  # the pong: all of them are there
+                received += connection.recv(65_536)
+        assert call("ModelInfer", request(GOOD)).outputs
+    finally:
+        for connection in slow:
+            connection.close()
+
+
 def test_bytes_that_are_no_message_are_refused(server: str, call: Call) -> None:
     with grpc.insecure_channel(server) as channel:
         stub = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -359,3 +360,23 @@ def test_a_token_is_asked_for_but_by_health_checks(service, tiny_edge_bundle: Ti
         connection.close()
     assert process.stop() == 0
     assert process.errors == ""
+
+
+@pytest.mark.slow
+def test_connections_that_are_silent_or_too_slow_are_closed(rest: Service) -> None:
+    from edge_sdk.cloud.server.rest_front import BODY_SECONDS, IDLE_SECONDS
+
+    host, _, port = rest.ready["http"].rpartition(":")
+    body = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode()
+    began = [b"", b"GET /v2 HTTP/1.1\r\nHo", body]
+    slow = [socket.create_connection((host, int(port)), timeout=BODY_SECONDS + IDLE_SECONDS) for _ in began]
+    for connection, data in zip(slow, began, strict=True):
+        connection.sendall(data)
+    for drop in range(3):  # which buys no time
+        time.sleep(IDLE_SECONDS / 4)
+        slow[1].sendall(b"sts"[drop : drop + 1])
+    said = [connection.recv(65_536) for connection in slow]
+    assert said[:2] == [b"", b""]
+    assert said[2].startswith(b"HTTP/1.1 408")
+    for connection in slow:
+        connection.close()

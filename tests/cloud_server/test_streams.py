@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from edge_sdk.cloud.server.grpc_front import MAX_STREAM_REQUESTS
+from edge_sdk.cloud.server.grpc_front import MAX_STREAM_BYTES
 from edge_sdk.protocol import add_input, messages, read_outputs, read_parameters, set_parameter
 from outside.bundles import SIDE, TinyBundle
 
@@ -106,7 +106,7 @@ def test_a_client_that_does_not_read_is_not_read_from_without_end(channel: grpc.
         nonlocal taken
         while True:
             taken += 1
-            yield request(request_id="x" * 65_536)  # of which 64 KiB come back: flow control needs something to hold
+            yield request(request_id="x" * 2**20)  # which comes back: flow control needs something to hold
 
     call = stream(channel, endless(), timeout=2)
     with pytest.raises(grpc.RpcError) as caught:
@@ -114,8 +114,8 @@ def test_a_client_that_does_not_read_is_not_read_from_without_end(channel: grpc.
             call.code()  # waits for the end without reading
             next(call)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    # what is at work, what waits in the windows of both directions, and some on the way
-    assert 0 < taken < 6 * MAX_STREAM_REQUESTS
+    # what is at work, and what waits in the windows of both directions
+    assert 0 < taken < 5 * MAX_STREAM_BYTES / 2**20
     assert infer(channel, request()).outputs, "the server lives"
 
 
