@@ -154,6 +154,7 @@ def soak(args: argparse.Namespace, folder: Path, console: Console) -> dict[str, 
         "answered": result.answered,
         "outcomes": result.outcomes,
         "milliseconds": {f"p{100 * q:g}": round(result.quantile(q) * 1e3, 3) for q in (0.5, 0.99, 0.999, 1.0)},
+        "timer_late_milliseconds_p99.9": round(float(np.quantile(result.timer, 0.999)) * 1e3, 3),
         "faults": dict(trouble.faults),
         "early": early,
         "late": late,
@@ -168,6 +169,7 @@ def show(console: Console, row: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_row("answered", f"{row['answered']} of {row['calls']}")
     table.add_row("milliseconds", ", ".join(f"{name} {value:.1f}" for name, value in row["milliseconds"].items()))
+    table.add_row("a timer was late", f"{row['timer_late_milliseconds_p99.9']:.1f} ms (p99.9)")
     for name in LIMITS:
         scale = 2**20 if name == "memory" else 1
         table.add_row(name, f"{row['early'][name] / scale:.4g} → {row['late'][name] / scale:.4g}")

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Attack", "Resources", "attack", "seconds_until"]
 
+TICK = 0.005  # seconds
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -65,6 +67,9 @@ class Attack:
         Float64 [calls], seconds, in order of start.
     early, late
         What the process held after a tenth of the calls, and after the last.
+    timer
+        Float64, seconds: by how much a timer of this process was late meanwhile. Where that is much, the
+        machine was busy with other things, and latencies say little.
     """
 
     calls: int
@@ -73,6 +78,7 @@ class Attack:
     latencies: NDArray[np.float64]
     early: Resources
     late: Resources
+    timer: NDArray[np.float64]
 
     @property
     def answered(self) -> int:
@@ -111,7 +117,15 @@ def attack(
     outcomes: list[Counter[str]] = [Counter() for _ in range(threads)]
     errors = [0] * threads
     early: list[Resources] = []
+    lateness: list[float] = []
+    over = threading.Event()
     began = time.perf_counter()
+
+    def watch() -> None:
+        while not over.is_set():
+            started = time.perf_counter()
+            time.sleep(TICK)
+            lateness.append(time.perf_counter() - started - TICK)
 
     def run(caller: int) -> None:
         for i in range(caller, calls, threads):
@@ -129,14 +143,18 @@ def attack(
                 early.append(Resources.now())
 
     callers = [threading.Thread(target=run, args=(i,), name=f"caller-{i}") for i in range(threads)]
+    watcher = threading.Thread(target=watch, name="timer")
+    watcher.start()
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
     late = Resources.now()
+    over.set()
+    watcher.join()
     # the callers themselves have ended by now
     late = Resources(late.threads + threads, late.descriptors, late.memory)
-    return Attack(calls, dict(sum(outcomes, Counter())), sum(errors), latencies, early[0], late)
+    return Attack(calls, dict(sum(outcomes, Counter())), sum(errors), latencies, early[0], late, np.array(lateness))
 
 
 def seconds_until(holds: Callable[[], bool], within: float, *, pause: float = 0.02) -> float | None:
