@@ -138,12 +138,13 @@ class Watch:
             self.is_certified = not causes
 
     def alarm(self, guard: Guard) -> None:
-        """Void the certificate for good: its guard gives alarm."""
-        self.set_cause(
-            "guard",
-            "confident answers disagree with the cloud more often than calibration saw "
-            f"({guard.disagreements} of {guard.audits} audits, where at most {guard.baseline:.1%} were expected)",
-        )
+        """Void the certificate for good: its guard gives alarm. It is said once, though others may count on."""
+        if "guard" not in self._causes:
+            self.set_cause(
+                "guard",
+                "confident answers disagree with the cloud more often than calibration saw "
+                f"({guard.disagreements} of {guard.audits} audits, where at most {guard.baseline:.1%} were expected)",
+            )
 
     def is_encoding(self, said: Outcome) -> bool:
         """Tell whether the cloud saw what the certificate was made for."""
