@@ -156,7 +156,9 @@ def prepare(
     ladder = ladder or Ladder(DEFAULT_LADDER)
     ways = _ways(contract, wanted, capture, edge_spec, ladder)
     if not ways:
-        raise InputError(f"the cloud's model {contract.model} takes {', '.join(contract.encodings)}, not {wanted}")
+        reduced = f", of what rules leave of a picture ({capture.reduction})" if capture.reduction != WHOLE else ""
+        offered = ", ".join(contract.encodings)
+        raise InputError(f"the cloud's model {contract.model} takes {offered}, not {wanted}{reduced}")
     ways = [way for way in ways if (way.size or 0) <= most_bytes]
     while ways:
         way = ways[_chosen(ways, ladder, remaining)]

@@ -26,7 +26,7 @@ CONTRACT = Contract(
     input="image",
     datatype="FP32",
     shape=(-1, 8, 8, 3),
-    encodings=("captured", "jpeg", "tensor"),
+    encodings=("captured", "jpeg", "resized", "tensor"),
     labels=LABELS,
     outputs="logits",
     quantization=None,
@@ -49,7 +49,7 @@ def fuzz(seed: int, n: int) -> tuple[int, int]:
         label = None if rng.random() < 0.5 and not needs_answer(checked) else answer
         may = allowed(rules, label, context, 16)
         frame = frame_of(rng, np.ones((16, 16), bool) if may is None else may[0])
-        encoding = ("auto", "captured", "jpeg", "tensor")[(0, 1, 0, 1, 3, 1, 0, 2)[i % 8]]
+        encoding = ("auto", "captured", "captured,jpeg:60", "resized", "tensor", "captured", "auto", "jpeg")[i % 8]
         reduction = judge(checked, Question(frame, label, context))
         assert (reduction is None) == (may is None)
         if reduction is None or may is None:
@@ -61,7 +61,7 @@ def fuzz(seed: int, n: int) -> tuple[int, int]:
         if came_as_file and not may[0].all():  # compression has mixed what is apart
             capture = replace(capture, pixels=frame)
         request, _ = prepare(CONTRACT, encoding, capture.reduced(reduction), SPEC)
-        check(request, encoding, may, capture.pixels)
+        check(request, encoding.partition(",")[0], may, capture.pixels)
     return kept, reduced
 
 

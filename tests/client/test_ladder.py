@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,12 +76,12 @@ def test_it_begins_small_and_rises_to_every_pixel_where_the_network_allows_it(la
 
 
 def test_a_narrow_way_is_not_blocked_by_what_does_not_fit_through(laddered, proxy) -> None:
-    with edge_sdk.connect(laddered, cloud=proxy.address, deadline=2.0, audit_rate=0) as model:
+    with edge_sdk.connect(laddered, cloud=proxy.address, deadline=1.5, audit_rate=0) as model:
         model.predict(scene())  # learns what the server has
-        proxy.set("delay", seconds=0.25)  # each 64 KiB: 691 kB of pixels would take longer than there is
-        answers = [model.predict(scene()) for _ in range(4)]
+        proxy.set("delay", seconds=0.15)  # each 64 KiB: 691 kB of pixels would take longer than there is
+        answers = [model.predict(scene()) for _ in range(3)]
     narrow = sent(proxy)[1:]
-    assert [answer.source for answer in answers].count("cloud") >= 3
+    assert [answer.source for answer in answers].count("cloud") >= 2
     assert narrow.count("captured") <= 1, "at most the one that found it out"
 
 
@@ -127,6 +128,16 @@ def test_a_rung_that_was_certified_alone_is_what_is_sent(pair, proxy, tmp_path) 
         assert (answer.source, answer.certified) == ("cloud", True)
     (request,) = requests_in(proxy.recorded)
     assert list(request.inputs[0].shape) == [SIDE, SIDE, 3]
+
+
+def test_resized_pictures_of_several_callers_are_answered_each_by_its_own(pair, proxy) -> None:
+    cloud = Cloud(proxy.address, encoding="resized")
+    with edge_sdk.connect(pair.edge, cloud=cloud, mode="cloud", deadline=PATIENT) as model:
+        frames = [*pair.hard[:12], *pair.easy[:12]]
+        alone = [model.predict(frame).scores for frame in frames]
+        with ThreadPoolExecutor(12) as pool:
+            together = list(pool.map(lambda frame: model.predict(frame).scores, frames))
+    np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_privacy_rules_hold_on_every_rung(laddered, proxy) -> None:
