@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -37,6 +37,8 @@ class Stream(Generic[Answer]):
         Whether not to wait for answers; by default what the source says of itself.
     depth
         How many frames of a live source may wait, at least 1. Where one more comes, the oldest goes.
+    around
+        Makes the context in which frames are taken and answered.
 
     Attributes
     ----------
@@ -50,11 +52,17 @@ class Stream(Generic[Answer]):
     """
 
     def __init__(
-        self, answer: Callable[[Frame], Answer], source: Iterable[Frame], *, live: bool | None = None, depth: int = 1
+        self,
+        answer: Callable[[Frame], Answer],
+        source: Iterable[Frame],
+        *,
+        live: bool | None = None,
+        depth: int = 1,
+        around: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         if not isinstance(depth, int) or depth < 1:
             raise InputError(f"depth is {depth!r}; it should be a whole number, at least 1")
-        self._answer = answer
+        self._answer, self._around = answer, around
         self._source = source
         self._live = bool(getattr(source, "live", False)) if live is None else live
         self._depth = depth
@@ -87,6 +95,10 @@ class Stream(Generic[Answer]):
         return Running(self._frames(), self._answer, on_answer, on_error)
 
     def _frames(self) -> Generator[Frame]:
+        with self._around():
+            yield from self._taken()
+
+    def _taken(self) -> Generator[Frame]:
         if not self._live:
             yield from self._source
             return

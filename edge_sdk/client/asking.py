@@ -6,6 +6,7 @@ Everything of an input that leaves the device goes through `Asking.ask`.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -185,6 +186,10 @@ class Asking:
     def cache_counters(self) -> dict[str, int]:
         """What the cache has done; see `Cache.counters`."""
         return {"hits": 0, "misses": 0, "entries": 0} if self._cache is None else self._cache.counters
+
+    def streaming(self) -> AbstractContextManager[None]:
+        """Return a context in which requests share one call for each server."""
+        return self._link.streaming()
 
     def forget(self) -> None:
         """Forget what the cloud answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from edge_sdk.client.streaming import RequestStream
 from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages
 from edge_sdk.protocol.names import SERVICE
 
@@ -30,6 +32,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.service_config_disable_resolution", 1),
 )
+_STREAM_PAUSE = 1.0  # seconds until a stream that broke is opened again
 
 
 class Connection:
@@ -65,8 +68,14 @@ class Connection:
             )
             for name, (request, response) in messages.METHODS.items()
         }
+        _, response = messages.STREAMS["ModelStreamInfer"]
+        self._stream_method = self._channel.stream_stream(
+            f"/{SERVICE}/ModelStreamInfer", response_deserializer=_reader(response)
+        )
         self._lock = threading.Lock()
         self._calls, self._retired = 0, False
+        self._streams, self._stream_at = False, 0.0
+        self._stream: RequestStream | None = None
         self.heard_at: float | None = None
 
     @property
@@ -80,14 +89,47 @@ class Connection:
             if self._retired:
                 return None
             self._calls += 1
-        try:
-            # wait_for_ready off: a server that is known to be down fails the call at once
-            call = self._methods[method].future(request, timeout=timeout, metadata=metadata, wait_for_ready=False)
-        except ValueError:  # closed meanwhile
+            stream = self._open_stream(metadata) if self._streams and method == "ModelInfer" else None
+        call = None
+        if stream is not None:
+            call = stream.start(request, timeout, lambda left: self._start_alone(method, request, left, metadata))
+        if call is None:
+            call = self._start_alone(method, request, timeout, metadata)
+        if call is None:
             self._ended(None)
             return None
         call.add_done_callback(self._ended)
         return call
+
+    def stream(self, *, on: bool) -> None:
+        """Send requests on one call from now on, or each as a call of its own; see `RequestStream`."""
+        with self._lock:
+            self._streams = on
+            stream = None if on else self._stream
+            if not on:
+                self._stream = None
+        if stream is not None:
+            stream.close()
+
+    def _open_stream(self, metadata: Any) -> RequestStream | None:
+        """Return the stream, opened anew where it broke a while ago; None where there is none. The lock is held."""
+        now = time.monotonic()
+        if self._stream is not None and self._stream.code is not None:
+            never = self._stream.code is grpc.StatusCode.UNIMPLEMENTED
+            self._stream, self._stream_at = None, math.inf if never else now + _STREAM_PAUSE
+        if self._stream is None and now >= self._stream_at:
+            try:
+                self._stream = RequestStream(self._stream_method, metadata)
+            except ValueError:  # closed meanwhile
+                return None
+        return self._stream
+
+    def _start_alone(self, method: str, request: Any, timeout: float | None, metadata: Any) -> Any | None:
+        try:
+            # wait_for_ready off: a server that is known to be down fails the call at once
+            return self._methods[method].future(request, timeout=timeout, metadata=metadata, wait_for_ready=False)
+        except ValueError:  # closed meanwhile
+            return None
 
     def retire(self) -> None:
         """Take no more calls, and close when those under way have ended."""

@@ -59,6 +59,7 @@ class Endpoint:
         self._breaker = Breaker()
         self._lock, self._learning_lock = threading.Lock(), threading.Lock()
         self._closed = False
+        self._streams = False
         self._version = credentials.version
         self._connection = self._connect()
         self._spare: Connection | None = None
@@ -139,6 +140,13 @@ class Endpoint:
             # it may be dead at the other end, which TCP would find out much later
             self._reconnect()
 
+    def stream(self, *, on: bool) -> None:
+        """Send requests on one call from now on, or each as a call of its own."""
+        with self._lock:
+            self._streams = on
+            connection = self._connection
+        connection.stream(on=on)
+
     def forget(self) -> None:
         """Ask the server again what it serves before the next request."""
         self.contract = None
@@ -218,6 +226,7 @@ class Endpoint:
             old, spare = self._connection, self._spare
             self._version = self._credentials.version
             self._connection, self._spare = self._connect(), None
+            self._connection.stream(on=self._streams)
         for way in (old, spare):
             if way is not None:
                 way.retire()

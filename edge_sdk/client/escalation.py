@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -164,6 +165,10 @@ class CloudLink:
             return read(reply.response, reply.contract, reply.size)
 
         return self._begin(lambda contract: Message(make(contract)), read_reply, deadline, gate, self._cloud.priority)
+
+    def streaming(self) -> AbstractContextManager[None]:
+        """Return a context in which requests share one call for each server; see `edge_sdk.client.streaming`."""
+        return self._fleet.streaming()
 
     def forget(self) -> None:
         """Ask what is served again before the next request."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.credentials import Credentials
@@ -47,6 +49,7 @@ class Fleet:
         self.hedger = None if cloud.hedging is None else Hedger(cloud.hedging)
         self.alarm = Alarm()
         self._turns = itertools.count()
+        self._lock, self._streams = threading.Lock(), 0
         self._endpoints = [Endpoint(target, cloud, self._credentials, self.complaints) for target in cloud.targets]
         self.current = self._endpoints[0]
 
@@ -78,6 +81,22 @@ class Fleet:
         for endpoint in self._endpoints:
             if contract is None or endpoint.contract is contract:
                 endpoint.forget()
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Send requests on one call for each server while this is open anywhere."""
+        self._stream(1)
+        try:
+            yield
+        finally:
+            self._stream(-1)
+
+    def _stream(self, more: int) -> None:
+        with self._lock:
+            before, self._streams = self._streams, self._streams + more
+            if bool(before) != bool(self._streams):
+                for endpoint in self._endpoints:
+                    endpoint.stream(on=bool(self._streams))
 
     def close(self) -> None:
         """Close all connections."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -258,10 +258,15 @@ class HybridModel:
         pixels: Pixels | None = None,
         matrix: Matrix = "bt601",
     ) -> Stream[Classification]:
-        """Classify the frames of a source, all in one context; see `edge_sdk.model.EdgeModel.stream`."""
+        """Classify the frames of a source, one after the other and all in one context.
+
+        See `edge_sdk.model.EdgeModel.stream`. Meanwhile, requests to the cloud share one call that stays open,
+        where the server offers that.
+        """
         told: Pixels = getattr(source, "pixels", "rgb") if pixels is None else pixels
         answer = partial(self.predict, context=context, pixels=told, matrix=matrix)
-        return Stream(answer, source, live=live, depth=depth)
+        around = nullcontext if self._asking is None else self._asking.streaming
+        return Stream(answer, source, live=live, depth=depth, around=around)
 
     def feedback(self, decision_id: str, label: str | int) -> None:
         """Write into the journal what an answer should have been, be it days later.
