@@ -14,7 +14,7 @@ from edge_sdk.client.answers import answer_of_cloud
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.oversight import Oversight
 from edge_sdk.client.watch import Made, Watch
-from edge_sdk.errors import EscalationError, ModelClosedError
+from edge_sdk.errors import EscalationError, ModelClosedError, ModelError
 from edge_sdk.inputs import Input
 from edge_sdk.model import EdgeModel, new_decision_id
 from edge_sdk.processing.sources import Matrix, Pixels
@@ -23,7 +23,7 @@ from edge_sdk.types import Classification, Reason
 if TYPE_CHECKING:
     from edge_sdk.client.asking import Asking
     from edge_sdk.client.forwarding import Forwarder
-    from edge_sdk.client.outcomes import Outcome
+    from edge_sdk.client.outcomes import Escalation, Outcome
     from edge_sdk.client.payload import Capture
     from edge_sdk.encodings import Reduction
 
@@ -145,7 +145,10 @@ class Answering:
 
     def _hybrid(self, given: Given, asking: Asking) -> Classification:
         given.decode(self.watch.model)
-        made = self._infer(given)
+        try:
+            made = self._infer(given)
+        except ModelError as error:
+            return self._instead_of_edge(error, given, asking, None)
         outcome, hashed = None, ""
         if made.decision is None or made.decision.escalate:
             capture, ends_at = given.capture(made.model), self._ends_at(given.started)
@@ -185,7 +188,10 @@ class Answering:
         if asking.described and not watch.needs_answer:
             reduction = asking.may_leave(capture, watch, None, given.context)
             call = asking.ask(capture, reduction, watch, ends_at)
-        made = self._infer(given)
+        try:
+            made = self._infer(given)
+        except ModelError as error:
+            return self._instead_of_edge(error, given, asking, call)
         if call is None:
             reduction = asking.may_leave(capture, made.watch, made, given.context)
             call = asking.ask(capture, reduction, made.watch, ends_at)
@@ -206,11 +212,47 @@ class Answering:
             watch = made.watch
         reduction = asking.may_leave(capture, watch, made, given.context)
         outcome = asking.ask(capture, reduction, watch, self._ends_at(given.started)).wait()
+        answer = self._by_cloud_alone(outcome, watch, made, given)
+        if answer is None:
+            self._unanswered(capture, reduction, made, given.context, outcome)
+            raise EscalationError(f"the cloud gave no usable answer ({outcome.reason}): {outcome.detail}")
+        return answer
+
+    def _instead_of_edge(
+        self, error: ModelError, given: Given, asking: Asking, call: Escalation | None
+    ) -> Classification:
+        """Answer by the cloud where the edge model failed; raise its error where the cloud does not answer either.
+
+        Parameters
+        ----------
+        error
+            How it failed.
+        given
+            The input.
+        asking
+            The cloud.
+        call
+            What it has been asked already, or None.
+        """
+        watch = self.watch
+        # rules that look at the edge's answer have none to look at
+        if isinstance(error, ModelClosedError) or (call is None and watch.needs_answer):
+            raise error
+        if call is None:
+            capture = given.capture(watch.model)
+            reduction = asking.may_leave(capture, watch, None, given.context)
+            call = asking.ask(capture, reduction, watch, self._ends_at(given.started))
+        answer = self._by_cloud_alone(call.wait(), watch, None, given)
+        if answer is None:
+            raise error
+        return answer
+
+    def _by_cloud_alone(self, outcome: Outcome, watch: Watch, made: Made | None, given: Given) -> Classification | None:
+        """Return the cloud's answer; None where it has none, and nobody else either."""
         self._count_upload(outcome, watch)
         if outcome.probabilities is None:
-            self._unanswered(capture, reduction, made, given.context, outcome)
             self._counters.request(None, outcome.reason, time.perf_counter() - given.started)
-            raise EscalationError(f"the cloud gave no usable answer ({outcome.reason}): {outcome.detail}")
+            return None
         if not outcome.cached:
             self._oversight.judge(watch, outcome)
         return answer_of_cloud(outcome, watch, made, "forced", given.started)
