@@ -27,7 +27,7 @@ from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model
 from edge_sdk.cloud.server.repository import Repository, is_repository
 from edge_sdk.cloud.server.settings import ModelSettings, Serving
-from edge_sdk.errors import InputError, OverloadedError
+from edge_sdk.errors import InputError, NotReadyError, OverloadedError
 
 __all__ = ["Answer", "Core", "ModelState", "Request", "State"]
 
@@ -253,6 +253,8 @@ class Core:
             try:
                 run = await line.ask(payload, request.deadline, request.priority)
             except RetiredError:
+                if self._line(request.model, request.version) is line:
+                    raise NotReadyError(f"model {model.name} is closed") from None
                 continue  # a newer one is there
             finally:
                 self._pending_bytes -= payload.nbytes

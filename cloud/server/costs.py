@@ -20,7 +20,7 @@ _START = 1e-3  # seconds an item, where nothing was measured
 
 
 class BatchCosts:
-    """Seconds that a batch takes, by its size. Not thread-safe.
+    """Seconds that a batch takes, by its size. Many threads may ask while one learns.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class BatchCosts:
 
     def __init__(self, max_batch: int) -> None:
         self.max_batch = max_batch
-        self._known: dict[int, float] = {}
+        self._known: dict[int, float] = {}  # replaced, never changed
         self._seconds: dict[int, float] = {}  # answers given since something was learned
         self._best: dict[int, int] = {}
 
@@ -64,10 +64,13 @@ class BatchCosts:
         ratio = min(max(seconds / max(self.seconds(size), 1e-9), 1 / _OUTLIER), _OUTLIER)
         if 1 / _SAME < ratio < _SAME:
             return
-        low, high = self._neighbours(size)
-        for known in self._known:
-            weight = _LEARN if known in (low, high) else _LEARN_ALL
-            self._set(known, self._known[known] * ratio**weight)
+        near = self._neighbours(size)
+        self._replace(
+            {
+                known: before * ratio ** (_LEARN if known in near else _LEARN_ALL)
+                for known, before in self._known.items()
+            }
+        )
 
     def seconds(self, size: int) -> float:
         """Return what a batch of a size is thought to take."""
@@ -96,9 +99,10 @@ class BatchCosts:
         return dict(sorted(self._known.items()))
 
     def _set(self, size: int, seconds: float) -> None:
-        self._known[size] = seconds
-        self._seconds.clear()
-        self._best.clear()
+        self._replace({**self._known, size: seconds})
+
+    def _replace(self, known: dict[int, float]) -> None:
+        self._known, self._seconds, self._best = known, {}, {}
 
     def _estimate(self, size: int) -> float:
         if not self._known:
@@ -126,8 +130,9 @@ class BatchCosts:
 
     def _neighbours(self, size: int) -> tuple[int, int]:
         """Return the known sizes around a size; both the same where it is known or beyond all."""
-        low = max((known for known in self._known if known <= size), default=None)
-        high = min((known for known in self._known if known >= size), default=None)
+        sizes = self._known
+        low = max((known for known in sizes if known <= size), default=None)
+        high = min((known for known in sizes if known >= size), default=None)
         if low is None or high is None:
             edge = low if low is not None else high
             assert edge is not None  # something is known

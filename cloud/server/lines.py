@@ -41,7 +41,7 @@ _PATIENCE = 10.0  # seconds after which a request without a deadline goes as if 
 _LAG = 0.05  # how much one answer corrects what the way back takes
 _SPENT_WAITING = 0.5  # of the time that a request has to spare: a longer queue answers no more, only later
 _SHORTEST_RETRY = 0.001
-_TINY = 20e-6  # seconds of a batch that costs less than to wait for others
+_TINY = 30e-6  # seconds of a batch that costs less than to wait for others
 _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
 
 
@@ -111,7 +111,8 @@ class Line:
         self._numbers = count()
         self._preparing: dict[str, float] = {}  # seconds an item, by encoding
         self._lag = 0.0
-        self._scheduled = self._retired = self._closed = False
+        self._retired = False
+        self._scheduled: asyncio.AbstractEventLoop | None = None  # on which instances will be given work
         engines = [model.engine, *(model.engine.another() for _ in range(settings.instances - 1))]
         self._instances = [_Instance(engine) for engine in engines]
         self._idle = list(self._instances)
@@ -166,9 +167,9 @@ class Line:
             self._admit(job, priority or self.settings.default_priority)
             self.counts.pending += 1
             self.counts.pending_bytes += payload.nbytes
-        if not self._scheduled:
-            self._scheduled = True  # after all that came in the same turn of the loop
-            loop.call_soon(self._dispatch)
+        if self._scheduled is not loop:
+            self._scheduled = loop
+            loop.call_soon(self._dispatch)  # after all that came in the same turn of the loop
         try:
             run = await job.future
         finally:
@@ -194,7 +195,7 @@ class Line:
     def close(self, timeout: float = 5.0) -> None:
         """Finish what runs, drop what waits, release the model."""
         with self._lock:
-            self._retired = self._closed = True
+            self._retired = True
             waiting = [entry[3] for entry in self._queue]
             self._queue.clear()
         self._fail(waiting, NotReadyError(f"model {self.model.name} is closed"))
@@ -208,22 +209,21 @@ class Line:
 
     def watch(self, now: float) -> None:
         """Give up runs that take too long; call from time to time."""
+        name = f"{self.model.name} {self.model.version}"
         for instance in self._instances:
-            started = instance.started
-            if started is None or instance.hangs or now - started < self.settings.hang_seconds:
-                continue
-            instance.hangs = True
-            name = f"{self.model.name} {self.model.version}"
-            _log.error("model %s has not returned for %.1f s; it is not ready until it does", name, now - started)
             with self._lock:
-                for job in instance.jobs:
-                    self.counts.failure.add(now - job.arrived)
-            self._fail(instance.jobs, ModelError(f"model {name} did not answer within {now - started:.1f} s"))
-            if self.hangs:
-                with self._lock:
-                    waiting = [entry[3] for entry in self._queue]
+                started, jobs = instance.started, list(instance.jobs)
+                if started is None or instance.hangs or now - started < self.settings.hang_seconds:
+                    continue
+                instance.hangs = True
+                waiting = [entry[3] for entry in self._queue] if self.hangs else []
+                if waiting:
                     self._clear()
-                self._fail(waiting, NotReadyError(f"model {name} hangs"))
+                for job in jobs:
+                    self.counts.failure.add(now - job.arrived)
+            _log.error("model %s has not returned for %.1f s; it is not ready until it does", name, now - started)
+            self._fail(jobs, ModelError(f"model {name} did not answer within {now - started:.1f} s"))
+            self._fail(waiting, NotReadyError(f"model {name} hangs"))
 
     # admission: under the lock, on the loop
 
@@ -284,7 +284,7 @@ class Line:
 
     def _dispatch(self) -> None:
         """Give free instances what waits."""
-        self._scheduled = False
+        self._scheduled = None
         while True:
             with self._lock:
                 jobs, late = self._take()
@@ -309,9 +309,11 @@ class Line:
             if self._retired:
                 raise RetiredError
             instance = self._idle.pop()
+            self.counts.pending += 1  # else a retired model might be released
         ((_, result),) = self._run(instance, [job])
         with self._lock:
             self._idle.append(instance)
+            self.counts.pending -= 1
         if isinstance(result, BaseException):
             raise result
         return result
@@ -321,19 +323,16 @@ class Line:
         results = self._run(instance, jobs)
         with self._lock:
             self._idle.append(instance)
-            more = bool(self._queue) and not self._scheduled
-            self._scheduled = self._scheduled or more
+            more = bool(self._queue) and self._scheduled is None
         if more:
-            jobs[0].loop.call_soon(self._dispatch)
+            self._scheduled = jobs[0].loop
+            self._scheduled.call_soon(self._dispatch)
         _settle_here(results)
 
     def _work(self, instance: _Instance) -> None:
         while (jobs := instance.inbox.get()) is not None:
             while jobs:
                 self._settle(self._run(instance, jobs))
-                if instance.hangs:
-                    instance.hangs = False
-                    _log.warning("model %s %s has returned and is ready again", self.model.name, self.model.version)
                 with self._lock:
                     jobs, late = self._take(free=True)
                     if not jobs:
@@ -389,14 +388,19 @@ class Line:
 
     def _run(self, instance: _Instance, jobs: list[Job]) -> list[tuple[Job, Run | BaseException]]:
         items = sum(job.payload.items for job in jobs)
-        started = time.monotonic()
-        instance.jobs, instance.until = jobs, started + self._costs.drain(items) + sum(job.preparing for job in jobs)
-        instance.started = started
+        with self._lock:
+            started = instance.started = time.monotonic()
+            instance.jobs = jobs
+            instance.until = started + self._costs.drain(items) + sum(job.preparing for job in jobs)
         try:
             results = run_batch(self.model, instance.engine, jobs, self._costs)
         except Exception as error:  # noqa: BLE001 - of a runtime or model, which is anybody's; the thread lives on
             results = [(job, ModelError(f"{type(error).__name__}: {error}")) for job in jobs]
-        instance.started = None
+        with self._lock:
+            instance.started, hung = None, instance.hangs
+            instance.hangs = False
+        if hung:
+            _log.warning("model %s %s has returned and is ready again", self.model.name, self.model.version)
         self._count(started, results)
         return results
 

@@ -304,3 +304,46 @@ def test_where_the_time_went_is_counted() -> None:
                 core.statistics(name, version)
 
     tell(engine, story)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_any_crowd_each_gets_its_own_answer_or_a_plain_reason_and_nothing_is_begun_too_late(seed: int) -> None:
+    engine = Doubling(seconds=0.001, seconds_item=0.0003)
+    rng = np.random.default_rng(seed)
+    deadlines: dict[float, float] = {}
+    ends: dict[str, int] = {}
+
+    async def one(core: Core, number: int) -> None:
+        x = np.array([[number, 0]] * int(rng.integers(1, 6)), np.float32)
+        seconds = [None, 0.0, 0.003, 0.02, 1.0][int(rng.integers(5))]
+        deadline = None if seconds is None else time.monotonic() + seconds
+        deadlines[number] = deadline or np.inf
+        ask = core.infer(Request("double", "", {"x": x}, "tensor", deadline, int(rng.integers(4))))
+        task = asyncio.create_task(ask)
+        if rng.random() < 0.1:
+            asyncio.get_running_loop().call_later(float(rng.random()) * 0.01, task.cancel)
+        try:
+            outputs = (await task).outputs["y"]
+        except (ModelError, OverloadedError, TimeoutError, asyncio.CancelledError) as error:
+            ends[type(error).__name__] = ends.get(type(error).__name__, 0) + 1
+        else:
+            ends["answered"] = ends.get("answered", 0) + 1
+            np.testing.assert_array_equal(outputs, 2 * x)
+
+    async def story(core: Core) -> None:
+        tasks = []
+        for number in range(400):
+            tasks.append(asyncio.create_task(one(core, number)))
+            if number % 10 == 0:
+                engine.fail_on = float(rng.integers(400))
+                await asyncio.sleep(float(rng.random()) * 0.01)
+        await asyncio.gather(*tasks)
+        ((_, counts),) = core.statistics()
+        assert (counts.pending, counts.pending_bytes) == (0, 0)
+        assert counts.success.count >= ends["answered"], "some went while their answer was on its way"
+
+    tell(engine, story, instances=2, max_queue=40)
+    assert sum(ends.values()) == 400
+    assert ends["answered"] > 50
+    for when, numbers in zip(engine.began, engine.ran, strict=True):
+        assert max(deadlines[number] for number in numbers) > when
