@@ -35,8 +35,8 @@ _REFUSALS: dict[Reason, str] = {
     "budget": "the budget for escalations is used up, or too little time has passed since the last",
     "deadline": "no answer is to be expected in the time that is left",
 }
-# as gRPC says it, of what a server has received
-_TOO_LARGE = re.compile(r"RESOURCE_EXHAUSTED.* message larger than max \((\d{1,12}) vs\. (\d{1,12})\)")
+# as gRPC says it in C, Python and Go, and in Java
+_TOO_LARGE = re.compile(r"RESOURCE_EXHAUSTED.* (?:larger than max \(\d+ vs\. |exceeds maximum size )(\d{1,12})")
 
 
 class CloudLink:
@@ -299,5 +299,5 @@ def _limit_in(outcome: Outcome) -> int | None:
     found = None if outcome.reason != "rejected" else _TOO_LARGE.search(outcome.detail)
     if found is None:
         return None
-    most = int(found[2])
+    most = int(found[1])
     return max(0, most - min(MARGIN_BYTES, most // 8))

@@ -249,6 +249,7 @@ class Answering:
 
     def _by_cloud_alone(self, outcome: Outcome, watch: Watch, made: Made | None, given: Given) -> Classification | None:
         """Return the cloud's answer; None where it has none, and nobody else either."""
+        self._oversight.learn(outcome)
         self._count_upload(outcome, watch)
         if outcome.probabilities is None:
             self._counters.request(None, outcome.reason, time.perf_counter() - given.started)

@@ -176,18 +176,27 @@ class Oversight:
         with self._lock:
             self._making = self._making.learn(name, pixels, size, seconds)
 
+    def learn(self, said: CloudOutcome) -> None:
+        """Learn of the network from how long asking the cloud took."""
+        if not said.bytes_sent:
+            return
+        # in other modes than hybrid, more than the way to the cloud is in this time: enough to choose by
+        if self._mode != "hybrid" and not self._chooses:
+            return
+        with self._lock:
+            if said.probabilities is not None:
+                self._control = self._control.learn(said.bytes_sent, said.elapsed_ms / 1e3)
+            elif self._chooses and said.reason == "deadline":
+                # where there is nothing to choose, the breaker alone says when to stop
+                self._control = self._control.miss(said.bytes_sent, said.elapsed_ms / 1e3)
+
     def observe(self, made: Made, said: CloudOutcome) -> None:
         """Learn from how asking the cloud ended, before the answer is given."""
         watch = made.watch
         if said.probabilities is not None:
             self.judge(watch, said)
+        self.learn(said)
         with self._lock:
-            if said.probabilities is not None and self._mode == "hybrid":
-                # in other modes, more than the way to the cloud is in this time
-                self._control = self._control.learn(said.bytes_sent, said.elapsed_ms / 1e3)
-            elif self._chooses and said.reason == "deadline" and said.bytes_sent and self._mode == "hybrid":
-                # where there is nothing to choose, the breaker alone says when to stop
-                self._control = self._control.miss(said.bytes_sent, said.elapsed_ms / 1e3)
             if not made.is_audit:
                 return
             self._audits["asked"] += 1

@@ -9,7 +9,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,6 +80,11 @@ class Ladder:
     accuracies: tuple[float | None, ...] = ()
     confidence: float = 0.0
 
+    def of(self, rungs: tuple[SentAs, ...]) -> Ladder:
+        """Return one of other rungs, with what is known of those that are the same."""
+        known = dict(zip(self.rungs, self.accuracies, strict=False))
+        return replace(self, rungs=rungs, accuracies=tuple(known.get(rung) for rung in rungs))
+
 
 @dataclass(frozen=True, slots=True)
 class _Way:
@@ -111,6 +116,11 @@ class _Way:
     @property
     def pixels(self) -> int:
         return math.prod(self.capture.pixels.shape[:2])
+
+    @property
+    def name(self) -> str:
+        """Of what is learned about making it: of JPEG by quality, of other forms by what they are."""
+        return self.wire if self.quality is None else self.seen
 
 
 def prepare(
@@ -154,6 +164,8 @@ def prepare(
     contract.check_takes(edge_spec)
     capture = capture.stripped()
     ladder = ladder or Ladder(DEFAULT_LADDER)
+    if wanted not in ("auto", "captured", "jpeg", "tensor"):
+        ladder = ladder.of(SentAs.parse_all(wanted))
     ways = _ways(contract, wanted, capture, edge_spec, ladder)
     if not ways:
         reduced = f", of what rules leave of a picture ({capture.reduction})" if capture.reduction != WHOLE else ""
@@ -166,7 +178,7 @@ def prepare(
         tensor = _payload(contract, way, edge_spec, most_bytes)
         size = len(tensor[0]) if way.wire == "jpeg" else tensor.nbytes
         if ladder.pilot is not None:
-            ladder.pilot.made(way.seen, way.pixels, size, time.perf_counter() - started)
+            ladder.pilot.made(way.name, way.pixels, size, time.perf_counter() - started)
         if size <= most_bytes:
             return new_request(contract, tensor, way.wire), way.seen
         ways.remove(way)  # it became larger than was expected
@@ -181,9 +193,9 @@ def _chosen(ways: list[_Way], ladder: Ladder, remaining: Callable[[], float | No
     accuracies = Offer.ranked([*ladder.accuracies, *[None] * (len(ladder.rungs) - len(ladder.accuracies))])
     offers = [
         Offer(
-            way.size if way.size is not None else making.size_of(way.seen, way.pixels, way.quality or JPEG_QUALITY),
-            making.seconds_of(way.seen, way.pixels),
-            accuracies[way.rung] if way.rung < len(accuracies) else 1.0,
+            way.size if way.size is not None else making.size_of(way.name, way.pixels, way.quality or JPEG_QUALITY),
+            making.seconds_of(way.name, way.pixels),
+            accuracies[way.rung],
         )
         for way in ways
     ]
@@ -205,8 +217,7 @@ def _ways(contract: Contract, wanted: str, capture: Capture, edge_spec: Processi
     elif edge_spec.modality != "image":
         ways = [_as_captured(capture, 0), _as_tensor(contract, capture, edge_spec)]
     else:
-        rungs = ladder.rungs if wanted == "auto" else SentAs.parse_all(wanted)
-        mine = list(enumerate(rungs))
+        mine = list(enumerate(ladder.rungs))
         if capture.reduction != WHOLE:  # by privacy rules: as named for that, else as what is left of it
             alike = [(n, one) for n, one in mine if one.reduction == capture.reduction]
             mine = alike or [(n, one) for n, one in mine if one.reduction == WHOLE]

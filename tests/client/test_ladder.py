@@ -66,8 +66,9 @@ def sent(proxy: MisbehavingNetwork) -> list[str]:
     return [str(read_parameters(r.parameters).get("edge_encoding", "tensor")) for r in requests_in(proxy.recorded)]
 
 
-def test_it_begins_small_and_rises_to_every_pixel_where_the_network_allows_it(laddered, proxy) -> None:
-    with edge_sdk.connect(laddered, cloud=proxy.address, deadline=PATIENT, audit_rate=0) as model:
+@pytest.mark.parametrize("mode", ["hybrid", "prefer_cloud", "cloud"])
+def test_it_begins_small_and_rises_to_every_pixel_where_the_network_allows_it(laddered, proxy, mode: str) -> None:
+    with edge_sdk.connect(laddered, cloud=proxy.address, mode=mode, deadline=PATIENT) as model:
         answers = [model.predict(scene()) for _ in range(6)]
         assert model.certificate_void is None
     assert [(answer.source, answer.certified) for answer in answers] == [("cloud", True)] * 6
