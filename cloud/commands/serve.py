@@ -38,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token clients must show")
     parser.add_argument("--allow-admin", action="store_true", help="let clients load and unload models")
+    parser.add_argument("--log-requests", type=Path, metavar="FILE", help="append a line for each request (-: stderr)")
     parser.add_argument("--threads", type=int, help="runtime threads per inference (default: 1)")
     parser.add_argument("--config", type=Path, metavar="TOML", help="how models are served: docs/scale-the-server.md")
     parser.add_argument(
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         tls_client_ca=args.tls_client_ca,
         token_file=args.token_file,
         allow_admin=args.allow_admin,
+        log_requests=args.log_requests,
         serving=_serving(args),
     )
     run_server(config, on_ready=_print_ready)

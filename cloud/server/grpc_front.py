@@ -25,6 +25,7 @@ from edge_sdk.cloud.server.descriptions import (
 )
 from edge_sdk.cloud.server.exchange import (
     FAILURES,
+    Failure,
     answered,
     deadline_of,
     encoding_of,
@@ -32,6 +33,7 @@ from edge_sdk.cloud.server.exchange import (
     priority_of,
     wanted_outputs,
 )
+from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.errors import InputError, OverloadedError
 from edge_sdk.protocol import add_output, messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (
@@ -67,10 +69,14 @@ class GrpcFront:
         Inference requests at work or queued at a time; more are refused.
     allow_admin
         Whether clients may load and unload models.
+    log
+        Where each inference request is noted, or None.
     """
 
-    def __init__(self, core: Core, *, max_concurrent: int, allow_admin: bool = False) -> None:
-        self._core, self._admin = core, Admin(core, allowed=allow_admin)
+    def __init__(
+        self, core: Core, *, max_concurrent: int, allow_admin: bool = False, log: RequestLog | None = None
+    ) -> None:
+        self._core, self._admin, self._log = core, Admin(core, allowed=allow_admin), log
         self._at_work, self._max_concurrent = 0, max_concurrent
 
     def handler(self) -> Any:
@@ -148,13 +154,25 @@ class GrpcFront:
             await context.abort(failure.status, failure.message)
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
+        arrived, response = time.monotonic(), messages.ModelInferResponse()
+        failure = await self._try("grpc", request, context, arrived, response)
+        if failure is not None:
+            await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)
+        return response
+
+    async def _try(self, front: str, request: Any, context: Any, arrived: float, response: Any) -> Failure | None:
+        """Fill the response, or return what went wrong; note how it ended."""
+        failure, status = None, "CANCELLED"
         try:
-            response = messages.ModelInferResponse()
-            await self._infer(request, context.time_remaining(), response)
-            return response
+            await self._infer(request, context.time_remaining(), arrived, response)
+            status = "OK"
         except FAILURES as error:
             failure = failure_of(error, request.model_name)
-            await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)
+            status = failure.status.name
+        finally:
+            if self._log is not None:
+                self._log.note(front, request.id, request.model_name, request.model_version, status, arrived)
+        return failure
 
     async def _model_stream_infer(self, requests: Any, context: Any) -> None:
         """Work on several requests of a stream at a time; answer each as soon as it is ready."""
@@ -177,16 +195,18 @@ class GrpcFront:
                 tasks.create_task(work(data))
 
     async def _stream_response(self, data: bytes, context: Any) -> Any:
-        response, request = messages.ModelStreamInferResponse(), messages.ModelInferRequest()
+        arrived, response = time.monotonic(), messages.ModelStreamInferResponse()
+        request = messages.ModelInferRequest()
+        failure: Failure | None
         try:
             request.ParseFromString(data)
-            await self._infer(request, context.time_remaining(), response.infer_response)
-            return response
         except DecodeError:
             failure = failure_of(InputError(_unreadable("ModelInferRequest")), "")
             request.Clear()
-        except FAILURES as error:
-            failure = failure_of(error, request.model_name)
+        else:
+            failure = await self._try("stream", request, context, arrived, response.infer_response)
+        if failure is None:
+            return response
         response.error_message = failure.message
         response.infer_response.Clear()
         response.infer_response.id = request.id  # as in Triton, so that it is known which failed
@@ -195,8 +215,7 @@ class GrpcFront:
             set_parameter(response.infer_response.parameters, PUSHBACK_PARAMETER, failure.pushback_ms)
         return response
 
-    async def _infer(self, request: Any, time_remaining: float | None, response: Any) -> None:
-        arrived = time.monotonic()
+    async def _infer(self, request: Any, time_remaining: float | None, arrived: float, response: Any) -> None:
         parameters = read_parameters(request.parameters)
         model = self._core.model(request.model_name, request.model_version)
         asked = [(output.name, read_parameters(output.parameters)) for output in request.outputs]

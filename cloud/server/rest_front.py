@@ -29,6 +29,7 @@ from edge_sdk.cloud.server.descriptions import (
 )
 from edge_sdk.cloud.server.exchange import (
     FAILURES,
+    Failure,
     answered,
     deadline_of,
     encoding_of,
@@ -38,6 +39,7 @@ from edge_sdk.cloud.server.exchange import (
 )
 from edge_sdk.cloud.server.metrics import CONTENT_TYPE, metrics_text
 from edge_sdk.cloud.server.openapi import openapi
+from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.cloud.server.rest_tensors import read_object, read_request, write_answer
 from edge_sdk.errors import InputError
 from edge_sdk.protocol.names import DIGEST_PARAMETER, TIMEOUT_PARAMETER
@@ -70,12 +72,21 @@ class RestFront:
         Inference requests at work or queued at a time; more are refused.
     allow_admin
         Whether clients may load and unload models.
+    log
+        Where each inference request is noted, or None.
     """
 
     def __init__(
-        self, core: Core, *, token: str | None, max_bytes: int, max_concurrent: int, allow_admin: bool = False
+        self,
+        core: Core,
+        *,
+        token: str | None,
+        max_bytes: int,
+        max_concurrent: int,
+        allow_admin: bool = False,
+        log: RequestLog | None = None,
     ) -> None:
-        self._admin = Admin(core, allowed=allow_admin)
+        self._admin, self._log = Admin(core, allowed=allow_admin), log
         self._core, self._max_bytes = core, max_bytes
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._free = max_concurrent
@@ -115,9 +126,7 @@ class RestFront:
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             return _error(error.status, f"{error.reason}: {request.method} {request.raw_path[:200]}", allow)
         except FAILURES as error:
-            failure = failure_of(error, request.match_info.get("model", ""))
-            after = {} if failure.retry_after is None else {"Retry-After": str(math.ceil(failure.retry_after))}
-            return _error(failure.http, failure.message, after)
+            return _refusal(failure_of(error, request.match_info.get("model", "")))
 
     @staticmethod
     def _describe(say: Callable[[web.Request], Any]) -> _Handler:
@@ -156,10 +165,22 @@ class RestFront:
         if not self._free:
             return _error(503, "too many requests are at work", {"Retry-After": "1"})
         self._free -= 1
+        status = "CANCELLED"
         try:
-            return await self._answer(request, arrived)
+            response = await self._answer(request, arrived)
+            status = "OK"
+            return response
+        except FAILURES as error:
+            failure = failure_of(error, request.match_info["model"])
+            status = failure.status.name
+            return _refusal(failure)
+        except web.HTTPException as error:
+            status = f"HTTP {error.status}"
+            raise
         finally:
             self._free += 1
+            if self._log is not None:
+                self._log.note("http", request.get("id", ""), *_model(request), status, arrived)
 
     async def _answer(self, request: web.Request, arrived: float) -> web.StreamResponse:
         name, version = _model(request)
@@ -170,6 +191,7 @@ class RestFront:
             asked = read_request(body, length)
         else:
             asked = await asyncio.to_thread(read_request, body, length)
+        request["id"] = asked.request_id
         wanted = wanted_outputs(asked.outputs, self._core.model(name, version))
         said = await self._core.infer(
             Request(
@@ -258,6 +280,11 @@ def _json_length(request: web.Request) -> int | None:
         if text.isascii() and text.isdigit():
             return int(text)
     raise InputError(f"{_LENGTH} is a number of bytes, not {text[:40]!r}")
+
+
+def _refusal(failure: Failure) -> web.Response:
+    after = {} if failure.retry_after is None else {"Retry-After": str(math.ceil(failure.retry_after))}
+    return _error(failure.http, failure.message, after)
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -16,6 +16,7 @@ from edge_sdk.cloud.server.certificates import Certificates, read_file
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.grpc_front import GrpcFront, TokenInterceptor
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
+from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.cloud.server.settings import Serving
 from edge_sdk.cloud.server.standard import Health, reflection_handlers
 from edge_sdk.errors import InputError, ServiceError
@@ -50,6 +51,8 @@ class ServerConfig:
         File whose content clients must present as their bearer token; None lets all in.
     allow_admin
         Whether clients may load and unload models of repository folders.
+    log_requests
+        File to which a line is appended for each inference request, ``-`` for standard error; None for none.
     serving
         How models are served.
     max_message_bytes
@@ -70,6 +73,7 @@ class ServerConfig:
     tls_client_ca: Path | None = None
     token_file: Path | None = None
     allow_admin: bool = False
+    log_requests: Path | None = None
     serving: Serving = field(default_factory=Serving)
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_concurrent: int = 256
@@ -105,43 +109,48 @@ def run(config: ServerConfig, on_ready: OnReady) -> None:
         _log.warning("the token travels unencrypted: give --tls-cert and --tls-key, or encrypt in front of this server")
     for name, port in _ports(config).items():
         check_address(config.host, port, f"--{name}-port")  # before models are loaded: fail early
-    core = Core.load(config.paths, config.serving)
-    try:
+    with contextlib.ExitStack() as stack:
+        log = None
+        if config.log_requests is not None:
+            log = RequestLog(config.log_requests)
+            stack.callback(log.close)
+        core = Core.load(config.paths, config.serving)
+        stack.callback(core.close)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, core, certificates, token, on_ready))
-    finally:
-        core.close()
+            runner.run(_serve(config, _Shared(core, certificates, token, log), on_ready))
 
 
-async def _serve(
-    config: ServerConfig, core: Core, certificates: Certificates | None, token: str | None, on_ready: OnReady
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all fronts work with."""
+
+    core: Core
+    certificates: Certificates | None
+    token: str | None
+    log: RequestLog | None
+
+
+async def _serve(config: ServerConfig, shared: _Shared, on_ready: OnReady) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         # instead of the command line's handler, which would raise in the middle of the loop
         loop.add_signal_handler(signum, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        addresses = {"grpc": await _start_grpc(config, core, certificates, token, stack)}
-        addresses |= await _start_http(config, core, certificates, token, stack)
-        if certificates is not None:
-            refreshing = asyncio.create_task(_refresh(certificates))
+        over_http = await _start_http(config, shared, stack)
+        addresses = {"grpc": await _start_grpc(config, shared, stack), **over_http}  # what starts last ends first
+        if shared.certificates is not None:
+            refreshing = asyncio.create_task(_refresh(shared.certificates))
             stack.callback(refreshing.cancel)
-        on_ready(addresses, tuple(dict.fromkeys(model.name for model in core.models)))
+        on_ready(addresses, tuple(dict.fromkeys(model.name for model in shared.core.models)))
         await stop.wait()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(signum)
 
 
-async def _start_grpc(
-    config: ServerConfig,
-    core: Core,
-    certificates: Certificates | None,
-    token: str | None,
-    stack: contextlib.AsyncExitStack,
-) -> str:
+async def _start_grpc(config: ServerConfig, shared: _Shared, stack: contextlib.AsyncExitStack) -> str:
     server = grpc.aio.server(
-        interceptors=[TokenInterceptor(token)] if token else [],
+        interceptors=[TokenInterceptor(shared.token)] if shared.token else [],
         options=[
             ("grpc.so_reuseport", 0),  # else a second server would silently share a busy port
             ("grpc.max_receive_message_length", config.max_message_bytes),
@@ -157,15 +166,15 @@ async def _start_grpc(
         maximum_concurrent_rpcs=_IDLE_CALLS * config.max_concurrent,
     )
     health = Health()
-    front = GrpcFront(core, max_concurrent=config.max_concurrent, allow_admin=config.allow_admin)
+    front = GrpcFront(shared.core, max_concurrent=config.max_concurrent, allow_admin=config.allow_admin, log=shared.log)
     server.add_generic_rpc_handlers((front.handler(), health.handler(), *reflection_handlers()))
     check_address(config.host, config.grpc_port, "--grpc-port")
     address = address_of(config.host, config.grpc_port)
     try:
-        if certificates is None:
+        if shared.certificates is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, certificates.grpc_credentials())
+            port = server.add_secure_port(address, shared.certificates.grpc_credentials())
     except RuntimeError as error:
         raise ServiceError(f"cannot listen on {address}: {error}") from error
     await server.start()
@@ -178,13 +187,7 @@ async def _start_grpc(
     return address_of(config.host, port)
 
 
-async def _start_http(
-    config: ServerConfig,
-    core: Core,
-    certificates: Certificates | None,
-    token: str | None,
-    stack: contextlib.AsyncExitStack,
-) -> dict[str, str]:
+async def _start_http(config: ServerConfig, shared: _Shared, stack: contextlib.AsyncExitStack) -> dict[str, str]:
     """Open the fronts over HTTP that are asked for; return their addresses."""
     ports = {name: port for name, port in _ports(config).items() if name != "grpc"}
     if not ports:
@@ -197,16 +200,17 @@ async def _start_http(
         addresses[name] = address_of(config.host, listening.getsockname()[1])
         if name == "http":
             rest = RestFront(
-                core,
-                token=token,
+                shared.core,
+                token=shared.token,
                 max_bytes=config.max_message_bytes,
                 max_concurrent=config.max_concurrent,
                 allow_admin=config.allow_admin,
+                log=shared.log,
             )
-            tls = None if certificates is None else certificates.ssl_context()
+            tls = None if shared.certificates is None else shared.certificates.ssl_context()
             runner = await start(rest.application(), listening, tls, config.grace_seconds)
         else:
-            runner = await start(MetricsFront(core).application(), listening, None, config.grace_seconds)
+            runner = await start(MetricsFront(shared.core).application(), listening, None, config.grace_seconds)
         stack.push_async_callback(runner.cleanup)
     return addresses
 
