@@ -83,6 +83,12 @@ class Connection:
         """True where it has answered, and then not for so long that it may be dead."""
         return self.heard_at is not None and time.monotonic() - self.heard_at > 3.0
 
+    @property
+    def is_over(self) -> bool:
+        """True where it was retired, and no call is under way."""
+        with self._lock:
+            return self._retired and not self._calls
+
     def start(self, method: str, request: Any, timeout: float | None, metadata: Any) -> Any | None:
         """Begin a call; None where the channel is closed."""
         with self._lock:

@@ -21,6 +21,7 @@ from edge_sdk.client.payload import Contract
 __all__ = ["Endpoint", "remaining"]
 
 _PROBE_SECONDS = 0.5
+_TRIES = 3  # to begin a call, where connections are replaced meanwhile
 
 
 class Endpoint:
@@ -63,6 +64,7 @@ class Endpoint:
         self._version = credentials.version
         self._connection = self._connect()
         self._spare: Connection | None = None
+        self._old: list[Connection] = []
         self._probe_at = 0.0
         self._learning = self._learn()
 
@@ -91,7 +93,7 @@ class Endpoint:
         self._credentials.refresh()
         if self._version != self._credentials.version:
             self._reconnect()
-        while not self._closed:
+        for _ in range(_TRIES):
             call = self._way(apart).start(method, request, left, self._credentials.metadata)
             if call is not None:
                 return call
@@ -196,10 +198,9 @@ class Endpoint:
         """Close the connections; calls under way end as ``deadline``."""
         with self._lock:
             self._closed = True
-            ways = [self._connection, self._spare]
+            ways = [self._connection, *([] if self._spare is None else [self._spare]), *self._old]
         for way in ways:
-            if way is not None:
-                way.close()
+            way.close()
 
     def _learn(self) -> Future[Contract | Failed]:
         def succeed(contract: Contract) -> None:
@@ -223,13 +224,13 @@ class Endpoint:
         with self._lock:
             if self._closed:
                 return
-            old, spare = self._connection, self._spare
+            old = [self._connection, *([] if self._spare is None else [self._spare])]
             self._version = self._credentials.version
             self._connection, self._spare = self._connect(), None
             self._connection.stream(on=self._streams)
-        for way in (old, spare):
-            if way is not None:
-                way.retire()
+            self._old = [way for way in self._old if not way.is_over] + old
+        for way in old:
+            way.retire()
 
     def _refused(self, error: Any, code: Any, *, probe: bool) -> Failed:
         self.is_answering = False
