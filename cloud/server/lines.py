@@ -15,10 +15,8 @@ import logging
 import queue
 import threading
 import time
-from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -29,15 +27,15 @@ from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run, run_batch
 from edge_sdk.cloud.server.settings import ModelSettings
+from edge_sdk.cloud.server.waiting import Job, WaitingList
 from edge_sdk.cloud.server.warmup import warm_up
 from edge_sdk.errors import EdgeSdkError, ModelError, NotReadyError, OverloadedError
 
-__all__ = ["Job", "Line", "RetiredError"]
+__all__ = ["Line", "RetiredError"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 
 Array = np.ndarray[Any, Any]
-_PATIENCE = 10.0  # seconds after which a request without a deadline goes as if it had one
 _LAG = 0.05  # how much one answer corrects what the way back takes
 _SPENT_WAITING = 0.5  # of the time that a request has to spare: a longer queue answers no more, only later
 _SHORTEST_RETRY = 0.001
@@ -47,37 +45,6 @@ _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for 
 
 class RetiredError(Exception):
     """The line takes no more; there is a newer one."""
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A request in line.
-
-    Attributes
-    ----------
-    payload
-        What it holds.
-    deadline
-        `time.monotonic` reading after which no one waits for the answer; None is never.
-    arrived
-        Likewise, when it came.
-    future
-        Where it is answered; of `loop`.
-    preparing
-        Seconds that its decoding and processing are thought to take.
-    """
-
-    payload: Payload
-    deadline: float | None
-    arrived: float
-    future: asyncio.Future[Run]
-    loop: asyncio.AbstractEventLoop
-    preparing: float
-
-    @property
-    def gone(self) -> bool:
-        """Nobody waits any more."""
-        return self.future.done()
 
 
 @dataclass(slots=True, eq=False)
@@ -106,9 +73,7 @@ class Line:
         self.model, self.settings, self.counts = model, settings, Counts()
         self._costs: BatchCosts = warm_up(model, settings)
         self._lock = threading.Lock()
-        self._queue: list[tuple[int, float, int, Job]] = []
-        self._items, self._preparing_sum = 0, 0.0  # of all that wait
-        self._numbers = count()
+        self._queue = WaitingList()
         self._preparing: dict[str, float] = {}  # seconds an item, by encoding
         self._lag = 0.0
         self._retired = False
@@ -160,11 +125,13 @@ class Line:
         """
         loop, now = asyncio.get_running_loop(), time.monotonic()
         preparing = self._preparing.get(payload.encoding, 0.0) * payload.items
-        job = Job(payload, deadline, now, loop.create_future(), loop, preparing)
+        job = Job(
+            payload, deadline, now, loop.create_future(), loop, preparing, priority or self.settings.default_priority
+        )
         if not self._queue and self._idle and self._is_short([job], _TINY):
             return self._at_once(job)
         with self._lock:
-            self._admit(job, priority or self.settings.default_priority)
+            self._admit(job)
             self.counts.pending += 1
             self.counts.pending_bytes += payload.nbytes
         if self._scheduled is not loop:
@@ -196,8 +163,7 @@ class Line:
         """Finish what runs, drop what waits, release the model."""
         with self._lock:
             self._retired = True
-            waiting = [entry[3] for entry in self._queue]
-            self._queue.clear()
+            waiting = self._queue.clear()
         self._fail(waiting, NotReadyError(f"model {self.model.name} is closed"))
         for instance in self._instances:
             instance.inbox.put(None)
@@ -216,9 +182,7 @@ class Line:
                 if started is None or instance.hangs or now - started < self.settings.hang_seconds:
                     continue
                 instance.hangs = True
-                waiting = [entry[3] for entry in self._queue] if self.hangs else []
-                if waiting:
-                    self._clear()
+                waiting = self._queue.clear() if self.hangs else []
                 for job in jobs:
                     self.counts.failure.add(now - job.arrived)
             _log.error("model %s has not returned for %.1f s; it is not ready until it does", name, now - started)
@@ -227,58 +191,39 @@ class Line:
 
     # admission: under the lock, on the loop
 
-    def _admit(self, job: Job, priority: int) -> None:
+    def _admit(self, job: Job) -> None:
         name = self.model.name
         if self._retired:
             raise RetiredError
         if self.hangs:
             raise NotReadyError(f"model {name} hangs")
-        order = job.deadline if job.deadline is not None else job.arrived + _PATIENCE
-        entry = (priority, order, next(self._numbers), job)
-        if len(self._queue) >= self.settings.max_queue:
-            self._forget_the_gone()
-        if len(self._queue) >= self.settings.max_queue:
+        waiting = self._queue
+        if len(waiting) >= self.settings.max_queue:
+            waiting.forget_the_gone()
+        if len(waiting) >= self.settings.max_queue:
             self.counts.shed += 1
-            wait = self._wait(self._items, self._preparing_sum) / 2
+            wait = self._wait(waiting.items, waiting.preparing) / 2
             raise OverloadedError(
-                f"{len(self._queue)} requests wait for model {name} already", retry_after=max(wait, _SHORTEST_RETRY)
+                f"{len(waiting)} requests wait for model {name} already", retry_after=max(wait, _SHORTEST_RETRY)
             )
-        if job.deadline is not None and (self._queue or not self._idle):
-            items, preparing = self._items, self._preparing_sum
-            if self._queue and entry < self._queue[-1]:
-                before = [other[3] for other in self._queue if other < entry]
-                items = sum(other.payload.items for other in before)
-                preparing = sum(other.preparing for other in before)
+        if job.deadline is not None and (waiting or not self._idle):
+            items, preparing = waiting.before(job)
             own = self._costs.drain(job.payload.items) + job.preparing
             wait = max(0.0, self._wait(items + job.payload.items, preparing + job.preparing) - own)
             late = job.arrived + wait / _SPENT_WAITING + own + self._lag - job.deadline
             if late > 0:
                 self.counts.shed += 1
                 raise OverloadedError(
-                    f"model {name} has no time for it: {len(self._queue)} requests wait before it",
+                    f"model {name} has no time for it: {len(waiting)} requests wait already",
                     retry_after=max(late * _SPENT_WAITING, _SHORTEST_RETRY),
                 )
-        insort(self._queue, entry)
-        self._items += job.payload.items
-        self._preparing_sum += job.preparing
+        waiting.put(job)
 
     def _wait(self, items: int, preparing: float) -> float:
         """Return the seconds until so many items are through, and what runs now."""
         now, healthy = time.monotonic(), [instance for instance in self._instances if not instance.hangs]
         running = sum(max(0.0, instance.until - now) for instance in healthy if instance.started is not None)
         return (running + self._costs.drain(items) + preparing) / len(healthy)
-
-    def _forget_the_gone(self) -> None:
-        self._queue = [entry for entry in self._queue if not entry[3].gone]
-        self._recount()
-
-    def _clear(self) -> None:
-        self._queue.clear()
-        self._recount()
-
-    def _recount(self) -> None:
-        self._items = sum(entry[3].payload.items for entry in self._queue)
-        self._preparing_sum = sum(entry[3].preparing for entry in self._queue)
 
     # taking from the line
 
@@ -287,7 +232,7 @@ class Line:
         self._scheduled = None
         while True:
             with self._lock:
-                jobs, late = self._take()
+                jobs, late = self._queue.take(self._costs, self._lag) if self._idle else ([], [])
                 instance = self._idle.pop() if jobs else None
             self._expire(late)
             if instance is None:
@@ -334,55 +279,10 @@ class Line:
             while jobs:
                 self._settle(self._run(instance, jobs))
                 with self._lock:
-                    jobs, late = self._take(free=True)
+                    jobs, late = self._queue.take(self._costs, self._lag)
                     if not jobs:
                         self._idle.append(instance)
                 self._expire(late)
-
-    def _take(self, *, free: bool = False) -> tuple[list[Job], list[Job]]:
-        """Take out who goes next together, and those whose time is up; under the lock."""
-        if not self._queue or not (free or self._idle):
-            return [], []
-        jobs: list[Job] = []
-        late: list[Job] = []
-        now, items = time.monotonic(), 0
-        size, taken, kind = self._costs.best(self._items), 0, None
-        for entry in self._queue:
-            job = entry[3]
-            if not job.gone:
-                if jobs and (items + job.payload.items > size or job.payload.kind != kind):
-                    break
-                if self._is_late(job, now):
-                    late.append(job)
-                else:
-                    if not jobs:
-                        size, kind = self._fitting(size, job, now), job.payload.kind
-                    jobs.append(job)
-                    items += job.payload.items
-            taken += 1
-            self._items -= job.payload.items
-            self._preparing_sum -= job.preparing
-            if items >= size:
-                break
-        del self._queue[:taken]
-        return jobs, late
-
-    def _is_late(self, job: Job, now: float) -> bool:
-        if job.deadline is None:
-            return False
-        if now >= job.deadline:
-            return True
-        # with nobody behind it nothing is lost by trying, and a cost that was thought too high is corrected
-        return (
-            len(self._queue) > 1
-            and now + self._lag + job.preparing + self._costs.drain(job.payload.items) > job.deadline
-        )
-
-    def _fitting(self, size: int, first: Job, now: float) -> int:
-        """Return a size with which the most urgent request is still answered in time."""
-        while size > 1 and first.deadline is not None and now + self._costs.seconds(size) > first.deadline:
-            size //= 2
-        return size
 
     # running: in an instance's thread, or on the loop
 
