@@ -148,7 +148,7 @@ def train(name: str, data: Dataset, count: int, hidden: int, folder: Path) -> Pa
     from sklearn.neural_network import MLPClassifier
 
     pixels = np.asarray(data.images[:count], np.float32).reshape(count, -1) / 255
-    network = MLPClassifier((hidden,), max_iter=60, early_stopping=True, random_state=0)
+    network = MLPClassifier((hidden,), max_iter=20, tol=1e-3, n_iter_no_change=3, random_state=0)
     network.fit(pixels, data.labels[:count])
     weights: list[NDArray[Any]] = [*network.coefs_, *network.intercepts_]
     stored = [
@@ -211,7 +211,7 @@ def run(folder: Path, *, frames: int = 300) -> Outcome:
     """
     data = load_splits("mnist")
     device = train("device", data.train, 400, 16, folder)
-    server = train("server", data.train, len(data.train.labels), 256, folder)
+    server = train("server", data.train, len(data.train.labels), 64, folder)
     certified = folder / "certified.edge"
     certify_bundle(device, server, data, certified, max_accuracy_loss=0.02)
 

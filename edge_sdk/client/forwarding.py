@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_sdk.cascade.journal import CloudAnswer, LateAnswer
 from edge_sdk.client.depot import Entry
+from edge_sdk.client.failures import Complaints
 from edge_sdk.client.journal import Journal, late_answers
 from edge_sdk.client.outbox import Outbox
 from edge_sdk.client.parcels import Parcel, kind_of, plain
@@ -88,6 +89,7 @@ class Forwarder:
         self._tries: dict[str, int] = {}
         self._turns: dict[str, float] = {}  # of what failed by itself: when its turn comes again
         self._unwritten: tuple[Entry, LateAnswer] | None = None  # that the journal did not take
+        self._complaints = Complaints()
         self._failures = 0
         self._closing = False
         self._wake = threading.Event()
@@ -158,7 +160,7 @@ class Forwarder:
             try:
                 pause = self._step()
             except Exception as error:  # noqa: BLE001 - whatever it is, the next input is sent
-                _log.warning("%s: cannot send now: %s", self._outbox, error)
+                self._complaints.say(type(error).__name__, f"{self._outbox} cannot send now: {error}")
                 pause = self._fail()
             self._wake.clear()
             if not self._closing and pause > 0.0:
@@ -178,6 +180,13 @@ class Forwarder:
             return _IDLE
         if not self._oversight.has_room(self._outbox.share):
             return _IDLE
+        try:
+            return self._send(entry, watch)
+        except Exception:
+            self._postpone(entry, "rejected")  # whatever it is, it may be this input's fault
+            raise
+
+    def _send(self, entry: Entry, watch: Watch) -> float:
         parcel = self._outbox.read(entry)
         if parcel is None:
             return 0.0
@@ -213,14 +222,17 @@ class Forwarder:
     def _unanswered(self, entry: Entry, outcome: Outcome) -> float:
         if outcome.reason == "budget":
             return _IDLE
-        longest = _LONGEST_TURN.get(outcome.reason)
-        if longest is not None:
-            tries = self._tries[entry.id] = self._tries.get(entry.id, 0) + 1
-            self._turns[entry.id] = time.monotonic() + min(longest, 2.0 ** min(tries, 20))
-            if len(self._turns) > _MOST_TURNS:
-                self._turns.clear()
-                self._tries.clear()
+        if outcome.reason in _LONGEST_TURN:
+            self._postpone(entry, outcome.reason)
         return self._fail()
+
+    def _postpone(self, entry: Entry, reason: Reason) -> None:
+        """Let others go first for a while, longer each time."""
+        tries = self._tries[entry.id] = self._tries.get(entry.id, 0) + 1
+        self._turns[entry.id] = time.monotonic() + min(_LONGEST_TURN[reason], 2.0 ** min(tries, 20))
+        if len(self._turns) > _MOST_TURNS:
+            self._turns.clear()
+            self._tries.clear()
 
     def _fail(self) -> float:
         self._failures += 1

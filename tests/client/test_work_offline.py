@@ -291,6 +291,23 @@ def test_an_input_that_is_rejected_lets_others_go_first(pair, tmp_path):
     assert [answer.id for answer in late(tmp_path / "journal")] == [second, first]
 
 
+def test_a_file_that_the_disk_does_not_give_back_lets_others_go_first(pair, link, tmp_path):
+    folder, options = tmp_path / "outbox", {"cloud": link.address, "journal": tmp_path / "journal"}
+    with edge_sdk.connect(pair.edge, outbox=folder, **options) as model:
+        for frame in pair.hard[:3]:
+            model.predict(frame)
+    first = min(folder.glob("*.parcel"))
+    first.unlink()
+    first.mkdir()  # opening it fails, for root, too
+    link.set("pass")
+    with Outbox(folder, share=1.0) as outbox, edge_sdk.connect(pair.edge, outbox=outbox, **options):
+        end = time.monotonic() + PATIENT
+        while outbox.counters["sent"] < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert outbox.counters["waiting"] == 1
+
+
 def test_pictures_may_be_kept_as_jpeg_and_the_journal_says_what_the_cloud_saw(pair, link, tmp_path):
     always = with_policy(pair.edge, tmp_path / "always.edge", cloud_digest=None, threshold=1.0)
     smooth = np.repeat(np.repeat(np.arange(0, 240, 10, np.uint8)[:, None], 400, 1)[..., None], 3, 2)
