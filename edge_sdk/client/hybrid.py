@@ -228,7 +228,7 @@ class HybridModel:
         ModelClosedError
             This has been closed.
         """
-        return self._answering.answer(_given(frame, context, pixels, matrix))
+        return self._answering.answer(Given(frame, context, pixels, matrix))
 
     async def apredict(
         self,
@@ -245,7 +245,7 @@ class HybridModel:
         """
         import asyncio
 
-        given = _given(frame, context, pixels, matrix)
+        given = Given(frame, context, pixels, matrix)
         return await asyncio.wrap_future(self._submit(given))
 
     def stream(
@@ -387,12 +387,6 @@ def _new_asking(cloud: Cloud, **options: Any) -> Asking:
     except ModuleNotFoundError as error:
         raise MissingExtraError("grpcio", "hybrid") from error
     return Asking(cloud, **options)
-
-
-def _given(frame: Input, context: Mapping[str, Any] | None, pixels: Pixels, matrix: Matrix) -> Given:
-    if context is not None and not isinstance(context, Mapping):
-        raise InputError(f"the context is {type(context).__name__}; it should be a mapping of names to values")
-    return Given(frame, context, pixels, matrix)
 
 
 def _check_deadline(deadline: float | None) -> None:

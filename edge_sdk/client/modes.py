@@ -14,7 +14,7 @@ from edge_sdk.client.answers import answer_of_cloud
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.oversight import Oversight
 from edge_sdk.client.watch import Made, Watch
-from edge_sdk.errors import EscalationError, ModelClosedError, ModelError
+from edge_sdk.errors import EscalationError, InputError, ModelClosedError, ModelError
 from edge_sdk.inputs import Input
 from edge_sdk.model import EdgeModel, new_decision_id
 from edge_sdk.processing.sources import Matrix, Pixels
@@ -49,6 +49,11 @@ class Given:
         What privacy rules know of it.
     started
         ``time.perf_counter()`` at the start of the call.
+
+    Raises
+    ------
+    InputError
+        The context is no mapping.
     """
 
     __slots__ = ("_capture", "context", "matrix", "pixels", "started", "value")
@@ -57,6 +62,8 @@ class Given:
         self, value: Input, context: Mapping[str, Any] | None, pixels: Pixels = "rgb", matrix: Matrix = "bt601"
     ) -> None:
         self.started = time.perf_counter()
+        if context is not None and not isinstance(context, Mapping):
+            raise InputError(f"the context is {type(context).__name__}; it should be a mapping of names to values")
         self.value, self.context, self.pixels, self.matrix = value, context, pixels, matrix
         self._capture: Capture | None = None
 
