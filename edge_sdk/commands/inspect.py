@@ -63,6 +63,8 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
                     (f"{promise.promise}, from {promise.n} samples; {promise.local_share:.1%} answered locally"),
                 )
             )
+            if promise.encodings:
+                rows.append(("certified as", ", ".join(promise.encodings)))
     rows.append(("model digest", manifest.model_digest))
     return rows
 

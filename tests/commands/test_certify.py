@@ -317,6 +317,7 @@ def test_one_promise_is_made_for_all_encodings_of_a_ladder(pair, certified, tmp_
     assert captured.cloud_accuracy > coarse.cloud_accuracy
     assert coarse.mean_bytes < fine.mean_bytes
     assert max(rung.harms for rung in ladder.rungs) <= ladder.harms
+    assert "captured, jpeg:60, jpeg:5, resized" in run("inspect", tmp_path / "c.edge").stdout
     words = pair.certify(tmp_path / "d.edge", *several).stdout
     assert f"as jpeg:5: cloud {coarse.cloud_accuracy:.2%} right, {coarse.mean_bytes:,.0f} bytes each" in words
 
