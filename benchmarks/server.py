@@ -7,7 +7,10 @@ each after the other, so that all see the same machine; the medians of the round
 - ``echo``: a bare ``grpc.aio`` server that gives back as many bytes as the model would, and parses nothing: what
   gRPC itself costs;
 - ``floor``: ONNX Runtime in this process, without a server;
-- ``mlserver`` and ``pytriton``, where their interpreters are given (each in an environment of its own).
+- ``mlserver``, where its interpreter is given (in an environment of its own).
+
+With ``--overload`` ours alone is offered three times what it can do, each request with a deadline: how many are
+answered in time, of as many as it answers at its best.
 
 example:
   python benchmarks/server.py --rounds 5 --seconds 2 --mlserver mlserver.venv/bin/python --json server.json
@@ -26,7 +29,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -375,7 +377,7 @@ def main() -> int:
         }
         if arguments.mlserver:
             program = folder / "mlserver_program.py"
-            program.write_text(textwrap.dedent(MLSERVER), encoding="utf-8")
+            program.write_text(MLSERVER, encoding="utf-8")
             commands["mlserver"] = [arguments.mlserver, str(program), name, "18471"]
         if arguments.overload:
             address, pid = stack.enter_context(serving(commands["ours"]))
