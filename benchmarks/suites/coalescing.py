@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from harness import Case, Task
 
-__all__ = ["tasks"]
+__all__ = ["ITEMS", "server_pid", "tasks"]
 
-SIDE, CLASSES, ITEMS = 32, 10, 16
+SIDE, CLASSES, ITEMS = 32, 10, 48
 
 Answers = NDArray[np.float32]
 
@@ -64,8 +64,8 @@ def _bundle() -> Path:
 
 
 @cache
-def _server() -> str:
-    """Start a server that ends with this process; return its address."""
+def _started() -> tuple[str, int]:
+    """Start a server that ends with this process; return its address and process number."""
     command = [sys.executable, "-P", "-m", "edge_sdk", "serve", str(_bundle()), "--grpc-port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     atexit.register(process.wait)
@@ -73,7 +73,16 @@ def _server() -> str:
     assert process.stdout is not None
     found = re.search(r"grpc=(\S+)", process.stdout.readline())
     assert found is not None, "the server does not start"
-    return found[1]
+    return found[1], process.pid
+
+
+def _server() -> str:
+    return _started()[0]
+
+
+def server_pid() -> int:
+    """Return the process number of the server that all cases ask."""
+    return _started()[1]
 
 
 @cache
