@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edge_sdk.cloud.server.core import Answer, Core, Request
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
 from edge_sdk.errors import InputError
-from edge_sdk.protocol import messages
+from edge_sdk.protocol import add_input, messages
 from outside.bundles import TinyBundle
 from outside.models import adding_onnx
 
@@ -244,6 +244,29 @@ def test_a_folder_is_served_and_looked_at_from_time_to_time(root, service):
             ready(takes(name="add"), timeout=20)
         else:
             pytest.fail("version 2 was never served")
+
+
+def test_a_request_for_which_there_is_no_room_is_told_when_to_come_back(root, service):
+    put(root, "add", "1", 1.0)
+    config = root.parent / "serve.toml"
+    config.write_text("max_pending_bytes = 20\n")
+    running = service("serve", root, "--grpc-port", "0", "--config", config)
+    takes, gives = messages.METHODS["ModelInfer"]
+    with grpc.insecure_channel(running.ready["grpc"]) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer", takes.SerializeToString, gives.FromString
+        )
+        for items in (1, 2):
+            request = takes(model_name="add")
+            for name in ("a", "b"):
+                add_input(request, name, np.zeros((items, 2), np.float32))
+            if items == 1:
+                assert infer(request, timeout=20).model_version == "1"
+                continue
+            with pytest.raises(grpc.RpcError, match="MiB of inputs wait") as caught:
+                infer(request, timeout=20)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
 
 
 WRONG = {
