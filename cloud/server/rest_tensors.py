@@ -122,7 +122,7 @@ def write_answer(
         else:
             entry["data"] = _values(name, array)
         entries.append(entry)
-    text = json.dumps({**head, "outputs": entries}, ensure_ascii=False).encode()
+    text = json.dumps({**head, "outputs": entries}).encode()
     return b"".join([text, *raws]), len(text) if raws else None
 
 
@@ -165,7 +165,10 @@ def _from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Arr
         if not all(isinstance(value, str) for value in values):
             raise InputError(f"tensor {name!r}: BYTES are strings in JSON")
         array = np.empty(len(values), object)
-        array[:] = [value.encode() for value in values]
+        try:
+            array[:] = [value.encode() for value in values]
+        except UnicodeEncodeError:
+            raise InputError(f"tensor {name!r}: its data holds half of a character") from None
     else:
         allowed: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int, float) if dtype.kind == "f" else (int,)
         # by type, not isinstance: True is an int to Python

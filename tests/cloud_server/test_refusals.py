@@ -128,3 +128,21 @@ def test_every_request_is_written_down_where_that_is_asked_for(
     ]
     assert all(0 <= line["ms"] < 60_000 for line in lines)
     assert len(lines[1]["id"]) == 200
+
+
+def test_a_full_disk_stops_the_log_and_not_the_server(service, tiny_edge_bundle: TinyBundle, tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs a device that is always full")
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--log-requests", full)
+    with grpc.insecure_channel(process.ready["grpc"]) as channel:
+        takes, gives = messages.METHODS["ModelInfer"]
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer", takes.SerializeToString, gives.FromString
+        )
+        for number in range(3):
+            message = request(str(number), "tiny", np.zeros((1, SIDE, SIDE, 3), np.float32))
+            assert infer(message, timeout=PATIENT).outputs
+    assert process.stop() == 0
+    assert process.errors.count("\n") == 1
+    assert "requests are not logged any more" in process.errors

@@ -219,6 +219,7 @@ REFUSED = {
     "numbers that do not fit": (changed(datatype="INT8", data=[300] * 192), 400, "does not fit"),
     "a number beyond all": (changed(datatype="FP32", data=[10**400] * 192), 400, "does not fit"),
     "numbers nested unevenly": (changed(data=[[0.5], 0.5]), 400, "unevenly"),
+    "half of a character": (changed(datatype="BYTES", shape=[1], data=["\ud800"]), 400, "half of a character"),
     "an unknown output": (message(outputs=[{"name": "x"}]), 400, "unexpected inference output"),
     "an output asked for twice": (message(outputs=[{"name": "logits"}] * 2), 400, "twice"),
     "an unknown parameter": (message(outputs=[{"name": "logits", "parameters": {"a": 1}}]), 400, "not supported"),
@@ -235,6 +236,12 @@ def test_refused_with_a_clear_status(ask: Callable[..., Said], case: str) -> Non
     assert set(said.json) == {"error"}
     assert says in said.json["error"]
     assert ask("POST", INFER, message()).status == 200, "the server lives"
+
+
+def test_an_id_of_any_text_comes_back_as_it_was(ask: Callable[..., Said]) -> None:
+    for text in ("größer", "a\nb", "\ud800", "x" * 100_000):
+        said = ask("POST", INFER, message(id=text))
+        assert (said.status, said.json["id"]) == (200, text)
 
 
 def test_binary_that_does_not_add_up_is_refused(ask: Callable[..., Said]) -> None:
