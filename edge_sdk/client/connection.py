@@ -76,12 +76,14 @@ class Connection:
         self._calls, self._retired = 0, False
         self._streams, self._stream_at = False, 0.0
         self._stream: RequestStream | None = None
+        self._made_at = time.monotonic()
         self.heard_at: float | None = None
 
     @property
     def is_silent(self) -> bool:
-        """True where it has answered, and then not for so long that it may be dead."""
-        return self.heard_at is not None and time.monotonic() - self.heard_at > 3.0
+        """True where it has not answered for so long, or not since it was made so long ago, that it may be dead."""
+        since = self._made_at if self.heard_at is None else self.heard_at
+        return time.monotonic() - since > 3.0
 
     @property
     def is_over(self) -> bool:

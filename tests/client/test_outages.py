@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -168,6 +169,36 @@ def test_many_threads_share_one_outage(pair) -> None:
                 assert {source for source, _ in seen} == {"edge"}
         counters = model.counters
     assert counters["requests"] == 300 == sum(counters["reasons"].values())
+
+
+def test_a_connection_that_died_before_it_ever_answered_is_given_up(pair, cloud) -> None:
+    host, port = cloud.rsplit(":", 1)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        model = stack.enter_context(edge_sdk.connect(pair.edge, cloud=address, deadline=DEADLINE))
+        dead = stack.enter_context(listener.accept()[0])
+        dead.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))  # SETTINGS of HTTP/2, and then nothing for good
+        listener.settimeout(RETURN)
+
+        def forward() -> None:
+            connection = stack.enter_context(listener.accept()[0])
+            server = stack.enter_context(socket.create_connection((host, int(port))))
+            for source, sink in ((connection, server), (server, connection)):
+                threading.Thread(target=pump, args=(source, sink), daemon=True).start()
+
+        forwarder = threading.Thread(target=forward, daemon=True)
+        forwarder.start()
+        wait_for_cloud(model, pair.hard[0])
+        forwarder.join()
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
 
 
 class Clock:
