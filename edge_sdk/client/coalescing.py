@@ -268,8 +268,12 @@ class Item:
             self.owner.learn_limit(self.first[1], 1)
             raise Failed("rejected", str(error)) from error
         refused = wave.sending is not None and wave.sending.code() in _OF_CONTENT
-        if wave.n > 1 and refused and self._may_go_again():
-            return self._ask_alone(wave)
+        if wave.n > 1 and refused:  # for another of them may have been to blame
+            left = remaining(self.deadline)
+            if left == 0.0:
+                raise Failed("deadline", "no time was left to ask the cloud about this input alone") from result
+            if self.gate is None or self.gate(self.size, left) is None:
+                return self._ask_alone(wave)
         raise Failed(result.outcome.reason, result.outcome.detail) from result
 
     def close(self) -> None:
@@ -282,12 +286,8 @@ class Item:
             return True
         return self.back.acquire(timeout=-1 if ends is None else max(0.0, ends - time.perf_counter()))
 
-    def _may_go_again(self) -> bool:
-        left = remaining(self.deadline)
-        return left != 0.0 and (self.gate is None or self.gate(self.size, left) is None)
-
     def _ask_alone(self, wave: _Wave) -> Reply:
-        """Ask again about one of a wave that was refused, for another of them may have been to blame."""
+        """Ask again about one of a wave that was refused."""
         self.owner.send_alone(self)
         assert self.own is not None
         reply = self.own.next_reply()

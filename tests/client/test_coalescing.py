@@ -333,6 +333,16 @@ def test_a_bad_row_takes_no_other_with_it(rows: Rows) -> None:
     assert sorted(rows.received[2:]) == [[1], [1, 2, POISON, 4], [2], [4], [POISON]]
 
 
+def test_who_has_no_time_left_to_ask_again_without_a_bad_row_was_too_late_and_not_refused(rows: Rows) -> None:
+    coalescer = rows.coalescer()
+    held(rows, coalescer)
+    hasty, bad = begin(rows, coalescer, 1, seconds=0.5), begin(rows, coalescer, POISON)
+    rows.tokens.release(100)
+    assert answer(bad) == "rejected"
+    time.sleep(0.5)
+    assert answer(hasty) == "deadline"
+
+
 def test_a_server_that_takes_fewer_rows_than_it_says_is_given_fewer(rows: Rows) -> None:
     coalescer = rows.coalescer()
     rows.most = 4
