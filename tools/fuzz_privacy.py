@@ -1,8 +1,9 @@
 """Ask the cloud under random privacy rules, and look for forbidden bytes in all that is on the wire.
 
 Frames say by their pixels what of them may leave; a server that sees the raw bytes of TCP looks for the others,
-and for pictures that are larger than they may be. Modes, encodings, hedges, waves of several inputs, caches and
-budgets are drawn with the rules, and the server refuses, resets and delays, so that requests are sent again.
+and for pictures that are larger than they may be. Ways to ask (`predict`, `apredict`, `stream`), modes, encodings,
+hedges, waves of several inputs, caches, budgets and outboxes are drawn with the rules, and the server refuses, resets
+and delays, so that requests are sent again.
 
 example:
   python tools/fuzz_privacy.py --count 100000
