@@ -24,6 +24,8 @@
     ├── ServiceError                               a server or broker of ours
     │   ├── PortInUseError
     │   ├── OverloadedError                        no room or no time for one more request
+    │   │   └── RateLimitError                     a caller asks more often than it may
+    │   ├── UnknownCallerError                     a call of nobody who is known
     │   ├── NotReadyError                          a model that does not answer now
     │   └── BrokerError                            no broker, or one that refuses us
     ├── EscalationError                            the cloud did not answer usefully
@@ -64,11 +66,13 @@ __all__ = [
     "OverloadedError",
     "PortInUseError",
     "ProcessingError",
+    "RateLimitError",
     "ServiceError",
     "SkewError",
     "StorageError",
     "TransferError",
     "TrustError",
+    "UnknownCallerError",
 ]
 
 
@@ -216,6 +220,14 @@ class OverloadedError(ServiceError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         self.retry_after = retry_after
         super().__init__(message)
+
+
+class RateLimitError(OverloadedError):
+    """A caller asks more often than it may."""
+
+
+class UnknownCallerError(ServiceError):
+    """A call carries neither a token nor a certificate that is known."""
 
 
 class NotReadyError(ServiceError):

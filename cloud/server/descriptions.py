@@ -6,6 +6,7 @@ Names and kinds of the values are those of Triton's messages and JSON.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -66,24 +67,25 @@ def model_config(core: Core, name: str, version: str) -> dict[str, Any]:
     return config
 
 
-def repository_index(core: Core, *, ready: bool = False) -> list[dict[str, Any]]:
-    """Return every version of every model and its state, or those only that are ready."""
+def repository_index(core: Core, *, ready: bool = False, sees: Callable[[str], bool] = bool) -> list[dict[str, Any]]:
+    """Return every version of every model and its state, or those only that are ready and that the caller sees."""
     return [
         {"name": model.name, "version": model.version, "state": model.state, "reason": model.reason}
         for model in core.index()
-        if not ready or model.state == "READY"
+        if (not ready or model.state == "READY") and sees(model.name)
     ]
 
 
-def statistics(core: Core, name: str, version: str) -> dict[str, Any]:
-    """Return what ``ModelStatistics`` says: of all models where the name is empty.
+def statistics(core: Core, name: str, version: str, sees: Callable[[str], bool] = bool) -> dict[str, Any]:
+    """Return what ``ModelStatistics`` says: of all models that the caller sees where the name is empty.
 
     Raises
     ------
     LookupError
         There is no such model or version.
     """
-    return {"model_stats": [_statistics(model, counts) for model, counts in core.statistics(name, version)]}
+    counted = core.statistics(name, version)
+    return {"model_stats": [_statistics(model, counts) for model, counts in counted if sees(model.name)]}
 
 
 def _statistics(model: ServedModel, counts: Counts) -> dict[str, Any]:

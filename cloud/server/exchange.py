@@ -14,7 +14,15 @@ import numpy as np
 
 from edge_sdk.cloud.server.core import Answer
 from edge_sdk.cloud.server.models import ServedModel
-from edge_sdk.errors import InputError, ModelError, NotReadyError, OverloadedError, ProcessingError
+from edge_sdk.errors import (
+    InputError,
+    ModelError,
+    NotReadyError,
+    OverloadedError,
+    ProcessingError,
+    RateLimitError,
+    UnknownCallerError,
+)
 from edge_sdk.protocol.names import (
     CLASSIFICATION_PARAMETER,
     ENCODING_PARAMETER,
@@ -40,6 +48,7 @@ Array = np.ndarray[Any, Any]
 
 FAILURES = (
     LookupError,
+    UnknownCallerError,
     PermissionError,
     InputError,
     ProcessingError,
@@ -90,10 +99,14 @@ def failure_of(error: BaseException, model_name: str) -> Failure:
     match error:
         case LookupError():
             return Failure(grpc.StatusCode.NOT_FOUND, 404, line)
+        case UnknownCallerError():
+            return Failure(grpc.StatusCode.UNAUTHENTICATED, 401, line)
         case PermissionError():
             return Failure(grpc.StatusCode.PERMISSION_DENIED, 403, line)
         case InputError() | ProcessingError():
             return Failure(grpc.StatusCode.INVALID_ARGUMENT, 400, line)
+        case RateLimitError():  # of one caller: no sign that the server is unwell, as 503 would be to a balancer
+            return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, line, error.retry_after)
         case OverloadedError():
             return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, 503, line, error.retry_after)
         case NotReadyError():

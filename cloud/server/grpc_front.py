@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -14,6 +13,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
+from edge_sdk.cloud.server.access import Access, Caller, Kind
 from edge_sdk.cloud.server.admin import Admin
 from edge_sdk.cloud.server.core import Core, Request
 from edge_sdk.cloud.server.descriptions import (
@@ -34,7 +34,7 @@ from edge_sdk.cloud.server.exchange import (
     wanted_outputs,
 )
 from edge_sdk.cloud.server.request_log import RequestLog
-from edge_sdk.errors import InputError, OverloadedError
+from edge_sdk.errors import InputError, OverloadedError, UnknownCallerError
 from edge_sdk.protocol import add_output, messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (
     DIGEST_PARAMETER,
@@ -46,7 +46,7 @@ from edge_sdk.protocol.names import (
 )
 from edge_sdk.protocol.services import HEALTH
 
-__all__ = ["MAX_STREAM_REQUESTS", "GrpcFront", "TokenInterceptor"]
+__all__ = ["MAX_STREAM_REQUESTS", "CallerInterceptor", "GrpcFront"]
 
 MAX_STREAM_REQUESTS = 64
 """Requests of one stream at work or queued at a time; further ones are not read."""
@@ -56,6 +56,7 @@ MAX_STREAM_BYTES = 2 * MAX_MESSAGE_BYTES
 _RETRY_SECONDS = 0.05
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
+Describe = Callable[[Callable[[str], bool]], Any]
 
 
 class GrpcFront:
@@ -71,11 +72,20 @@ class GrpcFront:
         Whether clients may load and unload models.
     log
         Where each inference request is noted, or None.
+    access
+        Who may do what, or None: everybody may do all.
     """
 
     def __init__(
-        self, core: Core, *, max_concurrent: int, allow_admin: bool = False, log: RequestLog | None = None
+        self,
+        core: Core,
+        *,
+        max_concurrent: int,
+        allow_admin: bool = False,
+        log: RequestLog | None = None,
+        access: Access | None = None,
     ) -> None:
+        self._access = access
         self._core, self._admin, self._log = core, Admin(core, allowed=allow_admin), log
         self._at_work, self._max_concurrent = 0, max_concurrent
 
@@ -109,25 +119,43 @@ class GrpcFront:
 
     async def _model_ready(self, request: Any, context: Any) -> Any:
         # as in Triton, a model that is not there is not ready, which is no error
-        return messages.ModelReadyResponse(ready=self._core.answers(request.name, request.version))
+        return await self._say(
+            messages.ModelReadyResponse(),
+            request.name,
+            context,
+            lambda _: {"ready": self._core.answers(request.name, request.version)},
+        )
 
     async def _server_metadata(self, request: Any, context: Any) -> Any:
         return messages.ServerMetadataResponse(**server_metadata())
 
     async def _model_metadata(self, request: Any, context: Any) -> Any:
-        return await self._say(model_metadata, messages.ModelMetadataResponse(), request, context)
+        name, version = request.name, request.version
+        return await self._say(
+            messages.ModelMetadataResponse(), name, context, lambda _: model_metadata(self._core, name, version)
+        )
 
     async def _model_config(self, request: Any, context: Any) -> Any:
-        response = messages.ModelConfigResponse()
-        await self._say(model_config, response.config, request, context)
-        return response
+        name, version = request.name, request.version
+        return await self._say(
+            messages.ModelConfigResponse(),
+            name,
+            context,
+            lambda _: {"config": model_config(self._core, name, version)},
+        )
 
     async def _model_statistics(self, request: Any, context: Any) -> Any:
-        return await self._say(statistics, messages.ModelStatisticsResponse(), request, context)
+        name, version = request.name, request.version
+        return await self._say(
+            messages.ModelStatisticsResponse(), name, context, lambda sees: statistics(self._core, name, version, sees)
+        )
 
     async def _repository_index(self, request: Any, context: Any) -> Any:
-        return ParseDict(
-            {"models": repository_index(self._core, ready=request.ready)}, messages.RepositoryIndexResponse()
+        return await self._say(
+            messages.RepositoryIndexResponse(),
+            "",
+            context,
+            lambda sees: {"models": repository_index(self._core, ready=request.ready, sees=sees)},
         )
 
     async def _load(self, request: Any, context: Any) -> Any:
@@ -136,34 +164,45 @@ class GrpcFront:
     async def _unload(self, request: Any, context: Any) -> Any:
         return await self._do(self._admin.unload, messages.RepositoryModelUnloadResponse(), request, context)
 
-    @staticmethod
-    async def _do(action: Callable[..., Awaitable[None]], response: Any, request: Any, context: Any) -> Any:
+    async def _do(self, action: Callable[..., Awaitable[None]], response: Any, request: Any, context: Any) -> Any:
         try:
-            await action(request.model_name, context.peer(), request.parameters)
+            caller = self._admit(context, "admin", request.model_name)
+            who = context.peer() if caller is None else f"{caller.name} ({context.peer()})"
+            await action(request.model_name, who, request.parameters)
         except FAILURES as error:
-            failure = failure_of(error, request.model_name)
-            await context.abort(failure.status, failure.message)
+            await _abort(context, failure_of(error, request.model_name))
         return response
 
-    async def _say(self, describe: Callable[[Core, str, str], Any], message: Any, request: Any, context: Any) -> Any:
-        """Fill a message with what is said of the model that a request names."""
+    async def _say(
+        self, message: Any, model: str, context: Any, describe: Callable[[Callable[[str], bool]], Any]
+    ) -> Any:
+        """Fill a message with what is said of a model, or of those that the caller may see."""
         try:
-            return ParseDict(describe(self._core, request.name, request.version), message)
+            caller = self._admit(context, "describe", model)
+            return ParseDict(describe(bool if caller is None else caller.sees), message)
         except FAILURES as error:
-            failure = failure_of(error, request.name)
-            await context.abort(failure.status, failure.message)
+            await _abort(context, failure_of(error, model))
+
+    def _admit(self, context: Any, kind: Kind, model: str) -> Caller | None:
+        """Return who is calling, where that matters; raise where it may not do what it asks for."""
+        if self._access is None:
+            return None
+        caller = self._access.identify(_authorization(context.invocation_metadata()), _certificate_names(context))
+        self._access.admit(caller, kind, model)
+        return caller
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
         arrived, response = time.monotonic(), messages.ModelInferResponse()
         failure = await self._try("grpc", request, context, arrived, response)
         if failure is not None:
-            await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)
+            await _abort(context, failure)
         return response
 
     async def _try(self, front: str, request: Any, context: Any, arrived: float, response: Any) -> Failure | None:
         """Fill the response, or return what went wrong; note how it ended."""
         failure, status = None, "CANCELLED"
         try:
+            self._admit(context, "infer", request.model_name)
             await self._infer(request, context.time_remaining(), arrived, response)
             status = "OK"
         except FAILURES as error:
@@ -294,24 +333,49 @@ def _unreadable(name: str) -> str:
     return f"what was sent is no {name} message"
 
 
-class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Lets requests pass that carry ``authorization: Bearer TOKEN``, and health checks, which cannot."""
+async def _abort(context: Any, failure: Failure) -> None:
+    await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)
 
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
+
+def _authorization(metadata: Any) -> str | bytes | None:
+    """Return what a call carries as authorization."""
+    for key, value in metadata or ():
+        if key == "authorization":
+            given: str | bytes = value
+            return given
+    return None
+
+
+def _certificate_names(context: Any) -> list[str]:
+    """Return the names in the certificate that a connection was made with; none where there was none."""
+    shown = context.auth_context()
+    names = shown.get("x509_subject_alternative_name") or shown.get("x509_common_name") or ()
+    return [name.decode(errors="replace") for name in names]
+
+
+class CallerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Refuses calls of nobody who is known before their message comes; health checks, which carry nothing, pass.
+
+    Where callers may be known by certificates, a call without a token passes, too: it came over a connection with
+    a certificate of the authority, and each method asks whose it is.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
 
         async def refuse(requests: Any, context: Any) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is needed")
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, access.unknown)
 
-        # answers before a message comes, whatever kind the method is of
+        # whatever kind the method is of
         self._refusal = grpc.stream_stream_rpc_method_handler(refuse)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Go on with the call, or answer UNAUTHENTICATED."""
-        if handler_call_details.method.startswith(f"/{HEALTH}/"):
-            return await continuation(handler_call_details)
-        for key, value in handler_call_details.invocation_metadata or ():
-            given = value.encode() if isinstance(value, str) else value
-            if key == "authorization" and hmac.compare_digest(given, self._expected):
-                return await continuation(handler_call_details)
-        return self._refusal
+        if not handler_call_details.method.startswith(f"/{HEALTH}/"):
+            authorization = _authorization(handler_call_details.invocation_metadata)
+            if authorization is not None or not self._access.needs_certificates:
+                try:
+                    self._access.identify(authorization)
+                except UnknownCallerError:
+                    return self._refusal
+        return await continuation(handler_call_details)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import math
 import socket
@@ -18,6 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
+from edge_sdk.cloud.server.access import Access, Caller, Kind
 from edge_sdk.cloud.server.admin import Admin
 from edge_sdk.cloud.server.core import Core, Request
 from edge_sdk.cloud.server.descriptions import (
@@ -64,8 +64,8 @@ class RestFront:
     ----------
     core
         The models.
-    token
-        Bearer token that all but health checks must carry, or None.
+    access
+        Who may do what, or None: everybody may do all. Health checks are for all.
     max_bytes
         Largest body.
     max_concurrent
@@ -80,7 +80,7 @@ class RestFront:
         self,
         core: Core,
         *,
-        token: str | None,
+        access: Access | None,
         max_bytes: int,
         max_concurrent: int,
         allow_admin: bool = False,
@@ -88,7 +88,7 @@ class RestFront:
     ) -> None:
         self._admin, self._log = Admin(core, allowed=allow_admin), log
         self._core, self._max_bytes = core, max_bytes
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._access = access
         self._free = max_concurrent
 
     def application(self) -> web.Application:
@@ -96,16 +96,14 @@ class RestFront:
         app = web.Application(client_max_size=self._max_bytes, middlewares=[self._guard])
         app.router.add_get("/v2/health/live", self._live)
         app.router.add_get("/v2/health/ready", self._ready)
-        app.router.add_get("/v2", self._describe(lambda request: server_metadata()))
-        app.router.add_get("/openapi.json", self._describe(lambda request: openapi()))
-        app.router.add_get("/v2/models/stats", self._describe(lambda request: statistics(self._core, "", "")))
+        app.router.add_get("/v2", self._say(lambda request: server_metadata()))
+        app.router.add_get("/openapi.json", self._say(lambda request: openapi()))
+        app.router.add_get("/v2/models/stats", self._describe(lambda _, sees: statistics(self._core, "", "", sees)))
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            app.router.add_get(path, self._describe(lambda request: model_metadata(self._core, *_model(request))))
+            app.router.add_get(path, self._describe(lambda r, _: model_metadata(self._core, *_model(r))))
             app.router.add_get(f"{path}/ready", self._model_ready)
-            app.router.add_get(f"{path}/config", self._describe(lambda r: model_config(self._core, *_model(r))))
-            app.router.add_get(
-                f"{path}/stats", self._describe(lambda request: statistics(self._core, *_model(request)))
-            )
+            app.router.add_get(f"{path}/config", self._describe(lambda r, _: model_config(self._core, *_model(r))))
+            app.router.add_get(f"{path}/stats", self._describe(lambda r, _: statistics(self._core, *_model(r))))
             app.router.add_post(f"{path}/infer", self._infer)
         app.router.add_post("/v2/repository/index", self._index)
         app.router.add_post("/v2/repository/models/{model}/{action:load|unload}", self._do)
@@ -113,12 +111,12 @@ class RestFront:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Ask for the token, and say in JSON what went wrong."""
-        if self._expected is not None and not request.path.startswith("/v2/health/"):
-            given = request.headers.get("authorization", "").encode(errors="replace")
-            if not hmac.compare_digest(given, self._expected):
-                return _error(401, "a valid bearer token is needed", {"WWW-Authenticate": "Bearer"})
+        """Ask who it is, and say in JSON what went wrong."""
         try:
+            if self._access is not None and not request.path.startswith("/v2/health/"):
+                request["caller"] = self._access.identify(
+                    request.headers.get("authorization"), _certificate_names(request)
+                )
             return await handler(request)
         except web.HTTPException as error:
             if error.status < 400:
@@ -129,11 +127,29 @@ class RestFront:
             return _refusal(failure_of(error, request.match_info.get("model", "")))
 
     @staticmethod
-    def _describe(say: Callable[[web.Request], Any]) -> _Handler:
+    def _say(say: Callable[[web.Request], Any]) -> _Handler:
+        """Return a handler for what anybody who is known may know."""
+
         async def handle(request: web.Request) -> web.StreamResponse:
             return web.json_response(say(request))
 
         return handle
+
+    def _describe(self, say: Callable[[web.Request, Callable[[str], bool]], Any]) -> _Handler:
+        """Return a handler for what is said of a model, or of those that the caller sees."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return web.json_response(say(request, self._admit(request, "describe")))
+
+        return handle
+
+    def _admit(self, request: web.Request, kind: Kind) -> Callable[[str], bool]:
+        """Raise where the caller may not do what it asks for; return which models it sees."""
+        if self._access is None:
+            return bool
+        caller: Caller = request["caller"]
+        self._access.admit(caller, kind, request.match_info.get("model", ""))
+        return caller.sees
 
     async def _live(self, _: web.Request) -> web.StreamResponse:
         return web.Response()
@@ -143,19 +159,23 @@ class RestFront:
 
     async def _model_ready(self, request: web.Request) -> web.StreamResponse:
         model, version = _model(request)
+        self._admit(request, "describe")
         self._core.model(model, version)
         return web.Response(status=200 if self._core.answers(model, version) else 503)
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
+        sees = self._admit(request, "describe")
         asked = read_object(await _body(request))
-        return web.json_response(repository_index(self._core, ready=asked.get("ready") is True))
+        return web.json_response(repository_index(self._core, ready=asked.get("ready") is True, sees=sees))
 
     async def _do(self, request: web.Request) -> web.StreamResponse:
+        self._admit(request, "admin")
         parameters = read_object(await _body(request)).get("parameters", {})
         if not isinstance(parameters, dict):
             raise InputError("parameters is a JSON object")
         act = self._admin.load if request.match_info["action"] == "load" else self._admin.unload
-        await act(request.match_info["model"], f"http:{request.remote}", parameters)
+        who = f"http:{request.remote}" if self._access is None else f"{request['caller'].name} (http:{request.remote})"
+        await act(request.match_info["model"], who, parameters)
         return web.json_response({})
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
@@ -167,6 +187,7 @@ class RestFront:
         self._free -= 1
         status = "CANCELLED"
         try:
+            self._admit(request, "infer")
             response = await self._answer(request, arrived)
             status = "OK"
             return response
@@ -283,8 +304,18 @@ def _json_length(request: web.Request) -> int | None:
 
 
 def _refusal(failure: Failure) -> web.Response:
-    after = {} if failure.retry_after is None else {"Retry-After": str(math.ceil(failure.retry_after))}
-    return _error(failure.http, failure.message, after)
+    headers = {} if failure.retry_after is None else {"Retry-After": str(math.ceil(failure.retry_after))}
+    if failure.http == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _error(failure.http, failure.message, headers)
+
+
+def _certificate_names(request: web.Request) -> list[str]:
+    """Return the names in the certificate that a connection was made with; none where there was none."""
+    transport = request.transport
+    shown = (transport and transport.get_extra_info("peercert")) or {}
+    names = [value for _, value in shown.get("subjectAltName", ())]
+    return names or [value for part in shown.get("subject", ()) for key, value in part if key == "commonName"]
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:

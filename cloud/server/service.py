@@ -12,9 +12,10 @@ from pathlib import Path
 
 import grpc
 
-from edge_sdk.cloud.server.certificates import Certificates, read_file
+from edge_sdk.cloud.server.access import Access, Caller, read_token
+from edge_sdk.cloud.server.certificates import Certificates
 from edge_sdk.cloud.server.core import Core
-from edge_sdk.cloud.server.grpc_front import GrpcFront, TokenInterceptor
+from edge_sdk.cloud.server.grpc_front import CallerInterceptor, GrpcFront
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
 from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.cloud.server.settings import Serving
@@ -48,7 +49,7 @@ class ServerConfig:
     tls_client_ca
         PEM file of the authorities whose certificates clients must show (mTLS).
     token_file
-        File whose content clients must present as their bearer token; None lets all in.
+        File with a bearer token that lets its bearer do all. Without it and without ``serving.callers`` everybody may.
     allow_admin
         Whether clients may load and unload models of repository folders.
     log_requests
@@ -103,10 +104,10 @@ def run(config: ServerConfig, on_ready: OnReady) -> None:
     InputError, StorageError, BundleError, ModelError
         A model, certificate or token file is missing or unusable.
     """
-    token = _read_token(config.token_file)
+    access = _access(config)
     certificates = _certificates(config)
-    if token and certificates is None and config.host not in _LOOPBACK:
-        _log.warning("the token travels unencrypted: give --tls-cert and --tls-key, or encrypt in front of this server")
+    if access and certificates is None and config.host not in _LOOPBACK:
+        _log.warning("tokens travel unencrypted: give --tls-cert and --tls-key, or encrypt in front of this server")
     for name, port in _ports(config).items():
         check_address(config.host, port, f"--{name}-port")  # before models are loaded: fail early
     with contextlib.ExitStack() as stack:
@@ -117,7 +118,7 @@ def run(config: ServerConfig, on_ready: OnReady) -> None:
         core = Core.load(config.paths, config.serving)
         stack.callback(core.close)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, _Shared(core, certificates, token, log), on_ready))
+            runner.run(_serve(config, _Shared(core, certificates, access, log), on_ready))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class _Shared:
 
     core: Core
     certificates: Certificates | None
-    token: str | None
+    access: Access | None
     log: RequestLog | None
 
 
@@ -150,7 +151,7 @@ async def _serve(config: ServerConfig, shared: _Shared, on_ready: OnReady) -> No
 
 async def _start_grpc(config: ServerConfig, shared: _Shared, stack: contextlib.AsyncExitStack) -> str:
     server = grpc.aio.server(
-        interceptors=[TokenInterceptor(shared.token)] if shared.token else [],
+        interceptors=[CallerInterceptor(shared.access)] if shared.access else [],
         options=[
             ("grpc.so_reuseport", 0),  # else a second server would silently share a busy port
             ("grpc.max_receive_message_length", config.max_message_bytes),
@@ -166,7 +167,13 @@ async def _start_grpc(config: ServerConfig, shared: _Shared, stack: contextlib.A
         maximum_concurrent_rpcs=_IDLE_CALLS * config.max_concurrent,
     )
     health = Health()
-    front = GrpcFront(shared.core, max_concurrent=config.max_concurrent, allow_admin=config.allow_admin, log=shared.log)
+    front = GrpcFront(
+        shared.core,
+        max_concurrent=config.max_concurrent,
+        allow_admin=config.allow_admin,
+        log=shared.log,
+        access=shared.access,
+    )
     server.add_generic_rpc_handlers((front.handler(), health.handler(), *reflection_handlers()))
     check_address(config.host, config.grpc_port, "--grpc-port")
     address = address_of(config.host, config.grpc_port)
@@ -201,7 +208,7 @@ async def _start_http(config: ServerConfig, shared: _Shared, stack: contextlib.A
         if name == "http":
             rest = RestFront(
                 shared.core,
-                token=shared.token,
+                access=shared.access,
                 max_bytes=config.max_message_bytes,
                 max_concurrent=config.max_concurrent,
                 allow_admin=config.allow_admin,
@@ -235,13 +242,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-def _read_token(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    token = read_file(path).decode("ascii", errors="replace").strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise InputError(f"{path} should hold one token of printable ASCII without spaces")
-    return token
+def _access(config: ServerConfig) -> Access | None:
+    callers = list(config.serving.callers)
+    if any(caller.certificates for caller in callers) and config.tls_client_ca is None:
+        raise InputError("callers known by certificates need --tls-client-ca")
+    if config.token_file is not None:
+        everything: tuple[str, ...] = ("describe", "infer", "admin")
+        callers.append(Caller(name="--token-file", tokens=(read_token(config.token_file),), methods=everything))
+    return Access(callers) if callers else None
 
 
 def _certificates(config: ServerConfig) -> Certificates | None:

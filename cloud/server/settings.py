@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from google.protobuf import text_format
 
+from edge_sdk.cloud.server.access import Caller, callers_from
 from edge_sdk.errors import InputError
 from edge_sdk.protocol import messages
 
@@ -83,11 +84,14 @@ class Serving:
         How often repository folders are looked at for changes; 0 is never.
     models
         Settings by model name, as `ModelSettings` names them; ``*`` is for every model.
+    callers
+        Who may do what; where there are none, everybody may do all.
     """
 
     max_pending_bytes: int = 512 * 2**20
     reload_seconds: float = 0.0
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    callers: tuple[Caller, ...] = ()
 
     def __post_init__(self) -> None:
         if not _is_int(self.max_pending_bytes) or self.max_pending_bytes < 1:
@@ -105,6 +109,8 @@ class Serving:
         ------
         InputError
             It is not there, or something in it is unknown or out of range; the message says what.
+        StorageError
+            A file that it names cannot be read.
         """
         try:
             values = tomllib.loads(_text(path))
@@ -115,7 +121,7 @@ class Serving:
             raise InputError(f"{path}: models should be tables, as [models.NAME]")
         try:
             _check_names(values, cls)
-            return cls(**values)
+            return cls(**{**values, "callers": callers_from(values.get("callers", {}), path.parent)})
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
