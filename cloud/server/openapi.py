@@ -14,6 +14,7 @@ _ERRORS = {
     "404": "There is no such model or version.",
     "413": "The body is over the limit.",
     "500": "The model failed.",
+    "429": "The caller asks more often than it may; Retry-After says when to come back.",
     "503": "No room, no time before the deadline, or the model does not answer; Retry-After says when to come back.",
     "504": "The time was up.",
 }
@@ -130,7 +131,7 @@ def _operation(summary: str, content: str = "json") -> dict[str, Any]:
     done: dict[str, Any] = {"description": "Yes." if content == "nothing" else "Done."}
     if content == "json":
         done["content"] = {"application/json": {}}
-    return {"summary": summary, "responses": {"200": done, **_errors("401", "403", "404", "503")}}
+    return {"summary": summary, "responses": {"200": done, **_errors("401", "403", "404", "429", "503")}}
 
 
 def _infer() -> dict[str, Any]:
