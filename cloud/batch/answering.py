@@ -107,7 +107,7 @@ class _Bundled:
         columns = spec.find(Columns)
         self.wanted = Wanted(spec.modality, () if columns is None else columns.names)
         outputs = (("outputs", _struct(manifest.artifacts[0].outputs, pa.float32())),)
-        self.columns = _COLUMNS.get(manifest.task, outputs)
+        self.columns: tuple[tuple[str, Any], ...] = _COLUMNS.get(manifest.task, outputs)
         self.identity = {
             "name": manifest.name,
             "version": manifest.version,
@@ -132,7 +132,7 @@ class _Bundled:
             }
         return {"outputs": {name: values.ravel() for name, values in told.outputs.items()}}
 
-    def another(self) -> _Bundled:
+    def another(self) -> Answering:
         return _Bundled(*self._source)
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ class _Plain:
         for spec in outputs:
             if np.dtype(spec.dtype).kind not in "fiub":
                 raise ModelError(f"{path}: output {spec.name} holds {spec.dtype}; numbers can be written")
-        self.columns = (("outputs", _struct(outputs, None)),)
+        self.columns: tuple[tuple[str, Any], ...] = (("outputs", _struct(outputs, None)),)
         self.identity = {
             "name": path.stem,
             "version": "1",
@@ -178,7 +178,7 @@ class _Plain:
         except ValueError as error:
             raise InputError(f"{given.size} numbers do not make the model's {list(want)}") from error
 
-    def another(self) -> _Plain:
+    def another(self) -> Answering:
         return _Plain(*self._source)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,7 +148,7 @@ def _write(
         parts.add(held)
 
 
-def _answers(rows: Iterator[Row], models: Sequence[Answering]) -> Iterator[dict[str, Any]]:
+def _answers(rows: Iterator[Row], models: Sequence[Answering]) -> Generator[dict[str, Any], None, None]:
     """Yield records in the order of their rows."""
     if len(models) == 1:
         for row in rows:
