@@ -27,6 +27,7 @@
     │   │   └── RateLimitError                     a caller asks more often than it may
     │   ├── UnknownCallerError                     a call of nobody who is known
     │   ├── NotReadyError                          a model that does not answer now
+    │   ├── UnknownModelError  (also LookupError)  a model or version that is not served
     │   └── BrokerError                            no broker, or one that refuses us
     ├── EscalationError                            the cloud did not answer usefully
     └── OtaError                                   an update
@@ -73,6 +74,7 @@ __all__ = [
     "TransferError",
     "TrustError",
     "UnknownCallerError",
+    "UnknownModelError",
 ]
 
 
@@ -232,6 +234,10 @@ class UnknownCallerError(ServiceError):
 
 class NotReadyError(ServiceError):
     """A model is there, but does not answer: it hangs, or is being loaded or unloaded."""
+
+
+class UnknownModelError(ServiceError, LookupError):
+    """No such model, or version of it, is served."""
 
 
 class BrokerError(ServiceError):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from edge_sdk.cloud.server.core import Core
-from edge_sdk.errors import EdgeSdkError, InputError, ModelError
+from edge_sdk.errors import EdgeSdkError, InputError, ModelError, UnknownModelError
 
 __all__ = ["Admin"]
 
@@ -36,7 +36,7 @@ class Admin:
         ------
         PermissionError
             It is not allowed.
-        LookupError
+        UnknownModelError
             No repository folder has the model.
         InputError
             It should be loaded in another way than it is there.
@@ -67,7 +67,7 @@ class Admin:
             raise InputError(f"parameter {name[:80]!r} is not supported: a model is loaded as it is in its folder")
         try:
             await run(model)
-        except LookupError:
+        except UnknownModelError:
             _audit.warning("%s: no such model", what)
             raise
         except EdgeSdkError as error:

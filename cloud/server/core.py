@@ -1,7 +1,7 @@
 """The server without its transport: which models there are, and requests run through them.
 
 Requests arrive on the event loop, wait in the line of their model (`edge_sdk.cloud.server.lines`) and are run
-by its threads. Failures are plain exceptions that a front translates: `LookupError` (no such model or
+by its threads. Failures are plain exceptions that a front translates: `UnknownModelError` (no such model or
 version), `InputError` and `ProcessingError` (the request), `OverloadedError` (no room, or no time before the
 deadline), `NotReadyError` (a model that hangs), `TimeoutError` (the time was up in the queue), `ModelError`
 (the runtime) and `MemoryError`.
@@ -27,7 +27,7 @@ from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model
 from edge_sdk.cloud.server.repository import Repository, is_repository
 from edge_sdk.cloud.server.settings import ModelSettings, Serving
-from edge_sdk.errors import InputError, NotReadyError, OverloadedError
+from edge_sdk.errors import InputError, NotReadyError, OverloadedError, UnknownModelError
 
 __all__ = ["Answer", "Core", "ModelState", "Request", "State"]
 
@@ -172,27 +172,27 @@ class Core:
 
         Raises
         ------
-        LookupError
+        UnknownModelError
             There is none.
         """
         return self._line(name, version).model
 
     def versions(self, name: str) -> tuple[str, ...]:
-        """Return the versions of a model that are ready, ascending; raise `LookupError` where there is none."""
+        """Return the versions of a model that are ready, ascending; raise `UnknownModelError` where there is none."""
         self._line(name, "")
         return tuple(self._lines[name])
 
     def settings(self, name: str, version: str = "") -> ModelSettings:
-        """Return how a model is served; raise `LookupError` where there is none."""
+        """Return how a model is served; raise `UnknownModelError` where there is none."""
         return self._line(name, version).settings
 
     def batch_costs(self, name: str, version: str = "") -> dict[int, float]:
-        """Return the seconds that a batch takes by its size, as learned; raise `LookupError` where there is none."""
+        """Return the seconds that a batch takes by its size, as learned; raise `UnknownModelError` if there is none."""
         return self._line(name, version).batch_costs
 
     def answers(self, name: str, version: str = "") -> bool:
         """Tell whether a model is there and does not hang."""
-        with contextlib.suppress(LookupError):
+        with contextlib.suppress(UnknownModelError):
             return not self._line(name, version).hangs
         return False
 
@@ -210,7 +210,7 @@ class Core:
 
         Raises
         ------
-        LookupError
+        UnknownModelError
             There is no such model or version.
         """
         if not name:
@@ -227,7 +227,8 @@ class Core:
 
         Raises
         ------
-        LookupError, InputError, ProcessingError, OverloadedError, NotReadyError, TimeoutError, ModelError, MemoryError
+        UnknownModelError, InputError, ProcessingError, OverloadedError, NotReadyError, TimeoutError, ModelError,
+        MemoryError
             As the module says.
         """
         if request.deadline is not None and time.monotonic() >= request.deadline:
@@ -295,7 +296,7 @@ class Core:
 
         Raises
         ------
-        LookupError
+        UnknownModelError
             No repository has it.
         EdgeSdkError
             It cannot be loaded; what was served before still is.
@@ -303,7 +304,7 @@ class Core:
         await asyncio.to_thread(self._repository_of(name).load, name)
 
     async def unload_model(self, name: str) -> None:
-        """Serve a model of a repository folder no longer; raise `LookupError` where no repository has it."""
+        """Serve a model of a repository folder no longer; raise `UnknownModelError` where no repository has it."""
         await asyncio.to_thread(self._repository_of(name).unload, name)
 
     def close(self) -> None:
@@ -334,7 +335,7 @@ class Core:
         for repository in self._repositories:
             if name in repository.names():
                 return repository
-        raise LookupError(f"no repository folder has a model {name[:80]!r}")
+        raise UnknownModelError(f"no repository folder has a model {name[:80]!r}")
 
     def _reload(self) -> None:
         while not self._end.wait(self.serving.reload_seconds):
@@ -350,7 +351,7 @@ class Core:
     def _line(self, name: str, version: str) -> Line:
         versions = self._lines.get(name)
         if versions is None:
-            raise LookupError(
+            raise UnknownModelError(
                 f"Request for unknown model: {name[:80]!r} is not found; served are {', '.join(self._lines)}"
             )
         if not version:
@@ -358,7 +359,7 @@ class Core:
         line = versions.get(version)
         if line is None:
             served = ", ".join(versions)
-            raise LookupError(
+            raise UnknownModelError(
                 f"Request for unknown model: {name!r} version {version[:40]!r} is not found; served is {served}"
             )
         return line

@@ -17,6 +17,7 @@ _LEARN, _LEARN_ALL = 0.1, 0.05  # how much one batch corrects its own size, and 
 _OUTLIER = 2.0  # a batch that took longer than this many times what was thought counts as this many
 _SAME = 1.1  # a batch that differs by less from what was thought teaches nothing
 _START = 1e-3  # seconds an item, where nothing was measured
+_FEW = 8  # short runs of which the shortest counts: the others were interrupted
 
 
 class BatchCosts:
@@ -33,6 +34,7 @@ class BatchCosts:
         self._known: dict[int, float] = {}  # replaced, never changed
         self._seconds: dict[int, float] = {}  # answers given since something was learned
         self._best: dict[int, int] = {}
+        self._few: dict[int, tuple[int, float]] = {}  # of each size: runs since it was corrected, and the shortest
 
     def learn(self, run: Callable[[int], float], *, budget: float = 0.5, repeats: int = 5) -> None:
         """Measure sizes 1, 2, 4, … until the budget is used up.
@@ -71,6 +73,19 @@ class BatchCosts:
                 for known, before in self._known.items()
             }
         )
+
+    def correct_short(self, size: int, seconds: float) -> None:
+        """Take into account how long a short batch took, that ran on the event loop.
+
+        One interruption takes longer than it does, so of a few of a size only the shortest says something.
+        """
+        runs, least = self._few.get(size, (0, seconds))
+        least = min(least, seconds)
+        if runs + 1 < _FEW:
+            self._few[size] = runs + 1, least
+            return
+        del self._few[size]
+        self.correct(size, least)
 
     def seconds(self, size: int) -> float:
         """Return what a batch of a size is thought to take."""

@@ -82,3 +82,33 @@ class Counts:
     last_inference: int = 0
     pending: int = 0
     pending_bytes: int = 0
+
+    def ran(self, size: int, seconds: float) -> None:
+        """Count a run of the model, of a batch of a size."""
+        self.batches += 1
+        tally = self.by_size.get(size)
+        if tally is None:
+            tally = self.by_size[size] = Tally()
+        tally.add(seconds)
+
+    def answered(self, items: int, arrived: float, started: float, now: float, prepare: float, compute: float) -> None:
+        """Count a request that was answered.
+
+        Parameters
+        ----------
+        items
+            Inputs that it held.
+        arrived, started, now
+            `time.monotonic` readings: when it came, when its batch began, and now.
+        prepare, compute
+            Seconds of decoding and processing, and of the model.
+        """
+        latency, waited = now - arrived, started - arrived
+        self.items += items
+        self.success.add(latency)
+        self.queue.add(waited)
+        self.prepare.add(prepare)
+        self.compute.add(compute)
+        self.finish.add(max(0.0, now - started - prepare - compute))
+        self.waiting.add(waited)
+        self.latency.add(latency)

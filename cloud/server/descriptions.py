@@ -36,7 +36,7 @@ def server_metadata() -> dict[str, Any]:
 
 
 def model_metadata(core: Core, name: str, version: str) -> dict[str, Any]:
-    """Return what ``ModelMetadata`` says; raise `LookupError` where there is no such model."""
+    """Return what ``ModelMetadata`` says; raise `UnknownModelError` where there is no such model."""
     model = core.model(name, version)
     return {
         "name": model.name,
@@ -49,7 +49,7 @@ def model_metadata(core: Core, name: str, version: str) -> dict[str, Any]:
 
 
 def model_config(core: Core, name: str, version: str) -> dict[str, Any]:
-    """Return what ``ModelConfig`` says; raise `LookupError` where there is no such model."""
+    """Return what ``ModelConfig`` says; raise `UnknownModelError` where there is no such model."""
     model, settings = core.model(name, version), core.settings(name, version)
     in_batches = model.batching != "whole"
     config = {
@@ -81,7 +81,7 @@ def statistics(core: Core, name: str, version: str, sees: Callable[[str], bool] 
 
     Raises
     ------
-    LookupError
+    UnknownModelError
         There is no such model or version.
     """
     counted = core.statistics(name, version)

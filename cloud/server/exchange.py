@@ -22,6 +22,7 @@ from edge_sdk.errors import (
     ProcessingError,
     RateLimitError,
     UnknownCallerError,
+    UnknownModelError,
 )
 from edge_sdk.protocol.names import (
     CLASSIFICATION_PARAMETER,
@@ -47,7 +48,7 @@ _log = logging.getLogger("edge_sdk.cloud.server")
 Array = np.ndarray[Any, Any]
 
 FAILURES = (
-    LookupError,
+    UnknownModelError,
     UnknownCallerError,
     PermissionError,
     InputError,
@@ -58,7 +59,7 @@ FAILURES = (
     ModelError,
     MemoryError,
 )
-"""What a request can end with, and `failure_of` explains."""
+"""What a request can end with, and `failure_of` explains. Anything else is a fault of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,10 @@ class Failure:
 
 
 def failure_of(error: BaseException, model_name: str) -> Failure:
-    """Return how one of `FAILURES` is answered; log it where the server is to blame."""
+    """Return how an error is answered, one of `FAILURES` or a fault; log it where the server is to blame."""
     line = " ".join(str(error).split())
     match error:
-        case LookupError():
+        case UnknownModelError():
             return Failure(grpc.StatusCode.NOT_FOUND, 404, line)
         case UnknownCallerError():
             return Failure(grpc.StatusCode.UNAUTHENTICATED, 401, line)
@@ -116,9 +117,12 @@ def failure_of(error: BaseException, model_name: str) -> Failure:
         case MemoryError():
             _log.warning("no memory for a request to model %s", model_name[:80])
             return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, 503, "the server is out of memory for this request")
-        case _:
+        case ModelError():
             _log.warning("model %s failed: %s", model_name[:80], line)
             return Failure(grpc.StatusCode.INTERNAL, 500, line)
+        case _:
+            _log.error("a request to model %s failed for a fault of the server", model_name[:80], exc_info=error)
+            return Failure(grpc.StatusCode.INTERNAL, 500, "the server failed at this request; its log says more")
 
 
 def deadline_of(arrived: float, time_remaining: float | None, timeout: object) -> float | None:

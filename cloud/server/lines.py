@@ -15,17 +15,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from edge_sdk.cloud.server.costs import BatchCosts
-from edge_sdk.cloud.server.counts import Counts, Tally
+from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
-from edge_sdk.cloud.server.runs import Run, run_batch
+from edge_sdk.cloud.server.runs import Run, run_batch, run_tensors
 from edge_sdk.cloud.server.settings import ModelSettings
 from edge_sdk.cloud.server.waiting import Job, WaitingList
 from edge_sdk.cloud.server.warmup import warm_up
@@ -36,6 +36,7 @@ __all__ = ["Line", "RetiredError"]
 _log = logging.getLogger("edge_sdk.cloud.server")
 
 Array = np.ndarray[Any, Any]
+Results = list[tuple[Job, Run | BaseException]]
 _LAG = 0.05  # how much one answer corrects what the way back takes
 _SPENT_WAITING = 0.5  # of the time that a request has to spare: a longer queue answers no more, only later
 _SHORTEST_RETRY = 0.001
@@ -123,13 +124,16 @@ class Line:
         TimeoutError
             The time was up before its turn came.
         """
-        loop, now = asyncio.get_running_loop(), time.monotonic()
+        now = time.monotonic()
+        if not self._queue and self._idle and self._is_short(payload, payload.items, _TINY):
+            run = self._at_once(payload, now)
+            if run is not None:
+                return run
+        loop = asyncio.get_running_loop()
         preparing = self._preparing.get(payload.encoding, 0.0) * payload.items
         job = Job(
             payload, deadline, now, loop.create_future(), loop, preparing, priority or self.settings.default_priority
         )
-        if not self._queue and self._idle and self._is_short([job], _TINY):
-            return self._at_once(job)
         with self._lock:
             self._admit(job)
             self.counts.pending += 1
@@ -237,35 +241,57 @@ class Line:
             self._expire(late)
             if instance is None:
                 return
-            if self._is_short(jobs, _SHORT):
+            items = sum(job.payload.items for job in jobs)
+            if all(self._is_short(job.payload, items, _SHORT) for job in jobs):
                 self._run_here(instance, jobs)
                 return
             instance.inbox.put(jobs)
 
-    def _is_short(self, jobs: list[Job], most: float) -> bool:
-        """Tell whether a batch may run on the loop."""
-        if not self.model.bounded or any(job.payload.encoding != "tensor" for job in jobs):
-            return False  # how long decoding and processing take is the input's choice
-        return self._costs.seconds(sum(job.payload.items for job in jobs)) < most
+    def _is_short(self, payload: Payload, items: int, most: float) -> bool:
+        """Tell whether a payload may run on the loop in a batch of so many items."""
+        if not self.model.bounded or payload.encoding != "tensor" or payload.kind is not None:
+            return False  # how long decoding, processing or a shape of its own take is the input's choice
+        return self._costs.seconds(items) < most
 
-    def _at_once(self, job: Job) -> Run:
-        """Run a tiny batch without a queue; the loop does not turn meanwhile."""
+    def _at_once(self, payload: Payload, arrived: float) -> Run | None:
+        """Run a tiny batch without a queue; the loop does not turn meanwhile. None where it has to wait after all."""
+        model, items, counts = self.model, payload.items, self.counts
+        if items > 1 and (model.batching != "batched" or self._costs.best(items) < items):
+            return None
         with self._lock:
             if self._retired:
                 raise RetiredError
+            if not self._idle:
+                return None
             instance = self._idle.pop()
-            self.counts.pending += 1  # else a retired model might be released
-        ((_, result),) = self._run(instance, [job])
-        with self._lock:
-            self._idle.append(instance)
-            self.counts.pending -= 1
-        if isinstance(result, BaseException):
-            raise result
-        return result
+            counts.pending += 1  # else a retired model might be released
+            started = instance.started = time.monotonic()
+            instance.until = started + _TINY
+        run = None
+        try:
+            outputs = run_tensors(model, instance.engine, payload.tensors(_nothing), items)
+            done = time.monotonic()
+            compute = done - started
+            run = Run(outputs, 0.0, 0.0, compute, [(items, compute)], done)
+        finally:
+            with self._lock:
+                hung, instance.started, instance.hangs = instance.hangs, None, False
+                self._idle.append(instance)
+                counts.pending -= 1
+                counts.last_inference = int(time.time() * 1e3)
+                if run is None:
+                    counts.failure.add(time.monotonic() - arrived)
+                else:
+                    counts.answered(items, arrived, started, done, 0.0, compute)
+                    counts.ran(items, compute)
+                    self._costs.correct_short(items, compute)
+            if hung:
+                self._say_back()
+        return run
 
     def _run_here(self, instance: _Instance, jobs: list[Job]) -> None:
         """Run a short batch on the loop, and let the loop turn before the next."""
-        results = self._run(instance, jobs)
+        results = self._run(instance, jobs, self._costs.correct_short)
         with self._lock:
             self._idle.append(instance)
             more = bool(self._queue) and self._scheduled is None
@@ -277,7 +303,7 @@ class Line:
     def _work(self, instance: _Instance) -> None:
         while (jobs := instance.inbox.get()) is not None:
             while jobs:
-                self._settle(self._run(instance, jobs))
+                self._settle(self._run(instance, jobs, self._costs.correct))
                 with self._lock:
                     jobs, late = self._queue.take(self._costs, self._lag)
                     if not jobs:
@@ -286,7 +312,7 @@ class Line:
 
     # running: in an instance's thread, or on the loop
 
-    def _run(self, instance: _Instance, jobs: list[Job]) -> list[tuple[Job, Run | BaseException]]:
+    def _run(self, instance: _Instance, jobs: list[Job], correct: Callable[[int, float], None]) -> Results:
         items = sum(job.payload.items for job in jobs)
         with self._lock:
             started = instance.started = time.monotonic()
@@ -298,41 +324,35 @@ class Line:
             results = [(job, ModelError(f"{type(error).__name__}: {error}")) for job in jobs]
         with self._lock:
             instance.started, hung = None, instance.hangs
-            instance.hangs = False
+            instance.jobs, instance.hangs = [], False
         if hung:
-            _log.warning("model %s %s has returned and is ready again", self.model.name, self.model.version)
-        self._count(started, results)
+            self._say_back()
+        self._count(started, results, correct)
         return results
 
-    def _count(self, started: float, results: list[tuple[Job, Run | BaseException]]) -> None:
+    def _say_back(self) -> None:
+        _log.warning("model %s %s has returned and is ready again", self.model.name, self.model.version)
+
+    def _count(self, started: float, results: Results, correct: Callable[[int, float], None]) -> None:
         now, counts = time.monotonic(), self.counts
         with self._lock:
             counts.last_inference = int(time.time() * 1e3)
             runs: dict[int, Run] = {}
             for job, result in results:
-                latency = now - job.arrived
                 if isinstance(result, TimeoutError):
                     counts.expired += 1
                 elif isinstance(result, BaseException):
-                    counts.failure.add(latency)
+                    counts.failure.add(now - job.arrived)
                 elif not job.gone:
                     runs[id(result.batch)] = result
-                    counts.items += job.payload.items
-                    counts.success.add(latency)
-                    counts.queue.add(started - job.arrived)
-                    counts.prepare.add(result.prepare)
-                    counts.compute.add(result.compute)
-                    counts.finish.add(max(0.0, now - started - result.prepare - result.compute))
-                    counts.waiting.add(started - job.arrived)
-                    counts.latency.add(latency)
+                    counts.answered(job.payload.items, job.arrived, started, now, result.prepare, result.compute)
                     if job.payload.encoding != "tensor":
                         known = self._preparing.get(job.payload.encoding, result.prepare_item)
                         self._preparing[job.payload.encoding] = known + 0.1 * (result.prepare_item - known)
             for run in runs.values():
                 for size, seconds in run.batch:
-                    counts.batches += 1
-                    counts.by_size.setdefault(size, Tally()).add(seconds)
-                    self._costs.correct(size, seconds)
+                    counts.ran(size, seconds)
+                    correct(size, seconds)
 
     def _expire(self, jobs: list[Job]) -> None:
         if jobs:
@@ -343,7 +363,7 @@ class Line:
     def _fail(self, jobs: Iterable[Job], error: EdgeSdkError | TimeoutError) -> None:
         self._settle([(job, error) for job in jobs])
 
-    def _settle(self, results: list[tuple[Job, Run | BaseException]]) -> None:
+    def _settle(self, results: Results) -> None:
         for loop in {job.loop for job, _ in results}:
             mine = [(job, result) for job, result in results if job.loop is loop]
             try:
@@ -352,7 +372,11 @@ class Line:
                 _log.debug("%d answers came after the end", len(mine))
 
 
-def _settle_here(results: list[tuple[Job, Run | BaseException]]) -> None:
+def _nothing() -> None:
+    """Go on: the loop does not turn, so nobody can have gone."""
+
+
+def _settle_here(results: Results) -> None:
     for job, result in results:
         if job.future.done():
             continue

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.models import RUNTIMES, load_model
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
-from edge_sdk.errors import EdgeSdkError, InputError
+from edge_sdk.errors import EdgeSdkError, InputError, UnknownModelError
 
 __all__ = ["Repository", "Shelf", "is_repository"]
 
@@ -124,14 +124,14 @@ class Repository:
 
         Raises
         ------
-        LookupError
+        UnknownModelError
             The folder has no such model.
         EdgeSdkError
             It cannot be loaded; what was served before still is.
         """
         with self._lock:
             if name not in self._names():
-                raise LookupError(f"there is no model {name[:80]!r} in the repository")
+                raise UnknownModelError(f"there is no model {name[:80]!r} in the repository")
             self._unloaded.discard(name)
             for key in [key for key in self._failed if key[0] == name]:
                 del self._failed[key]
@@ -139,10 +139,10 @@ class Repository:
                 raise error
 
     def unload(self, name: str) -> None:
-        """Serve a model no longer, until it is loaded again; raise `LookupError` where there is none."""
+        """Serve a model no longer, until it is loaded again; raise `UnknownModelError` where there is none."""
         with self._lock:
             if name not in self._names():
-                raise LookupError(f"there is no model {name[:80]!r} in the repository")
+                raise UnknownModelError(f"there is no model {name[:80]!r} in the repository")
             self._unloaded.add(name)
             for key in [key for key in self._served if key[0] == name]:
                 self._drop(key)

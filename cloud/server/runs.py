@@ -15,7 +15,7 @@ from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.errors import InputError, ModelError, ProcessingError
 
-__all__ = ["Run", "Waiting", "run_batch"]
+__all__ = ["Run", "Waiting", "run_batch", "run_tensors"]
 
 Array = np.ndarray[Any, Any]
 Batch = list[tuple[int, float]]
@@ -96,6 +96,29 @@ def run_batch(
     return results
 
 
+def run_tensors(model: ServedModel, engine: Engine, feeds: Mapping[str, Array], items: int) -> list[Array]:
+    """Run one request's tensors in one go, and return the model's output tensors, in its order.
+
+    Raises
+    ------
+    ModelError, MemoryError
+        It fails, or gives outputs for another number of items.
+    """
+    try:
+        outputs = engine.run(feeds)
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # of a runtime or model, which is anybody's
+        raise ModelError(f"{type(error).__name__}: {error}") from error
+    _check(model, outputs, items)
+    return outputs
+
+
+def _check(model: ServedModel, outputs: list[Array], items: int) -> None:
+    if model.batching != "whole" and any(output.shape[:1] != (items,) for output in outputs):
+        raise ModelError(f"the model gives outputs of {[y.shape[:1] for y in outputs]} items for {items}")
+
+
 def _run(
     model: ServedModel, engine: Engine, ready: Sequence[tuple[T, Mapping[str, Array], float]], costs: BatchCosts
 ) -> list[tuple[T, Run | BaseException]]:
@@ -110,8 +133,7 @@ def _run(
         chunk = costs.best(items)
     batch: Batch = []
     outputs = _compute(engine, feeds, items, chunk, batch, _alive([job for job, _, _ in ready]))
-    if model.batching != "whole" and any(output.shape[:1] != (items,) for output in outputs):
-        raise ModelError(f"the model gives outputs of {[y.shape[:1] for y in outputs]} items for {items}")
+    _check(model, outputs, items)
     done, compute = time.monotonic(), sum(seconds for _, seconds in batch)
     results: list[tuple[T, Run | BaseException]] = []
     at = 0

@@ -78,3 +78,14 @@ def test_whatever_is_learned_batches_stay_within_bounds(most: int, seen: list[tu
     assert costs.seconds(costs.best(waiting)) > 0
     assert costs.drain(waiting) >= 0
     assert (costs.drain(waiting) == 0) == (waiting == 0)
+
+
+def test_of_short_runs_the_interrupted_ones_teach_nothing() -> None:
+    costs = BatchCosts(1)
+    costs.learn(lambda size: 1e-5)
+    for number in range(80):
+        costs.correct_short(1, 1e-5 if number % 8 == 3 else 1e-3)
+    assert costs.seconds(1) == 1e-5
+    for _ in range(800):
+        costs.correct_short(1, 1e-3)
+    assert costs.seconds(1) > 5e-4

@@ -12,7 +12,7 @@ import pytest
 from edge_sdk.cloud.server.core import Answer, Core, Request
 from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.settings import ModelSettings, Serving
-from edge_sdk.errors import InputError, ModelError, NotReadyError, OverloadedError
+from edge_sdk.errors import InputError, ModelError, NotReadyError, OverloadedError, UnknownModelError
 from outside.engines import Doubling
 
 
@@ -300,7 +300,7 @@ def test_where_the_time_went_is_counted() -> None:
         assert counts.success.seconds >= counts.compute.seconds + counts.queue.seconds
         assert sum(counts.latency.counts) == 2
         for name, version in (("other", ""), ("double", "2")):
-            with pytest.raises(LookupError):
+            with pytest.raises(UnknownModelError):
                 core.statistics(name, version)
 
     tell(engine, story)

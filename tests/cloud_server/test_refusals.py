@@ -11,6 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
+from edge_sdk.cloud.server.exchange import failure_of
+from edge_sdk.errors import UnknownModelError
 from edge_sdk.protocol import add_input, messages, read_parameters
 from outside.bundles import SIDE, TinyBundle
 
@@ -146,3 +148,11 @@ def test_a_full_disk_stops_the_log_and_not_the_server(service, tiny_edge_bundle:
     assert process.stop() == 0
     assert process.errors.count("\n") == 1
     assert "requests are not logged any more" in process.errors
+
+
+def test_a_fault_within_the_server_is_not_taken_for_a_model_that_is_not_there() -> None:
+    assert failure_of(UnknownModelError("no model"), "m").status is grpc.StatusCode.NOT_FOUND
+    for fault in (KeyError("secret"), IndexError("secret"), RuntimeError("secret")):
+        failure = failure_of(fault, "m")
+        assert (failure.status, failure.http) == (grpc.StatusCode.INTERNAL, 500)
+        assert "secret" not in failure.message
