@@ -56,6 +56,7 @@ COMMANDS = (
     Command("doctor", "edge_sdk.commands.doctor", None, "say what this device has and what it lacks"),
     Command("serve", "edge_sdk.cloud.commands.serve", "cloud", "serve models over the Open Inference Protocol"),
     Command("batch", "edge_sdk.cloud.commands.batch", "batch", "answer a Parquet file or a folder into a Parquet file"),
+    Command("export", "edge_sdk.cloud.commands.export", "cloud", "write a bundle's model for another server"),
     Command("broker", "edge_sdk.cloud.commands.broker", "cloud", "run an embedded MQTT broker for development"),
     Command("agent", "edge_sdk.commands.agent", "device", "run the update agent of a device"),
     Command("ota", "edge_sdk.cloud.commands.ota", "cloud", "keep and serve a repository of signed updates"),
