@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,8 @@ from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model
 from edge_sdk.cloud.server.repository import Repository, is_repository
+from edge_sdk.cloud.server.routes import Routes
+from edge_sdk.cloud.server.routing import version_order
 from edge_sdk.cloud.server.settings import ModelSettings, Serving
 from edge_sdk.errors import InputError, NotReadyError, OverloadedError, UnknownModelError
 
@@ -46,7 +47,7 @@ class Request:
     Attributes
     ----------
     model, version
-        Which model; an empty version is the highest that is ready.
+        Which model; an empty version is as its `Routing` says, or the highest that is ready.
     inputs
         Tensors by name.
     encoding
@@ -57,6 +58,8 @@ class Request:
         1 goes first; 0 is the model's default.
     outputs
         Names of the outputs that are wanted; none is all, in the model's order.
+    key
+        What a version is chosen by; empty is chance.
     """
 
     model: str
@@ -66,6 +69,7 @@ class Request:
     deadline: float | None
     priority: int = 0
     outputs: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ class Core:
         self._notes: dict[tuple[str, str], ModelState] = {}  # of versions that are not served, or not as they should
         self._lines: dict[str, dict[str, Line]] = {}  # the versions in order; replaced, never changed
         self._retired: list[Line] = []
+        self.routes = Routes()
         self._changing = threading.Lock()
         self._pending_bytes = 0
         self._end = threading.Event()
@@ -168,7 +173,7 @@ class Core:
         return not any(line.hangs for line in self._all())
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """Return a model by name, and by version unless that is empty, which is the highest.
+        """Return a model by name, and by version unless that is empty, which is the primary or highest.
 
         Raises
         ------
@@ -235,6 +240,8 @@ class Core:
             raise TimeoutError("no time is left for this request")
         while True:
             line = self._line(request.model, request.version)
+            if not request.version and line.settings.routing is not None:
+                line = self.routes.choose(request.model, request.key, self._lines[request.model])
             model = line.model
             there = [tensor.name for tensor in model.outputs]
             for name in request.outputs:
@@ -254,13 +261,22 @@ class Core:
             try:
                 run = await line.ask(payload, request.deadline, request.priority)
             except RetiredError:
-                if self._line(request.model, request.version) is line:
+                if self._lines.get(request.model, {}).get(model.version) is line:
                     raise NotReadyError(f"model {model.name} is closed") from None
                 continue  # a newer one is there
             finally:
                 self._pending_bytes -= payload.nbytes
             outputs = dict(zip(there, run.outputs, strict=True))
-            return Answer(model, {name: outputs[name] for name in request.outputs} or outputs, run.compute)
+            answer = Answer(model, {name: outputs[name] for name in request.outputs} or outputs, run.compute)
+            if not request.version and line.settings.routing is not None:
+                infer = self.infer if 2 * self._pending_bytes < self.serving.max_pending_bytes else None
+                self.routes.mirror(request, self._lines.get(request.model, {}), answer, infer)
+            return answer
+
+    def reward(self, name: str, version: str, reward: object) -> None:
+        """Tell a bandit how good an answer was; raise `LookupError` or `InputError` where there is no such."""
+        self._line(name, version)
+        self.routes.reward(name, self._lines[name], version, reward)
 
     def put(self, line: Line) -> None:
         """Serve a version; one of the same name and version answers what waits for it, and is then released."""
@@ -355,7 +371,7 @@ class Core:
                 f"Request for unknown model: {name[:80]!r} is not found; served are {', '.join(self._lines)}"
             )
         if not version:
-            return next(reversed(versions.values()))
+            return Routes.main(versions)
         line = versions.get(version)
         if line is None:
             served = ", ".join(versions)
@@ -379,8 +395,3 @@ class Core:
                 self._retired = [line for line in self._retired if line not in through]
             for line in through:
                 line.close()
-
-
-def version_order(version: str) -> tuple[tuple[int, ...], str]:
-    """Return what orders versions: by their numbers."""
-    return tuple(int(number) for number in re.findall(r"\d{1,9}", version)), version

@@ -26,7 +26,9 @@ from edge_sdk.errors import (
 )
 from edge_sdk.protocol.names import (
     CLASSIFICATION_PARAMETER,
+    DECISION_PARAMETER,
     ENCODING_PARAMETER,
+    KEY_PARAMETER,
     LABELS_PROPERTY,
     PRIORITY_PARAMETER,
     TIMEOUT_PARAMETER,
@@ -40,6 +42,7 @@ __all__ = [
     "deadline_of",
     "encoding_of",
     "failure_of",
+    "key_of",
     "priority_of",
     "wanted_outputs",
 ]
@@ -179,6 +182,20 @@ def priority_of(parameters: Mapping[str, object]) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
         raise InputError(f"parameter {PRIORITY_PARAMETER} is a whole number: 1 goes first, 0 is the default")
     return priority
+
+
+def key_of(parameters: Mapping[str, object], request_id: str) -> str:
+    """Return what a request's version is chosen by: its key, else the device's name of it, else its id.
+
+    Raises
+    ------
+    InputError
+        The parameter is no string.
+    """
+    key = parameters.get(KEY_PARAMETER) or parameters.get(DECISION_PARAMETER) or request_id
+    if not isinstance(key, str):
+        raise InputError(f"parameters {KEY_PARAMETER} and {DECISION_PARAMETER} are strings")
+    return key
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from edge_sdk.cloud.server.exchange import (
     deadline_of,
     encoding_of,
     failure_of,
+    key_of,
     priority_of,
     wanted_outputs,
 )
@@ -272,6 +273,7 @@ class GrpcFront:
                     encoding=encoding_of(parameters),
                     deadline=deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
                     priority=priority_of(parameters),
+                    key=key_of(parameters, request.id),
                     outputs=tuple(output.name for output in wanted),
                 )
             )

@@ -103,9 +103,61 @@ def metrics_text(core: Core) -> str:
             for model, _ in entries
         ],
     )
+    _routing(core, family)
     family("process_cpu_seconds_total", "counter", "Processor time.", [("", {}, time.process_time())])
     family("process_resident_memory_bytes", "gauge", "Memory that is in use.", [("", {}, _resident_bytes())])
     return "\n".join(lines) + "\n"
+
+
+def _routing(core: Core, family: Callable[[str, str, str, Iterable[_Sample]], None]) -> None:
+    """Write what was counted where versions share the requests of a model, if any do."""
+    routers, shadows = dict(core.routes.routers), dict(core.routes.shadows)
+    if not routers and not shadows:
+        return
+    family(
+        "edge_routed_requests_total",
+        "counter",
+        "Requests that named no version, by the version that was chosen and why.",
+        [
+            ("", {"model": router.model, "version": version, "route": route}, count)
+            for router in routers.values()
+            for (version, route), count in sorted(router.counts.items())
+        ],
+    )
+    arms = [
+        ({"model": router.model, "version": version, "digest": digest}, arm)
+        for router in routers.values()
+        for (version, digest), arm in router.arms.items()
+    ]
+    family("edge_bandit_rewards_total", "counter", "Rewards.", [("", labels, arm.rewards) for labels, arm in arms])
+    family("edge_bandit_reward_sum", "counter", "Their sum.", [("", labels, arm.reward) for labels, arm in arms])
+    results = [({"model": name, "version": version}, counts) for (name, version), counts in shadows.items()]
+    family(
+        "edge_shadow_requests_total",
+        "counter",
+        "Requests mirrored to a version that never answers, by what became of them.",
+        [
+            ("", {**labels, "result": result}, getattr(counts, result))
+            for labels, counts in results
+            for result in ("compared", "failed", "skipped")
+        ],
+    )
+    family(
+        "edge_shadow_items_total",
+        "counter",
+        "Items of those compared, by whether the first output is largest at the same place.",
+        [
+            ("", {**labels, "same": same}, count)
+            for labels, counts in results
+            for same, count in (("true", counts.same), ("false", counts.items - counts.same))
+        ],
+    )
+    family(
+        "edge_shadow_difference_max",
+        "gauge",
+        "Largest difference of any two numbers so far.",
+        [("", labels, counts.difference) for labels, counts in results],
+    )
 
 
 def _labels(model: ServedModel) -> dict[str, str]:

@@ -51,7 +51,7 @@ _SCHEMAS: dict[str, Any] = {
             "id": {"type": "string"},
             "parameters": {
                 **_PARAMETERS,
-                "description": "`timeout` in µs, `priority` (1 goes first), `edge_encoding`, `binary_data_output`.",
+                "description": "`timeout` (µs), `priority`, `edge_encoding`, `edge_key`, `binary_data_output`.",
             },
             "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
             "outputs": {
@@ -88,6 +88,7 @@ def openapi() -> dict[str, Any]:
         "/v2/health/ready": _get("Whether requests are taken.", "nothing"),
         "/v2": _get("Name, version and extensions of the server."),
         "/v2/models/stats": _get("Statistics of all models."),
+        "/v2/models/{model}/feedback": {"parameters": [_MODEL], "post": _feedback()},
         "/v2/repository/index": {"post": _operation("Every version of every model, and its state.")},
         **{
             f"/v2/repository/models/{{model}}/{action}": {"parameters": [_MODEL], "post": _operation(summary)}
@@ -132,6 +133,18 @@ def _operation(summary: str, content: str = "json") -> dict[str, Any]:
     if content == "json":
         done["content"] = {"application/json": {}}
     return {"summary": summary, "responses": {"200": done, **_errors("401", "403", "404", "429", "503")}}
+
+
+def _feedback() -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "required": ["version", "reward"],
+        "properties": {"version": {"type": "string"}, "reward": {"type": "number", "minimum": 0, "maximum": 1}},
+    }
+    said = _operation("Say how good an answer was, where a bandit chooses the version.")
+    said["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    said["responses"] |= _errors("400")
+    return said
 
 
 def _infer() -> dict[str, Any]:

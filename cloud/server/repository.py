@@ -49,12 +49,13 @@ class _Folder:
     versions: tuple[str, ...]  # that there are, ascending
 
     def wanted(self) -> list[str]:
-        policy = self.settings.versions
+        policy, routing = self.settings.versions, self.settings.routing
         if policy == "all":
             return list(self.versions)
-        if isinstance(policy, int):
-            return list(self.versions[-policy:])
-        return [version for version in self.versions if version in policy]
+        wanted = {*(self.versions[-policy:] if isinstance(policy, int) else policy)}
+        if routing is not None:
+            wanted |= {*routing.versions}
+        return [version for version in self.versions if version in wanted]
 
 
 def is_repository(path: Path) -> bool:

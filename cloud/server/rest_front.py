@@ -34,6 +34,7 @@ from edge_sdk.cloud.server.exchange import (
     deadline_of,
     encoding_of,
     failure_of,
+    key_of,
     priority_of,
     wanted_outputs,
 )
@@ -105,6 +106,7 @@ class RestFront:
             app.router.add_get(f"{path}/config", self._describe(lambda r, _: model_config(self._core, *_model(r))))
             app.router.add_get(f"{path}/stats", self._describe(lambda r, _: statistics(self._core, *_model(r))))
             app.router.add_post(f"{path}/infer", self._infer)
+        app.router.add_post("/v2/models/{model}/feedback", self._feedback)
         app.router.add_post("/v2/repository/index", self._index)
         app.router.add_post("/v2/repository/models/{model}/{action:load|unload}", self._do)
         return app
@@ -168,6 +170,14 @@ class RestFront:
         asked = read_object(await _body(request))
         return web.json_response(repository_index(self._core, ready=asked.get("ready") is True, sees=sees))
 
+    async def _feedback(self, request: web.Request) -> web.StreamResponse:
+        said = read_object(await _body(request))
+        version = said.get("version")
+        if not isinstance(version, str) or not version or said.keys() != {"version", "reward"}:
+            raise InputError('feedback is {"version": TEXT, "reward": NUMBER}')
+        self._core.reward(request.match_info["model"], version, said["reward"])
+        return web.json_response({})
+
     async def _do(self, request: web.Request) -> web.StreamResponse:
         self._admit(request, "admin")
         parameters = read_object(await _body(request)).get("parameters", {})
@@ -222,6 +232,7 @@ class RestFront:
                 encoding=encoding_of(asked.parameters),
                 deadline=deadline_of(arrived, None, asked.parameters.get(TIMEOUT_PARAMETER)),
                 priority=priority_of(asked.parameters),
+                key=key_of(asked.parameters, asked.request_id),
                 outputs=tuple(output.name for output in wanted),
             )
         )

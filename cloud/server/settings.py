@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from google.protobuf import text_format
 
 from edge_sdk.cloud.server.access import Caller, callers_from
+from edge_sdk.cloud.server.routing import Routing
 from edge_sdk.errors import InputError
 from edge_sdk.protocol import messages
 
@@ -46,7 +47,10 @@ class ModelSettings:
     hang_seconds
         A run that takes longer is given up, and the model is not ready until it returns.
     versions
-        Which versions in a repository folder are served: the latest so many, ``all``, or these.
+        Which versions in a repository folder are served: the latest so many, ``all``, or these; those that
+        ``routing`` names are, too.
+    routing
+        Which version answers requests that name none; None is the highest.
     """
 
     max_batch: int | None = None
@@ -57,6 +61,7 @@ class ModelSettings:
     default_priority: int = 2
     hang_seconds: float = 30.0
     versions: int | Literal["all"] | tuple[str, ...] = 1
+    routing: Routing | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "instances", "threads", "max_queue", "default_priority"):
@@ -144,6 +149,8 @@ class Serving:
         _check_names(merged, ModelSettings)
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in merged.items()}
         try:
+            if "routing" in values:
+                values["routing"] = Routing.of(values["routing"])
             return ModelSettings(**values)
         except InputError as error:
             raise InputError(f"model {name}: {error}") from error
@@ -193,6 +200,11 @@ _KIND_GPU = messages.POOL.FindEnumTypeByName("inference.ModelInstanceGroup.Kind"
 
 
 def _parameter(path: Path, key: str, value: str) -> object:
+    if key == "routing":
+        try:
+            return tomllib.loads(value)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{path}: parameter routing: {error}") from error
     if key == "providers":
         return tuple(part.strip() for part in value.split(",") if part.strip())
     try:

@@ -15,6 +15,7 @@ __all__ = [
     "ENCODINGS",
     "ENCODINGS_PROPERTY",
     "ENCODING_PARAMETER",
+    "KEY_PARAMETER",
     "LABELS_PROPERTY",
     "MAX_IMAGE_PIXELS",
     "MAX_ITEMS",
@@ -42,6 +43,7 @@ PARAMETERS_PREFIX = "edge_"
 # request parameters
 DECISION_PARAMETER = "edge_decision_id"  # string: of what may come again, as the device names it
 ENCODING_PARAMETER = "edge_encoding"  # string: one of ENCODINGS; "tensor" where absent
+KEY_PARAMETER = "edge_key"  # string: which version answers hangs on it, where versions share the requests
 PRIORITY_PARAMETER = "priority"  # int64, 1 goes first; the protocol's own name
 TIMEOUT_PARAMETER = "timeout"  # int64, microseconds; the protocol's own name
 
