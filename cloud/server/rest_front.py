@@ -171,6 +171,7 @@ class RestFront:
         return web.json_response(repository_index(self._core, ready=asked.get("ready") is True, sees=sees))
 
     async def _feedback(self, request: web.Request) -> web.StreamResponse:
+        self._admit(request, "infer")
         said = read_object(await _body(request))
         version = said.get("version")
         if not isinstance(version, str) or not version or said.keys() != {"version", "reward"}:
