@@ -241,7 +241,8 @@ class Core:
         while True:
             line = self._line(request.model, request.version)
             if not request.version and line.settings.routing is not None:
-                line = self.routes.choose(request.model, request.key, self._lines[request.model])
+                versions = self._lines.get(request.model) or {line.model.version: line}
+                line = self.routes.choose(request.model, request.key, versions)
             model = line.model
             there = [tensor.name for tensor in model.outputs]
             for name in request.outputs:
@@ -274,9 +275,9 @@ class Core:
             return answer
 
     def reward(self, name: str, version: str, reward: object) -> None:
-        """Tell a bandit how good an answer was; raise `LookupError` or `InputError` where there is no such."""
-        self._line(name, version)
-        self.routes.reward(name, self._lines[name], version, reward)
+        """Tell a bandit how good an answer was; raise `UnknownModelError` or `InputError` where there is no such."""
+        line = self._line(name, version)
+        self.routes.reward(name, self._lines.get(name) or {version: line}, version, reward)
 
     def put(self, line: Line) -> None:
         """Serve a version; one of the same name and version answers what waits for it, and is then released."""

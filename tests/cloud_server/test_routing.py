@@ -19,7 +19,7 @@ from edge_sdk.cloud.server.metrics import metrics_text
 from edge_sdk.cloud.server.routes import compare
 from edge_sdk.cloud.server.routing import Router, Routing, share_of
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
-from edge_sdk.errors import InputError
+from edge_sdk.errors import InputError, UnknownModelError
 from outside.models import adding_onnx
 
 KEYS = [f"device-{number}" for number in range(4000)]
@@ -408,7 +408,7 @@ def test_a_bandit_in_a_server_learns_from_feedback(load):
     seen = asyncio.run(ask())
     assert seen["2"] > 300
     assert seen["1"] > 0
-    with pytest.raises(LookupError):
+    with pytest.raises(UnknownModelError):
         core.reward("add", "7", 1)
     assert f'edge_bandit_rewards_total{{model="add",version="2",digest="{core.model("add", "2").digest}"}}' in (
         metrics_text(core)
