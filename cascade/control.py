@@ -19,7 +19,7 @@ from edge_sdk.types import Reason
 
 __all__ = ["Bucket", "Budget", "Control", "Network", "Threshold"]
 
-PROBE_SECONDS = 2.0  # after so long without a call, what is known of the network is put to the test
+PROBE_SECONDS = 1.0  # after so long without a call, what is known of the network is put to the test
 _GAIN = 0.1  # weight of the newest answer in what is known of values and signals
 _FRUGAL = 0.15  # what bytes cost beside their usual worth where half of the bucket is used
 _STEP = 0.02  # of a threshold, as a share of how far signals lie above the certified one

@@ -3,10 +3,14 @@
 A server that is known to be down costs nothing: gRPC fails such calls at once. One that takes
 requests and never answers would cost every call its whole deadline. After a few such calls in a
 row the breaker opens, and one probe at a time tries whether the cloud is back.
+
+Calls that were under way together and not answered are one miss: they may have waited for each other, or
+for a process that stood still. So is no miss what was not answered while something else was.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +38,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._misses = 0
         self._retry_at = 0.0
+        self._counts_from = -math.inf  # what was begun before is answered for
 
     def allows(self) -> bool:
         """Tell whether a call may go out; while open, only one a pause may (the probe)."""
@@ -49,18 +54,26 @@ class Breaker:
     def answered(self) -> None:
         """Note that the cloud reacted, be it by refusing."""
         with self._lock:
-            self._misses = 0
+            self._misses, self._counts_from = 0, self._clock()
 
     def probed(self) -> None:
         """Note that it reacted to a probe: half open, so that the next call that is missed opens it again."""
         with self._lock:
             self._misses = min(self._misses, self._limit - 1)
 
-    def missed(self) -> bool:
-        """Note that a call ran out of time, and tell whether that opened it or kept it open."""
+    def missed(self, begun_at: float = math.inf) -> bool:
+        """Note that a call ran out of time, and tell whether that opened it or kept it open.
+
+        Parameters
+        ----------
+        begun_at
+            When it was begun, by the clock.
+        """
         with self._lock:
-            self._misses += 1
+            if begun_at < self._counts_from:
+                return False
+            self._misses, self._counts_from = self._misses + 1, self._clock()
             if self._misses < self._limit:
                 return False
-            self._retry_at = self._clock() + self._pause
+            self._retry_at = self._counts_from + self._pause
             return True

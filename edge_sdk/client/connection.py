@@ -76,14 +76,23 @@ class Connection:
         self._calls, self._retired = 0, False
         self._streams, self._stream_at = False, 0.0
         self._stream: RequestStream | None = None
+        self._stream_metadata: Any = None
         self._made_at = time.monotonic()
         self.heard_at: float | None = None
 
     @property
     def is_silent(self) -> bool:
         """True where it has not answered for so long, or not since it was made so long ago, that it may be dead."""
-        since = self._made_at if self.heard_at is None else self.heard_at
-        return time.monotonic() - since > 3.0
+        return self._quiet_seconds > (3.0 if self.heard_at is None else 2.0)
+
+    @property
+    def has_fallen_silent(self) -> bool:
+        """True where it has answered, and not for a while; enough for doubt where calls are not answered, either."""
+        return self.heard_at is not None and self._quiet_seconds > 1.0
+
+    @property
+    def _quiet_seconds(self) -> float:
+        return time.monotonic() - (self._made_at if self.heard_at is None else self.heard_at)
 
     @property
     def is_over(self) -> bool:
@@ -125,9 +134,12 @@ class Connection:
         if self._stream is not None and self._stream.code is not None:
             never = self._stream.code is grpc.StatusCode.UNIMPLEMENTED
             self._stream, self._stream_at = None, math.inf if never else now + _STREAM_PAUSE
+        if self._stream is not None and self._stream_metadata != metadata:  # such as a token that was renewed
+            self._stream.finish()
+            self._stream = None
         if self._stream is None and now >= self._stream_at:
             try:
-                self._stream = RequestStream(self._stream_method, metadata)
+                self._stream, self._stream_metadata = RequestStream(self._stream_method, metadata), metadata
             except ValueError:  # closed meanwhile
                 return None
         return self._stream
@@ -145,7 +157,7 @@ class Connection:
             self._retired = True
             idle = not self._calls
         if idle:
-            self._channel.close()
+            self._close_apart()
 
     def close(self) -> None:
         """Close now; calls under way end as cancelled."""
@@ -158,8 +170,11 @@ class Connection:
             self._calls -= 1
             done = self._retired and not self._calls
         if done:
-            # not here: this may be the channel's own thread, which closing waits for
-            threading.Thread(target=self._channel.close, name="edge-sdk-close", daemon=True).start()
+            self._close_apart()
+
+    def _close_apart(self) -> None:
+        """Close, but not here: this may be the channel's own thread, which closing waits for."""
+        threading.Thread(target=self._channel.close, name="edge-sdk-close", daemon=True).start()
 
 
 def _reader(response: Any) -> Callable[[bytes], Any]:

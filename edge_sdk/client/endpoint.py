@@ -99,15 +99,16 @@ class Endpoint:
                 return call
         raise Failed("offline", "the connection has been closed")
 
-    def result(self, call: Any, *, probe: bool = False) -> Any:
+    def result(self, call: Any, sent_at: float | None = None) -> Any:
         """Return the response of a call that has ended, and learn from how it did.
 
         Parameters
         ----------
         call
             What `start` returned.
-        probe
-            True of questions about the model, whose answers are no promise that requests are answered.
+        sent_at
+            `time.monotonic` reading at which it was; None of questions about the model, whose answers are no
+            promise that requests are answered.
 
         Raises
         ------
@@ -119,28 +120,28 @@ class Endpoint:
         except (grpc.FutureTimeoutError, grpc.FutureCancelledError, grpc.RpcError) as error:
             code = error.code() if isinstance(error, grpc.RpcError) else grpc.StatusCode.CANCELLED
             if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
-                if not probe:
-                    self.missed()
+                if sent_at is not None:
+                    self.missed(sent_at)
                 raise Failed("deadline", f"{self.target} did not answer in time") from error
-            raise self._refused(error, code, probe=probe) from error
+            raise self._refused(error, code, probe=sent_at is None) from error
         self._connection.heard_at = time.monotonic()
-        if probe:
+        if sent_at is None:
             self._breaker.probed()
         else:
             self._breaker.answered()
             self.is_answering = True
         return response
 
-    def missed(self) -> None:
-        """Note that a call was not answered in time."""
+    def missed(self, begun_at: float) -> None:
+        """Note that a call that began at a `time.monotonic` reading was not answered in time."""
         self.is_answering = False
-        opened = self._breaker.missed()
+        connection = self._connection
+        opened = self._breaker.missed(begun_at)
         if opened:
             self.contract = None
             self._complaints.say(f"breaker {self.target}", f"{self.target} left calls unanswered and is left alone")
-        if self._connection.is_silent or (opened and self._connection.heard_at is not None):
-            # it may be dead at the other end, which TCP would find out much later
-            self._reconnect()
+        if connection.is_silent or (opened and connection.has_fallen_silent):
+            self._give_up(connection)
 
     def stream(self, *, on: bool) -> None:
         """Send requests on one call from now on, or each as a call of its own."""
@@ -185,10 +186,11 @@ class Endpoint:
         learning = self.learning()
         if learning is None:
             raise Failed("breaker", f"{self.target} left calls unanswered and is left alone for a moment")
+        begun_at = time.monotonic()
         try:
             learnt = learning.result(timeout=remaining(deadline))
         except TimeoutError as error:
-            self.missed()
+            self.missed(begun_at)
             raise Failed("deadline", f"{self.target} did not say in time what it serves") from error
         if isinstance(learnt, Failed):
             raise Failed(learnt.outcome.reason, learnt.outcome.detail)
@@ -219,11 +221,25 @@ class Endpoint:
     def _connect(self) -> Connection:
         return Connection(self.target, self._credentials.channel(), self._cloud.server_name)
 
-    def _reconnect(self) -> None:
-        """Go on over a new connection; calls under way end on the old one."""
+    def _give_up(self, connection: Connection) -> None:
+        """Leave a connection that may be dead at the other end, which TCP would find out much later.
+
+        What the server serves is asked at once on the new one: nobody waits for what was asked on the old one, or
+        for the breaker.
+        """
+        if not self._reconnect(connection):
+            return
+        self.contract = None
+        with self._learning_lock:
+            self._learning = self._learn()
+
+    def _reconnect(self, given_up: Connection | None = None) -> bool:
+        """Go on over a new connection, unless that was done; calls under way end on the old one."""
         with self._lock:
-            if self._closed:
-                return
+            if self._closed or given_up not in (None, self._connection):
+                return False
+            if given_up is None and self._version == self._credentials.version:
+                return False
             old = [self._connection, *([] if self._spare is None else [self._spare])]
             self._version = self._credentials.version
             self._connection, self._spare = self._connect(), None
@@ -231,6 +247,7 @@ class Endpoint:
             self._old = [way for way in self._old if not way.is_over] + old
         for way in old:
             way.retire()
+        return True
 
     def _refused(self, error: Any, code: Any, *, probe: bool) -> Failed:
         self.is_answering = False

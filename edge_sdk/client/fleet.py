@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
@@ -121,6 +122,7 @@ class Fleet:
 
     def _wait(self, deadline: float | None) -> tuple[Endpoint, Contract]:
         """Return the first endpoint that says what it serves."""
+        begun_at = time.monotonic()
         pending: dict[Future[Contract | Failed], Endpoint] = {}
         failed = Failed("breaker", f"{', '.join(self.cloud.targets)}: calls were not answered; left alone for a moment")
         for endpoint in self._endpoints:
@@ -131,7 +133,7 @@ class Fleet:
             done, _ = wait(pending, remaining(deadline), FIRST_COMPLETED)
             if not done:
                 for endpoint in pending.values():
-                    endpoint.missed()
+                    endpoint.missed(begun_at)
                 late = ", ".join(endpoint.target for endpoint in pending.values())
                 raise Failed("deadline", f"{late} did not say in time what it serves")
             for learning in [one for one in pending if one in done]:  # in their order

@@ -58,13 +58,13 @@ def learn(
         ask("ModelMetadata", messages.ModelMetadataRequest(name=name), read_metadata)
 
     def read_index(call: Any) -> None:
-        names = sorted({model.name for model in endpoint.result(call, probe=True).models})
+        names = sorted({model.name for model in endpoint.result(call).models})
         if len(names) != 1:
             raise InputError(f"{endpoint.target} serves {', '.join(names) or 'nothing'}: say which with model_name")
         ask_for_metadata(names[0])
 
     def read_metadata(call: Any) -> None:
-        contract = Contract.read(endpoint.result(call, probe=True))
+        contract = Contract.read(endpoint.result(call))
         succeed(contract)
         learnt.set_result(contract)
 

@@ -79,6 +79,7 @@ class _Copy:
     contract: Contract
     size: int
     call: Any
+    sent_at: float
 
 
 class Sending:
@@ -180,8 +181,8 @@ class Sending:
         late = self._end()
         if late and self._fleet.hedger is not None and not self._answered:
             self._fleet.hedger.took(time.perf_counter() - self._started)
-        for endpoint in dict.fromkeys(copy.endpoint for copy in late):
-            endpoint.missed()
+        for endpoint, sent_at in {copy.endpoint: copy.sent_at for copy in reversed(late)}.items():
+            endpoint.missed(sent_at)
         self._tell()
         return bool(late)
 
@@ -224,9 +225,9 @@ class Sending:
             left = remaining(self._deadline)
             if left:
                 set_parameter(request.parameters, TIMEOUT_PARAMETER, max(1, int(left * 1e6)))
-            size = request.ByteSize()
+            size, sent_at = request.ByteSize(), time.monotonic()
             call = endpoint.start("ModelInfer", request, self._deadline, apart=apart)
-            copy = _Copy(message, endpoint, contract, size, call)
+            copy = _Copy(message, endpoint, contract, size, call, sent_at)
             self._out.append(copy)
             self._tried.append(endpoint)
             self.calls += 1
@@ -250,7 +251,7 @@ class Sending:
             if copy not in self._out:
                 return  # cancelled, or given up: what comes now says nothing
         try:
-            response = copy.endpoint.result(call)
+            response = copy.endpoint.result(call, copy.sent_at)
         except Failed as failed:
             self._failed(copy, failed, call)
             return
@@ -296,9 +297,10 @@ class Sending:
                 self._send(*there)
         except (Failed, EdgeSdkError):
             pass  # the first failure stands
-        with self._changed:
-            self._retries_due -= 1
-        self._tell()
+        finally:
+            with self._changed:
+                self._retries_due -= 1
+            self._tell()
 
     def _hedge(self) -> None:
         with self._changed:

@@ -139,6 +139,7 @@ class RequestStream:
     def __init__(self, method: Any, metadata: Any) -> None:
         self.code: grpc.StatusCode | None = None
         self._lock = threading.Lock()
+        self._finishes = False
         self._pending: dict[str, StreamCall] = {}
         self._numbers = itertools.count(1)
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -156,11 +157,17 @@ class RequestStream:
         call = StreamCall(timeout, again)
         call.forget = lambda: self._pending.pop(number, None)
         with self._lock:
-            if self.code is not None:
+            if self.code is not None or self._finishes:
                 return None
             self._pending[number] = call
             self._requests.put(data)
         return call
+
+    def finish(self) -> None:
+        """Take no more requests; those under way are still answered here."""
+        with self._lock:
+            self._finishes = True
+            self._requests.put(None)
 
     def close(self) -> None:
         """End it; requests under way go on by themselves."""

@@ -36,7 +36,7 @@ def test_what_making_takes_is_time_as_well():
 
 def test_none_is_sent_where_none_is_back_in_time_but_the_least_is_tried_now_and_then():
     control, _ = known().ask(0.0, 1000, 1.0)
-    assert control.choose(1.0, LADDER, 0.02)[1] == "deadline"
+    assert control.choose(PROBE_SECONDS / 2, LADDER, 0.02)[1] == "deadline"
     assert control.choose(PROBE_SECONDS, LADDER, 0.02)[1] == 2
 
 

@@ -98,12 +98,29 @@ def test_a_connection_that_died_while_nobody_called_costs_one_call(pair, cloud) 
         wait_for_cloud(model, pair.hard[0])
         network.set("halfopen")
         network.set("pass")  # for new connections: the old one hangs for good
-        time.sleep(3.2)  # longer than a connection may say nothing and be believed
+        time.sleep(2.2)  # longer than a connection may say nothing and be believed
         assert model.predict(pair.hard[0]).reason == "deadline"
         before = network.connections
         wait_for_cloud(model, pair.hard[0])
         assert network.connections <= before + 1
         assert model.counters["reasons"].get("breaker", 0) == 0, "it was not left alone first"
+
+
+def test_a_connection_that_is_given_up_is_replaced_before_anybody_calls_again(pair, cloud) -> None:
+    with (
+        MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
+        edge_sdk.connect(pair.edge, cloud=network.address, deadline=DEADLINE) as model,
+    ):
+        wait_for_cloud(model, pair.hard[0])
+        network.set("halfopen")
+        network.set("pass")
+        time.sleep(2.2)  # longer than a connection may say nothing and be believed
+        before = network.connections
+        assert model.predict(pair.hard[0]).reason == "deadline"
+        end = time.monotonic() + RETURN
+        while network.connections == before:
+            assert time.monotonic() < end, "nobody asks what is served on a new connection"
+            time.sleep(0.02)
 
 
 def test_a_slow_link_ends_in_the_edge_answer(pair, cloud) -> None:
@@ -217,6 +234,24 @@ def test_the_breaker_opens_after_misses_in_a_row_only() -> None:
     assert breaker.allows()
     for _ in range(3):
         breaker.missed()
+    assert not breaker.allows()
+
+
+def test_calls_that_were_missed_together_are_one_miss_and_none_where_another_was_answered_meanwhile() -> None:
+    clock = Clock()
+    breaker = Breaker(misses=2, pause=1.0, clock=clock)
+    clock.now = 0.5
+    for begun_at in (0.0, 0.1, 0.2, 0.4):
+        assert not breaker.missed(begun_at)
+    assert breaker.allows(), "all were under way at once"
+    clock.now = 0.6
+    breaker.answered()
+    clock.now = 1.0
+    assert not breaker.missed(0.55)
+    assert not breaker.missed(0.7)
+    assert breaker.allows()
+    clock.now = 1.5
+    assert breaker.missed(1.0)
     assert not breaker.allows()
 
 

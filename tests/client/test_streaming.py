@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import edge_sdk
+from edge_sdk.client.connection import Connection
 from edge_sdk.protocol import add_output, messages, read_parameters, set_parameter
 from edge_sdk.protocol.names import ENCODING_PARAMETER, SERVICE, STATUS_PARAMETER, TIMEOUT_PARAMETER
 from outside.network import MisbehavingNetwork
@@ -28,6 +29,7 @@ class Streaming:
     def __init__(self, *, offers: bool = True) -> None:
         self.calls: Counter[str] = Counter()
         self.seen: list[Any] = []
+        self.tokens: list[Any] = []
         self.treat: Callable[[int, Any, Any], Any] = lambda number, request, context: self.answer(request)
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
         unary = {"RepositoryIndex": self._index, "ModelMetadata": self._describe, "ModelInfer": self._infer}
@@ -80,6 +82,7 @@ class Streaming:
 
     def _stream(self, requests: Any, context: Any) -> Iterator[Any]:
         self.calls["streams"] += 1
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
         for request in requests:
             self.calls["on a stream"] += 1
             self.seen.append(request)
@@ -186,6 +189,59 @@ def test_an_answer_that_does_not_come_costs_its_deadline_and_no_more(pair, serve
         answers = list(model.stream(pair.hard[:4]))
     assert [answer.reason for answer in answers] == ["forced", "deadline", "forced", "forced"]
     assert answers[1].timing.total_ms < PATIENT * 1e3
+
+
+def test_a_renewed_token_is_shown_on_a_new_stream_and_the_old_one_answers_what_it_has(pair, server) -> None:
+    held = threading.Event()
+
+    def treat(number: int, request: Any, context: Any) -> Any:
+        if number == 1:
+            held.wait(PATIENT)
+        return server.answer(request)
+
+    server.treat = treat
+    connection = Connection(server.address, None, None)
+    connection.stream(on=True)
+    request = messages.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="UINT8", shape=[2, 2, 3])
+    set_parameter(request.parameters, ENCODING_PARAMETER, "captured")
+    calls = [
+        connection.start("ModelInfer", request, PATIENT, (("authorization", token),))
+        for token in ("Bearer old", "Bearer new", "Bearer new")
+    ]
+    ended = [threading.Event() for _ in calls]
+    for call, event in zip(calls, ended, strict=True):
+        call.add_done_callback(lambda _, event=event: event.set())
+    assert ended[1].wait(PATIENT)
+    assert ended[2].wait(PATIENT)
+    assert not ended[0].is_set()
+    held.set()
+    assert ended[0].wait(PATIENT)
+    assert [call.result(0).model_name for call in calls] == ["m"] * 3
+    connection.close()
+    assert sorted(server.tokens) == ["Bearer new", "Bearer old"]
+    assert server.calls == {"streams": 2, "on a stream": 3}
+
+
+def test_a_connection_that_is_replaced_under_a_stream_ends_from_its_own_thread(pair, server) -> None:
+    connection = Connection(server.address, None, None)
+    connection.stream(on=True)
+    request = messages.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="UINT8", shape=[2, 2, 3])
+    set_parameter(request.parameters, ENCODING_PARAMETER, "captured")
+    ended = threading.Event()
+    call = connection.start("ModelInfer", request, PATIENT, ())
+    call.add_done_callback(lambda _: ended.set())
+    assert ended.wait(PATIENT)
+    retired = threading.Event()
+
+    def retire(_: Any) -> None:  # on the thread of the channel, as where a call that fails gives it up
+        connection.retire()
+        retired.set()
+
+    alone = connection.start("ModelMetadata", messages.ModelMetadataRequest(name="m"), PATIENT, ())
+    alone.add_done_callback(retire)
+    assert retired.wait(PATIENT), "closing waits for the stream, which ends on the thread that closes"
 
 
 def test_nonsense_on_a_stream_is_nobodys_answer(pair, server) -> None:
