@@ -251,17 +251,17 @@ class Control:
             return self, "deadline"
         if now - self.asked_at < self.budget.floor:
             return self, "budget"
-        filled = tuple(None if bucket is None else bucket.after(now) for bucket in self.buckets)
         paid: list[Bucket | None] = []
-        for bucket, cost in zip(filled, self.budget.costs(size), strict=True):
-            left = None if bucket is None else bucket.take(cost)
+        for bucket, cost in zip(self.buckets, self.budget.costs(size), strict=True):
+            left = None if bucket is None else bucket.after(now).take(cost)
             if bucket is not None and left is None:
                 return self, "budget"
             paid.append(left)
         calls, sent, money = paid
         asked_at = max(now, self.asked_at)
-        after = replace(self, buckets=(calls, sent, money), asked_at=asked_at)
-        return replace(after, tried_at=asked_at, doubted=in_time < LEAST) if awaited else after, None
+        tried = (asked_at, in_time < LEAST) if awaited else (self.tried_at, self.doubted)
+        # as `replace` would, in a third of its time: this runs for every request
+        return Control(self.budget, (calls, sent, money), self.network, asked_at, *tried, self.worth), None
 
     def learn(self, size: int, seconds: float) -> Control:
         """Return the control after a request of ``size`` bytes was answered within ``seconds``.

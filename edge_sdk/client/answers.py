@@ -72,7 +72,7 @@ def read_probabilities(output: NDArray[Any], contract: Contract, classes: int) -
         raise InputError(f"the cloud's answer has shape {list(output.shape)}, not [1, {classes}]")
     if contract.quantization is not None:
         output = dequantize(output.reshape(1, -1), *contract.quantization)
-    elif not np.issubdtype(output.dtype, np.floating):
+    elif output.dtype.kind != "f":
         raise InputError(f"the cloud's answer is {output.dtype}, and its quantization is not said")
     scores = np.ascontiguousarray(output, np.float32).reshape(-1)
     if not np.isfinite(scores).all():

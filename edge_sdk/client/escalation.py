@@ -14,7 +14,7 @@ from typing import Any
 
 from edge_sdk.client.answers import read_probabilities
 from edge_sdk.client.cloud import Cloud
-from edge_sdk.client.coalescing import Coalescer, Item
+from edge_sdk.client.coalescing import Coalescer
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
@@ -22,10 +22,11 @@ from edge_sdk.client.outcomes import Escalation, Gate, Outcome
 from edge_sdk.client.payload import Capture, Contract
 from edge_sdk.client.rungs import MARGIN_BYTES, MOST_BYTES, Ladder, Refused, prepare
 from edge_sdk.client.sending import Message, Reply
+from edge_sdk.client.waves import Item
 from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
-from edge_sdk.protocol import read_outputs, read_parameters, set_parameter
+from edge_sdk.protocol import set_parameter
 from edge_sdk.protocol.names import DECISION_PARAMETER, DIGEST_PARAMETER, MAX_ITEMS, PRIORITY_PARAMETER
 from edge_sdk.types import Reason
 
@@ -144,7 +145,7 @@ class CloudLink:
     def exchange(
         self,
         make: Callable[[Contract], Any],
-        read: Callable[[Any, Contract, int], Outcome],
+        read: Callable[[Reply], Outcome],
         deadline: float | None,
         *,
         gate: Gate | None = None,
@@ -156,15 +157,11 @@ class CloudLink:
         make
             Returns the ``ModelInferRequest`` for the model that is known; `InputError` is ``rejected``.
         read
-            Returns what a ``ModelInferResponse`` says, given the model and the bytes sent; as above.
+            Returns what a reply says; as above.
         deadline, gate
             As of `begin`.
         """
-
-        def read_reply(reply: Reply) -> Outcome:
-            return read(reply.response, reply.contract, reply.size)
-
-        return self._begin(lambda contract: Message(make(contract)), read_reply, deadline, gate, self._cloud.priority)
+        return self._begin(lambda contract: Message(make(contract)), read, deadline, gate, self._cloud.priority)
 
     def streaming(self) -> AbstractContextManager[None]:
         """Return a context in which requests share one call for each server; see `edge_sdk.client.streaming`."""
@@ -270,7 +267,7 @@ class CloudLink:
 
     def _read(self, reply: Reply, deadline: float | None, labels: tuple[str, ...], *, reduced: bool) -> Outcome:
         endpoint, contract, expected = reply.endpoint, reply.contract, True
-        digest = str(read_parameters(reply.response.parameters).get(DIGEST_PARAMETER, ""))
+        digest = str(reply.parameters().get(DIGEST_PARAMETER, ""))
         if digest != (contract.digest or ""):
             # another model than was described answers: its labels may be others
             expected = False
@@ -279,7 +276,7 @@ class CloudLink:
             if digest != (contract.digest or ""):
                 raise InputError(f"{endpoint.target} changes its model")
             self._check_labels(contract, labels)
-        outputs = read_outputs(reply.response)
+        outputs = reply.outputs()
         if not outputs:
             raise InputError("the cloud's answer has no tensor")
         probabilities = read_probabilities(next(iter(outputs.values())), contract, len(labels))

@@ -18,7 +18,7 @@ Gate = Callable[[int, float | None], Reason | None]
 """Says of a request of so many bytes, whose answer must be there in so many seconds, why it may not be sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request, in half the time
 class Outcome:
     """How asking the cloud ended.
 
@@ -84,4 +84,7 @@ class Escalation:
     def wait(self) -> Outcome:
         """Return the outcome, at the latest when the call's time is up."""
         outcome = self._finish()
-        return replace(outcome, elapsed_ms=(time.perf_counter() - self._started) * 1e3)
+        if not self.under_way:  # it may be others' as well
+            outcome = replace(outcome)
+        outcome.elapsed_ms = (time.perf_counter() - self._started) * 1e3
+        return outcome

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.cascade.ladder import Making, Offer
 from edge_sdk.client.payload import Capture, Contract, new_request
-from edge_sdk.encodings import JPEG_QUALITY, WHOLE, SentAs, encode_jpeg, resize_frame
+from edge_sdk.encodings import JPEG_QUALITY, WHOLE, Reduction, SentAs, encode_jpeg, resize_frame
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.processing.resizing import rounds
@@ -100,27 +100,52 @@ class _Way:
         Which of the ladder it is.
     size
         In bytes; None where that is known only when it is made.
+    pixels
+        Of what it is made of.
+    takes
+        What is taken off the input before.
     quality
         Of JPEG that is made here.
-    capture
-        What it is made of.
+    is_file
+        Whether it is the file that the input came as.
     """
 
     wire: Encoding
     seen: str
     rung: int
     size: int | None
-    capture: Capture
+    pixels: int
+    takes: Reduction
     quality: int | None = None
-
-    @property
-    def pixels(self) -> int:
-        return math.prod(self.capture.pixels.shape[:2])
+    is_file: bool = False
 
     @property
     def name(self) -> str:
         """Of what is learned about making it: of JPEG by quality, of other forms by what they are."""
         return self.wire if self.quality is None else self.seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The ways of all inputs that are alike: of one model, shape and ladder.
+
+    Attributes
+    ----------
+    ways
+        The best first.
+    accuracies
+        Of each rung; see `Offer.ranked`.
+    made_of
+        What it was made for, kept so that nothing else gets the ids by which it is found.
+    """
+
+    ways: tuple[_Way, ...]
+    accuracies: tuple[float, ...]
+    made_of: tuple[object, ...]
+
+
+_plans: dict[tuple[Any, ...], _Plan] = {}
+_MOST_PLANS = 256
 
 
 def prepare(
@@ -161,36 +186,34 @@ def prepare(
     MissingExtraError
         JPEG is to be encoded and Pillow is not installed.
     """
-    contract.check_takes(edge_spec)
     capture = capture.stripped()
     ladder = ladder or Ladder(DEFAULT_LADDER)
-    if wanted not in ("auto", "captured", "jpeg", "tensor"):
-        ladder = ladder.of(SentAs.parse_all(wanted))
-    ways = _ways(contract, wanted, capture, edge_spec, ladder)
-    if not ways:
-        reduced = f", of what rules leave of a picture ({capture.reduction})" if capture.reduction != WHOLE else ""
-        offered = ", ".join(contract.encodings)
-        raise InputError(f"the cloud's model {contract.model} takes {offered}, not {wanted}{reduced}")
+    plan = _plan_for(contract, wanted, capture, edge_spec, ladder)
+    ways = list(plan.ways)
+    if capture.jpeg is not None:
+        ways = [replace(way, size=len(capture.jpeg)) if way.is_file else way for way in ways]
+    pilot = ladder.pilot if len({way.seen for way in ways}) > 1 else None  # of one there is nothing to choose
     ways = [way for way in ways if (way.size or 0) <= most_bytes]
     while ways:
-        way = ways[_chosen(ways, ladder, remaining)]
+        way = ways[0 if pilot is None else _chosen(ways, plan.accuracies, pilot, remaining(), ladder.confidence)]
         started = time.perf_counter()
-        tensor = _payload(contract, way, edge_spec, most_bytes)
+        tensor = _payload(contract, way, capture.reduced(way.takes), edge_spec, most_bytes)
         size = len(tensor[0]) if way.wire == "jpeg" else tensor.nbytes
-        if ladder.pilot is not None:
-            ladder.pilot.made(way.name, way.pixels, size, time.perf_counter() - started)
+        if pilot is not None:
+            pilot.made(way.name, way.pixels, size, time.perf_counter() - started)
         if size <= most_bytes:
             return new_request(contract, tensor, way.wire), way.seen
         ways.remove(way)  # it became larger than was expected
     raise InputError(f"the input is over {most_bytes} bytes as {wanted}, which is all that the cloud takes")
 
 
-def _chosen(ways: list[_Way], ladder: Ladder, remaining: Callable[[], float | None]) -> int:
+def _chosen(
+    ways: list[_Way], accuracies: Sequence[float], pilot: Pilot, remaining: float | None, confidence: float
+) -> int:
     """Return which way to go: the first where all show the cloud the same, so that there is nothing to choose."""
-    if ladder.pilot is None or len({way.seen for way in ways}) == 1:
+    if len({way.seen for way in ways}) == 1:
         return 0
-    making = ladder.pilot.making
-    accuracies = Offer.ranked([*ladder.accuracies, *[None] * (len(ladder.rungs) - len(ladder.accuracies))])
+    making = pilot.making
     offers = [
         Offer(
             way.size if way.size is not None else making.size_of(way.name, way.pixels, way.quality or JPEG_QUALITY),
@@ -199,10 +222,32 @@ def _chosen(ways: list[_Way], ladder: Ladder, remaining: Callable[[], float | No
         )
         for way in ways
     ]
-    chosen = ladder.pilot.choose(offers, remaining(), ladder.confidence)
+    chosen = pilot.choose(offers, remaining, confidence)
     if isinstance(chosen, str):
         raise Refused(chosen)
     return chosen
+
+
+def _plan_for(contract: Contract, wanted: str, capture: Capture, edge_spec: ProcessingSpec, ladder: Ladder) -> _Plan:
+    """Return the ways of an input; they are found once for all inputs that are alike."""
+    pixels, made_of = capture.pixels, (contract, edge_spec, ladder.rungs, ladder.accuracies)
+    key = (*map(id, made_of), wanted, pixels.shape, pixels.dtype, capture.reduction, capture.jpeg is None)
+    plan = _plans.get(key)
+    if plan is not None:
+        return plan
+    contract.check_takes(edge_spec)
+    if wanted not in ("auto", "captured", "jpeg", "tensor"):
+        ladder = ladder.of(SentAs.parse_all(wanted))
+    ways = _ways(contract, wanted, capture, edge_spec, ladder)
+    if not ways:
+        reduced = f", of what rules leave of a picture ({capture.reduction})" if capture.reduction != WHOLE else ""
+        offered = ", ".join(contract.encodings)
+        raise InputError(f"the cloud's model {contract.model} takes {offered}, not {wanted}{reduced}")
+    accuracies = Offer.ranked([*ladder.accuracies, *[None] * (len(ladder.rungs) - len(ladder.accuracies))])
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    plan = _plans[key] = _Plan(tuple(ways), tuple(accuracies), made_of)
+    return plan
 
 
 def _ways(contract: Contract, wanted: str, capture: Capture, edge_spec: ProcessingSpec, ladder: Ladder) -> list[_Way]:
@@ -230,59 +275,67 @@ def _ways(contract: Contract, wanted: str, capture: Capture, edge_spec: Processi
 
 def _of_rung(contract: Contract, capture: Capture, rung: int, one: SentAs, edge_spec: ProcessingSpec) -> list[_Way]:
     """Return the forms of one rung; those that need no work here come first."""
+    takes = WHOLE
     if capture.reduction == WHOLE:
-        capture = capture.reduced(one.reduction)
+        capture, takes = capture.reduced(one.reduction), one.reduction
     if one.quality is not None:
-        return [_as_jpeg(capture, rung, one.quality)] if importlib.util.find_spec("PIL") is not None else []
-    resized = _as_resized(contract, capture, rung)
+        return [_as_jpeg(capture, rung, one.quality, takes)] if importlib.util.find_spec("PIL") is not None else []
+    resized = _as_resized(contract, capture, rung, takes)
     if one.resized:
         return [] if resized is None else [resized]
     file = _as_file(capture, rung)
     exact = resized if resized is not None and not resized.seen.startswith("resized") else None
-    forms = (file, _as_captured(capture, rung), exact, _as_tensor(contract, capture, edge_spec, rung))
+    forms = (file, _as_captured(capture, rung, takes), exact, _as_tensor(contract, capture, edge_spec, rung, takes))
     return [form for form in forms if form is not None]
 
 
 def _as_file(capture: Capture, rung: int) -> _Way | None:
     if capture.jpeg is None:
         return None
-    return _Way("jpeg", f"captured{capture.reduction}", rung, len(capture.jpeg), capture)
+    return _Way("jpeg", f"captured{capture.reduction}", rung, None, _pixels(capture), WHOLE, is_file=True)
 
 
-def _as_captured(capture: Capture, rung: int) -> _Way:
-    return _Way("captured", f"captured{capture.reduction}", rung, capture.pixels.nbytes, capture)
+def _as_captured(capture: Capture, rung: int, takes: Reduction = WHOLE) -> _Way:
+    return _Way("captured", f"captured{capture.reduction}", rung, capture.pixels.nbytes, _pixels(capture), takes)
 
 
-def _as_jpeg(capture: Capture, rung: int, quality: int) -> _Way:
-    return _Way("jpeg", str(SentAs(quality, capture.reduction)), rung, None, capture, quality)
+def _as_jpeg(capture: Capture, rung: int, quality: int, takes: Reduction = WHOLE) -> _Way:
+    return _Way("jpeg", str(SentAs(quality, capture.reduction)), rung, None, _pixels(capture), takes, quality)
 
 
-def _as_resized(contract: Contract, capture: Capture, rung: int) -> _Way | None:
+def _as_resized(contract: Contract, capture: Capture, rung: int, takes: Reduction) -> _Way | None:
     spec, shape = contract.processing, capture.pixels.shape
     if spec is None or spec.modality != "image":
         return None
     name = "resized" if rounds(spec, shape) else "captured"
     size = spec.target.height * spec.target.width * spec.channels
-    return _Way("resized", name + str(capture.reduction), rung, size, capture)
+    return _Way("resized", name + str(capture.reduction), rung, size, _pixels(capture), takes)
 
 
-def _as_tensor(contract: Contract, capture: Capture, edge_spec: ProcessingSpec, rung: int = 0) -> _Way:
+def _as_tensor(
+    contract: Contract, capture: Capture, edge_spec: ProcessingSpec, rung: int = 0, takes: Reduction = WHOLE
+) -> _Way:
     """Return the processed tensor: of the cloud's own processing it shows the cloud what the edge saw."""
     spec = contract.processing or edge_spec.without_quantize()
     size = math.prod(spec.output_shape) * spec.output_dtype.itemsize
     name = "tensor" if contract.processing is None else "captured"
-    return _Way("tensor", name + str(capture.reduction), rung, size, capture)
+    return _Way("tensor", name + str(capture.reduction), rung, size, _pixels(capture), takes)
 
 
-def _payload(contract: Contract, way: _Way, edge_spec: ProcessingSpec, most_bytes: int) -> NDArray[Any]:
-    capture = way.capture
+def _pixels(capture: Capture) -> int:
+    return math.prod(capture.pixels.shape[:2])
+
+
+def _payload(
+    contract: Contract, way: _Way, capture: Capture, edge_spec: ProcessingSpec, most_bytes: int
+) -> NDArray[Any]:
     if way.wire == "tensor":
         return contract.tensor(capture, edge_spec, most_bytes)
     if way.wire == "resized":
         return resize_frame(capture.pixels, contract.processing)
     if way.wire == "jpeg":
         item = np.empty(1, object)
-        item[0] = capture.jpeg if way.quality is None else encode_jpeg(capture.pixels, way.quality)
+        item[0] = capture.jpeg if way.is_file else encode_jpeg(capture.pixels, way.quality or JPEG_QUALITY)
         return item
     if edge_spec.modality == "image" and capture.pixels.ndim == 2:
         return capture.pixels[..., np.newaxis]

@@ -11,12 +11,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import grpc
+from numpy.typing import NDArray
 
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
@@ -24,7 +25,7 @@ from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Gate
 from edge_sdk.client.payload import Contract
 from edge_sdk.errors import EdgeSdkError, InputError
-from edge_sdk.protocol import set_parameter
+from edge_sdk.protocol import read_outputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import TIMEOUT_PARAMETER
 
 __all__ = ["Message", "Reply", "Sending"]
@@ -70,6 +71,14 @@ class Reply:
     endpoint: Endpoint
     contract: Contract
     size: int
+
+    def parameters(self) -> Mapping[str, Any]:
+        """Return what the response says beside its tensors."""
+        return read_parameters(self.response.parameters)
+
+    def outputs(self) -> Mapping[str, NDArray[Any]]:
+        """Return its tensors by name; raise `InputError` where they make no sense."""
+        return read_outputs(self.response)
 
 
 @dataclass(eq=False, slots=True)

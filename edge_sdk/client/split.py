@@ -16,10 +16,11 @@ from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.escalation import CloudLink
 from edge_sdk.client.outcomes import Outcome
 from edge_sdk.client.payload import Contract
+from edge_sdk.client.sending import Reply
 from edge_sdk.errors import EscalationError, InputError, ModelError
 from edge_sdk.inputs import Input, as_input
 from edge_sdk.model import EdgeModel, new_decision_id
-from edge_sdk.protocol import MAX_MESSAGE_BYTES, add_input, datatype_of, messages, read_outputs, read_parameters
+from edge_sdk.protocol import MAX_MESSAGE_BYTES, add_input, datatype_of, messages
 from edge_sdk.protocol.names import DIGEST_PARAMETER
 from edge_sdk.types import Prediction, Tensors, Timing
 
@@ -149,12 +150,12 @@ class SplitModel:
                 raise InputError(f"{name} has {tensor.nbytes} bytes; a message has at most {MAX_MESSAGE_BYTES}")
             return request
 
-        def read(response: Any, contract: Contract, size: int) -> Outcome:
-            digest = str(read_parameters(response.parameters).get(DIGEST_PARAMETER, ""))
-            if digest != (self._digest or contract.digest or ""):
+        def read(reply: Reply) -> Outcome:
+            digest = str(reply.parameters().get(DIGEST_PARAMETER, ""))
+            if digest != (self._digest or reply.contract.digest or ""):
                 self._link.forget()
-                raise InputError(f"the cloud's model {contract.model} is not the second part of this head")
-            return Outcome(None, "escalated", digest=digest, bytes_sent=size, outputs=read_outputs(response))
+                raise InputError(f"the cloud's model {reply.contract.model} is not the second part of this head")
+            return Outcome(None, "escalated", digest=digest, bytes_sent=reply.size, outputs=reply.outputs())
 
         left = None if self._deadline is None else max(0.0, self._deadline - _MARGIN - self._reserve)
         ends = None if left is None else started + left

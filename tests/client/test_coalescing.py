@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.client import Cloud
-from edge_sdk.client.coalescing import Coalescer, Item
+from edge_sdk.client.coalescing import Coalescer
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Gate
 from edge_sdk.client.payload import Contract
 from edge_sdk.client.sending import Message
-from edge_sdk.protocol import add_input, add_output, messages, read_inputs, read_outputs, read_parameters, set_parameter
+from edge_sdk.client.waves import Item
+from edge_sdk.protocol import add_input, add_output, messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (
     DECISION_PARAMETER,
     DIGEST_PARAMETER,
@@ -159,8 +160,8 @@ def answer(item: Item) -> int | str:
     finally:
         item.close()
     assert reply.message.seen == "seen"
-    assert read_parameters(reply.response.parameters)[DIGEST_PARAMETER] == "sha256:d"
-    (value,) = read_outputs(reply.response)["y"].ravel()
+    assert reply.parameters()[DIGEST_PARAMETER] == "sha256:d"
+    (value,) = reply.outputs()["y"].ravel()
     return int(value)
 
 
