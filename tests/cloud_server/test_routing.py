@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import math
 import random
+import time
 from collections import Counter
+from http.client import HTTPConnection
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +25,9 @@ from edge_sdk.cloud.server.routes import compare
 from edge_sdk.cloud.server.routing import Router, Routing, share_of
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
 from edge_sdk.errors import InputError, UnknownModelError
+from edge_sdk.protocol import add_input, messages, read_parameters, set_parameter
 from outside.models import adding_onnx
+from outside.services import Service, edge_sdk
 
 KEYS = [f"device-{number}" for number in range(4000)]
 WEIGHTS = st.dictionaries(st.sampled_from("12345"), st.floats(0.01, 100), min_size=2)
@@ -413,3 +420,122 @@ def test_a_bandit_in_a_server_learns_from_feedback(load):
     assert f'edge_bandit_rewards_total{{model="add",version="2",digest="{core.model("add", "2").digest}"}}' in (
         metrics_text(core)
     )
+
+
+# over the wire
+
+
+def http(service: Service, front: str, path: str, body: object = None) -> tuple[int, bytes]:
+    host, _, port = service.ready[front].rpartition(":")
+    connection = HTTPConnection(host, int(port), timeout=20)
+    try:
+        connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body))
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def metric(service: Service, sample: str) -> float:
+    text = http(service, "metrics", "/metrics")[1].decode()
+    return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(sample + " ")), 0.0)
+
+
+def asked(key: str, path: str = "add") -> tuple[str, dict]:
+    tensors = [{"name": name, "datatype": "FP32", "shape": [1, 2], "data": [0, 0]} for name in "ab"]
+    return f"/v2/models/{path}/infer", {"inputs": tensors, "parameters": {"edge_key": key}}
+
+
+def test_a_server_with_a_canary_and_a_shadow_keeps_keys_over_both_fronts(service, tmp_path):
+    for version in ("1", "2", "3"):
+        put(tmp_path / "models", version, float(version))
+    (tmp_path / "serve.toml").write_text(
+        '[models.add.routing]\nprimary = "1"\ncanary = "2"\npercent = 40\nshadow = "3"\n'
+    )
+    ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+    process = service("serve", tmp_path / "models", "--config", tmp_path / "serve.toml", *ports)
+    keys = KEYS[:30]
+    expected = assign(Routing(primary="1", canary="2", percent=40), keys, model="add")
+    assert {*expected.values()} == {"1", "2"}
+
+    takes, gives = messages.METHODS["ModelInfer"]
+    digests = {}
+    with grpc.insecure_channel(process.ready["grpc"]) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer", takes.SerializeToString, gives.FromString
+        )
+        for key in keys:
+            said = json.loads(http(process, "http", *asked(key))[1])
+            assert said["model_version"] == expected[key]
+            assert said["outputs"][0]["data"] == [float(expected[key])] * 2
+            request = takes(model_name="add")
+            for name in "ab":
+                add_input(request, name, np.zeros((1, 2), np.float32))
+            set_parameter(request.parameters, "edge_key", key)
+            answer = infer(request, timeout=20, wait_for_ready=True)
+            assert answer.model_version == expected[key]
+            digest = read_parameters(answer.parameters)["edge_model_digest"]
+            assert digests.setdefault(answer.model_version, digest) == digest
+            assert said["parameters"]["edge_model_digest"] == digest
+    assert len({*digests.values()}) == 2
+
+    assert json.loads(http(process, "http", *asked("k", "add/versions/3"))[1])["model_version"] == "3"
+    for version, route in (("1", "primary"), ("2", "canary")):
+        sample = f'edge_routed_requests_total{{model="add",version="{version}",route="{route}"}}'
+        assert metric(process, sample) == 2 * list(expected.values()).count(version)
+    shadow = 'edge_shadow_requests_total{model="add",version="3",result="'
+    for _ in range(400):
+        results = {one: metric(process, f'{shadow}{one}"}}') for one in ("compared", "failed", "skipped")}
+        if sum(results.values()) == 60:
+            break
+        time.sleep(0.05)
+    assert results["failed"] == 0
+    assert results["compared"] + results["skipped"] == 60
+    assert metric(process, 'edge_shadow_difference_max{model="add",version="3"}') == 2.0
+    status, said = http(process, "http", "/v2/models/add/feedback", {"version": "1", "reward": 1})
+    assert (status, b"learns from no rewards" in said) == (400, True)
+    assert process.stop() == 0
+    assert process.errors == ""
+
+
+def test_feedback_over_http_teaches_a_bandit_and_bad_feedback_is_refused(service, tmp_path):
+    for version in ("1", "2"):
+        put(tmp_path / "models", version, float(version))
+    (tmp_path / "serve.toml").write_text('[models.add.routing]\nbandit = ["1", "2"]\nseed = 7\n')
+    ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+    process = service("serve", tmp_path / "models", "--config", tmp_path / "serve.toml", *ports)
+    seen: Counter[str] = Counter()
+    for number in range(120):
+        version = json.loads(http(process, "http", *asked(str(number)))[1])["model_version"]
+        seen[version] += 1
+        reward = {"version": version, "reward": float(version == "1")}
+        assert http(process, "http", "/v2/models/add/feedback", reward) == (200, b"{}")
+    assert seen["1"] > 80
+    sample = f'edge_bandit_rewards_total{{model="add",version="1",digest="{digest_of(tmp_path, "1")}"}}'
+    assert metric(process, sample) == seen["1"]
+    for path, body, status in (
+        ("add", {"version": "1", "reward": 1}, 400),  # no answer is left to be rewarded
+        ("add", {"version": "1"}, 400),
+        ("add", {"version": 1, "reward": 1}, 400),
+        ("add", {"version": "1", "reward": 2}, 400),
+        ("add", {"version": "1", "reward": 1, "weight": 9}, 400),
+        ("add", [1], 400),
+        ("add", {"version": "9", "reward": 1}, 404),
+        ("sub", {"version": "1", "reward": 1}, 404),
+    ):
+        got, said = http(process, "http", f"/v2/models/{path}/feedback", body)
+        assert got == status, said
+        assert "\n" not in json.loads(said)["error"]
+
+
+def digest_of(folder: Path, version: str) -> str:
+    return f"sha256:{hashlib.sha256((folder / 'models' / 'add' / version / 'model.onnx').read_bytes()).hexdigest()}"
+
+
+def test_a_routing_that_cannot_be_meant_ends_the_start_in_one_line(tmp_path):
+    put(tmp_path / "models", "1", 1.0)
+    (tmp_path / "serve.toml").write_text('[models.add.routing]\nprimary = "1"\nshadow = "1"\n')
+    done = edge_sdk("serve", tmp_path / "models", "--config", tmp_path / "serve.toml", "--grpc-port", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "model add: routing: version 1 cannot answer and be the shadow" in line
