@@ -24,6 +24,7 @@ import numpy as np
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model
+from edge_sdk.cloud.server.recall import ask
 from edge_sdk.cloud.server.repository import Repository, is_repository
 from edge_sdk.cloud.server.routes import Routes
 from edge_sdk.cloud.server.routing import version_order
@@ -84,11 +85,14 @@ class Answer:
         Its output tensors by name, those that were wanted.
     compute
         Seconds that the model took, for the batch that the request was in.
+    cached
+        The answer to an equal request.
     """
 
     model: ServedModel
     outputs: Mapping[str, Array]
     compute: float
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +264,7 @@ class Core:
                 )
             self._pending_bytes = held
             try:
-                run = await line.ask(payload, request.deadline, request.priority)
+                run = await ask(line, request.inputs, payload, request.deadline, request.priority)
             except RetiredError:
                 if self._lines.get(request.model, {}).get(model.version) is line:
                     raise NotReadyError(f"model {model.name} is closed") from None
@@ -268,7 +272,8 @@ class Core:
             finally:
                 self._pending_bytes -= payload.nbytes
             outputs = dict(zip(there, run.outputs, strict=True))
-            answer = Answer(model, {name: outputs[name] for name in request.outputs} or outputs, run.compute)
+            said = {name: outputs[name] for name in request.outputs} or outputs
+            answer = Answer(model, said, run.compute, run.cached)
             if not request.version and line.settings.routing is not None:
                 infer = self.infer if 2 * self._pending_bytes < self.serving.max_pending_bytes else None
                 self.routes.mirror(request, self._lines.get(request.model, {}), answer, infer)

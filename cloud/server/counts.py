@@ -39,7 +39,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Counts:
-    """Counters of one version of a model; they only grow, but for the last two. Read them from any thread.
+    """Counters of one version of a model; they only grow, but for the last three. Read them from any thread.
 
     Attributes
     ----------
@@ -59,10 +59,14 @@ class Counts:
         The model's runs by batch size.
     waiting, latency
         Histograms of the queue and of whole requests.
+    hits, misses
+        Requests that the cache answered, or did not; the time to look them up, and to keep the answer.
     last_inference
         Milliseconds since the epoch.
     pending, pending_bytes
         Requests that wait or run now, and what they hold.
+    cached_bytes
+        What the cache holds now.
     """
 
     items: int = 0
@@ -79,9 +83,12 @@ class Counts:
     by_size: dict[int, Tally] = field(default_factory=dict)
     waiting: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
+    hits: Tally = field(default_factory=Tally)
+    misses: Tally = field(default_factory=Tally)
     last_inference: int = 0
     pending: int = 0
     pending_bytes: int = 0
+    cached_bytes: int = 0
 
     def ran(self, size: int, seconds: float) -> None:
         """Count a run of the model, of a batch of a size."""

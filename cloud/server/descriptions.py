@@ -102,8 +102,8 @@ def _statistics(model: ServedModel, counts: Counts) -> dict[str, Any]:
             "compute_input": _duration(counts.prepare),
             "compute_infer": _duration(counts.compute),
             "compute_output": _duration(counts.finish),
-            "cache_hit": _duration(Tally()),
-            "cache_miss": _duration(Tally()),
+            "cache_hit": _duration(counts.hits),
+            "cache_miss": _duration(counts.misses),
         },
         "batch_stats": [
             {"batch_size": size, "compute_infer": _duration(tally)} for size, tally in sorted(counts.by_size.items())

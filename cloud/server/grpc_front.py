@@ -38,6 +38,7 @@ from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.errors import InputError, OverloadedError, UnknownCallerError
 from edge_sdk.protocol import add_output, messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (
+    CACHED_PARAMETER,
     DIGEST_PARAMETER,
     MAX_MESSAGE_BYTES,
     PUSHBACK_PARAMETER,
@@ -280,17 +281,19 @@ class GrpcFront:
         finally:
             self._at_work -= 1
         # of the model that answered: a newer one may have taken over meanwhile
-        response.CopyFrom(_head(said.model.name, said.model.version, said.model.digest))
+        response.CopyFrom(_head(said.model.name, said.model.version, said.model.digest, said.cached))
         response.id = request.id
         for name, array in answered(said, wanted).items():
             add_output(response, name, array)
 
 
 @functools.lru_cache
-def _head(name: str, version: str, digest: str) -> Any:
+def _head(name: str, version: str, digest: str, cached: bool) -> Any:
     """Return what every answer of a model begins with; not to be changed."""
     head = messages.ModelInferResponse(model_name=name, model_version=version)
     set_parameter(head.parameters, DIGEST_PARAMETER, digest)
+    if cached:
+        set_parameter(head.parameters, CACHED_PARAMETER, value=True)
     return head
 
 

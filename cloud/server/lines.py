@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.models import ServedModel
@@ -72,6 +73,7 @@ class Line:
 
     def __init__(self, model: ServedModel, settings: ModelSettings) -> None:
         self.model, self.settings, self.counts = model, settings, Counts()
+        self.cache = ResponseCache(settings.cache_bytes) if settings.cache_bytes else None
         self._costs: BatchCosts = warm_up(model, settings)
         self._lock = threading.Lock()
         self._queue = WaitingList()
@@ -151,6 +153,14 @@ class Line:
                     self.counts.cancelled += 1
         self._lag += _LAG * (time.monotonic() - run.done - self._lag)
         return run
+
+    def count_hit(self, seconds: float) -> None:
+        """Count a request that the cache answered."""
+        with self._lock:
+            self.counts.last_inference = int(time.time() * 1e3)
+            self.counts.hits.add(seconds)
+            self.counts.success.add(seconds)
+            self.counts.latency.add(seconds)
 
     def retire(self) -> None:
         """Take no more; what waits is answered."""

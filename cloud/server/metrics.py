@@ -40,6 +40,16 @@ _OF_MODELS: tuple[tuple[str, str, str, _Read], ...] = (
     ("nv_inference_compute_output_duration_us", "counter", "Time for outputs.", lambda c: c.finish.seconds * 1e6),
     ("nv_inference_pending_request_count", "gauge", "Requests that wait or run.", lambda c: c.pending),
     ("edge_pending_input_bytes", "gauge", "What they hold.", lambda c: c.pending_bytes),
+    ("nv_cache_num_hits_per_model", "counter", "Requests that the cache answered.", lambda c: c.hits.count),
+    ("nv_cache_num_misses_per_model", "counter", "Requests that it did not.", lambda c: c.misses.count),
+    ("nv_cache_hit_duration_per_model", "counter", "Time for answers of the cache.", lambda c: c.hits.seconds * 1e6),
+    (
+        "nv_cache_miss_duration_per_model",
+        "counter",
+        "Time to look in vain, and to keep the answer.",
+        lambda c: c.misses.seconds * 1e6,
+    ),
+    ("edge_cache_bytes", "gauge", "What the cache holds.", lambda c: c.cached_bytes),
 )
 _FAILURES: tuple[tuple[str, _Read], ...] = (
     ("OTHER", lambda c: c.failure.count),

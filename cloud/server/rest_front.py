@@ -43,7 +43,7 @@ from edge_sdk.cloud.server.openapi import openapi
 from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.cloud.server.rest_tensors import read_object, read_request, write_answer
 from edge_sdk.errors import InputError
-from edge_sdk.protocol.names import DIGEST_PARAMETER, TIMEOUT_PARAMETER
+from edge_sdk.protocol.names import CACHED_PARAMETER, DIGEST_PARAMETER, TIMEOUT_PARAMETER
 
 __all__ = ["MetricsFront", "RestFront", "start"]
 
@@ -242,7 +242,7 @@ class RestFront:
             "model_name": model.name,
             "model_version": model.version,
             **({"id": asked.request_id} if asked.request_id else {}),
-            "parameters": {DIGEST_PARAMETER: model.digest},
+            "parameters": {DIGEST_PARAMETER: model.digest, **({CACHED_PARAMETER: True} if said.cached else {})},
         }
         content, length = write_answer(head, answered(said, wanted), asked.binary)
         if length is None:

@@ -51,6 +51,8 @@ class Run:
         Sizes that the model ran with, and the seconds of each; one list for all requests of a batch.
     done
         `time.monotonic` reading when the model was through.
+    cached
+        It was asked the same before.
     """
 
     outputs: list[Array]
@@ -59,6 +61,7 @@ class Run:
     compute: float
     batch: Batch
     done: float
+    cached: bool = False
 
 
 def run_batch(

@@ -44,6 +44,8 @@ class ModelSettings:
         Requests that wait at most.
     default_priority
         Of requests that name none; 1 goes first.
+    cache_bytes
+        Of answers that are kept for equal requests; 0 keeps none.
     hang_seconds
         A run that takes longer is given up, and the model is not ready until it returns.
     versions
@@ -59,6 +61,7 @@ class ModelSettings:
     providers: tuple[str, ...] = ()
     max_queue: int = 256
     default_priority: int = 2
+    cache_bytes: int = 0
     hang_seconds: float = 30.0
     versions: int | Literal["all"] | tuple[str, ...] = 1
     routing: Routing | None = None
@@ -68,6 +71,8 @@ class ModelSettings:
             value = getattr(self, name)
             if not (name == "max_batch" and value is None) and not (_is_int(value) and value >= 1):
                 raise InputError(f"{name} is {value!r}; it should be a whole number, at least 1")
+        if not _is_int(self.cache_bytes) or self.cache_bytes < 0:
+            raise InputError(f"cache_bytes is {self.cache_bytes!r}; it should be a whole number, 0 or more")
         if not isinstance(self.hang_seconds, int | float) or not self.hang_seconds > 0:
             raise InputError(f"hang_seconds is {self.hang_seconds!r}; it should be more than 0")
         if not _are_texts(self.providers):

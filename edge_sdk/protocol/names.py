@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 __all__ = [
+    "CACHED_PARAMETER",
     "CLASSIFICATION_PARAMETER",
     "DECISION_PARAMETER",
     "DIGEST_PARAMETER",
@@ -51,6 +52,7 @@ TIMEOUT_PARAMETER = "timeout"  # int64, microseconds; the protocol's own name
 CLASSIFICATION_PARAMETER = "classification"  # int64: so many of the highest classes instead; the protocol's own name
 
 # response parameters
+CACHED_PARAMETER = "edge_cached"  # bool, true: an equal request was answered so before; else absent
 DIGEST_PARAMETER = "edge_model_digest"  # string: "sha256:…" of the model that answered
 
 # parameters of a response within a stream that tells of an error
