@@ -36,7 +36,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import edge_sdk  # noqa: E402
-from edge_sdk.client import Cloud, Hedging  # noqa: E402
+from edge_sdk.client import Cloud, Hedging, Outbox  # noqa: E402
 from harness import Machine  # noqa: E402
 from harness.attack import Resources, attack, seconds_until  # noqa: E402
 from outside.faults import FAULTS, FaultyCloud, faulty_cloud  # noqa: E402
@@ -104,12 +104,13 @@ def soak(args: argparse.Namespace, folder: Path, console: Console) -> dict[str, 
     frames = [*pair.hard, *pair.easy[: len(pair.hard) // 2]]
     with (
         faulty_cloud(pair.cloud) as cloud,
+        Outbox(folder / "outbox", max_items=500) as outbox,  # full within minutes: what it remembers is bounded
         edge_sdk.connect(
             pair.edge,
             cloud=Cloud(cloud.address(), hedging=Hedging()),
             deadline=args.deadline,
             journal=folder / "journal",
-            outbox=folder / "outbox",
+            outbox=outbox,
             cache=100,
         ) as model,
     ):
