@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
@@ -31,6 +32,11 @@ _TROUBLES = (
     ("Failed parsing HTTP/2", "protocol", "something else than gRPC answers there: check the port"),
     ("lookup", "name", "its name is not known: check the endpoint and this device's DNS"),
 )
+# what gRPC itself says of connections: with other details, UNAVAILABLE is what the server said
+_OF_CONNECTIONS = re.compile(
+    r"connect|Stream removed|Socket closed|Cancelling all calls|Broken pipe|GOAWAY|ping|recvmsg|sendmsg|[Tt]ransport|"
+    r"resol|DNS|channel"
+)
 
 
 def failure_of(error: Any, target: str, cloud: Cloud) -> tuple[str, Failed]:
@@ -48,7 +54,8 @@ def failure_of(error: Any, target: str, cloud: Cloud) -> tuple[str, Failed]:
     Returns
     -------
     kind
-        ``tls``, ``token``, ``protocol``, ``name``, ``closed`` or ``down`` where it cannot be reached;
+        ``tls``, ``token``, ``protocol``, ``name``, ``closed`` or ``down`` where it cannot be reached; ``unready``
+        where it says itself that it cannot answer now;
         ``overload``, or the name of the status, where it refused.
     failed
         Of the reason ``offline`` or ``rejected``.
@@ -56,6 +63,8 @@ def failure_of(error: Any, target: str, cloud: Cloud) -> tuple[str, Failed]:
     code, detail = error.code(), " ".join(str(error.details()).split())
     if code is grpc.StatusCode.UNAVAILABLE:
         kind, why = _trouble(detail, cloud)
+        if kind == "down" and detail and not _OF_CONNECTIONS.search(detail):
+            return "unready", Failed("offline", f"{target} is there, and cannot answer now: {detail}")
         return kind, Failed("offline", f"{target} cannot be reached: {why}")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         said = "the token is not accepted" if cloud.has_token else "the server wants a token: give token or token_file"

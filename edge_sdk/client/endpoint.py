@@ -21,6 +21,7 @@ from edge_sdk.client.payload import Contract
 __all__ = ["Endpoint", "remaining"]
 
 _PROBE_SECONDS = 0.5
+_LOST_SECONDS = 0.2  # after a connection was lost: one that is cut again and again is not made anew for every call
 _TRIES = 3  # to begin a call, where connections are replaced meanwhile
 
 
@@ -65,7 +66,8 @@ class Endpoint:
         self._connection = self._connect()
         self._spare: Connection | None = None
         self._old: list[Connection] = []
-        self._probe_at = 0.0
+        self._probe_at = self._lost_until = 0.0
+        self._lost: Future[Contract | Failed] = Future()
         self._learning = self._learn()
 
     def start(self, method: str, request: Any, deadline: float | None, *, apart: bool = False) -> Any:
@@ -157,6 +159,8 @@ class Endpoint:
     def learning(self) -> Future[Contract | Failed] | None:
         """Return what is being learnt of the server's model, begun where it was not; None while the breaker is open."""
         with self._learning_lock:
+            if time.monotonic() < self._lost_until and self._learning.done():
+                return self._lost
             if not self._breaker.allows():
                 return None
             if self._learning.done():
@@ -251,13 +255,18 @@ class Endpoint:
 
     def _refused(self, error: Any, code: Any, *, probe: bool) -> Failed:
         self.is_answering = False
-        if code is not grpc.StatusCode.UNAVAILABLE:
-            self._connection.heard_at = time.monotonic()
         if probe:
             self._breaker.probed()
         else:
             self._breaker.answered()
         kind, failed = failure_of(error, self.target, self._cloud)
+        now = time.monotonic()
+        if failed.outcome.reason != "offline" or kind == "unready":
+            self._connection.heard_at = now
+        else:
+            lost: Future[Contract | Failed] = Future()
+            lost.set_result(failed)
+            self._lost, self._lost_until = lost, now + _LOST_SECONDS
         if kind != "overload":  # an overloaded server is not asked more
             self.contract = None  # another model may be served now: ask again what it is
         if kind in ("tls", "token"):

@@ -133,6 +133,14 @@ def busy(times: int, code: Any, pushback: str | None) -> Any:
     return answer
 
 
+def test_a_server_that_says_it_is_not_ready_is_not_said_to_be_out_of_reach(pair, replicas, caplog) -> None:
+    server = replicas(busy(1, grpc.StatusCode.UNAVAILABLE, None))
+    with ask(pair, server.address) as model:
+        assert model.predict(pair.hard[0]).reason == "offline"
+        until(model, pair.hard[0], lambda answer: answer.source == "cloud")
+    assert caplog.messages[0] == f"{server.address} is there, and cannot answer now: come back later"
+
+
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
 def test_a_request_is_sent_again_where_the_server_asks_for_it_and_after_the_time_it_says(pair, replicas, code) -> None:
     server = replicas(busy(2, code, "30"))

@@ -123,6 +123,21 @@ def test_a_connection_that_is_given_up_is_replaced_before_anybody_calls_again(pa
             time.sleep(0.02)
 
 
+def test_a_connection_that_is_cut_again_and_again_is_not_made_anew_for_every_call(pair, cloud) -> None:
+    with (
+        MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
+        edge_sdk.connect(pair.edge, cloud=network.address, deadline=DEADLINE) as model,
+    ):
+        wait_for_cloud(model, pair.hard[0])
+        network.set("drop", limit=200)
+        before = network.connections
+        seen = answers(model, pair.hard, 300)
+        assert seen["edge", "offline"] > 200
+        assert network.connections - before < 100
+        network.set("pass")
+        wait_for_cloud(model, pair.hard[0])
+
+
 def test_a_slow_link_ends_in_the_edge_answer(pair, cloud) -> None:
     with (
         MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
