@@ -32,6 +32,7 @@ _LINGER_SHARE = 0.1  # of the time that a request has, spent on waiting for othe
 # a call costs little beside a message of this size, and rows would wait for other rows to arrive
 _MOST_BYTES = 2**20
 _MOST_LIMITS = 16
+_FEW = 8  # while more inputs than these are under way, others had better gather: a call costs more than a row
 
 
 class Coalescer:
@@ -44,7 +45,7 @@ class Coalescer:
     on_sent
         Called with the number of requests in each message that is sent.
     at_once
-        While fewer calls are under way, a request does not wait.
+        While fewer calls are under way, and no more than 8 inputs in them, a request does not wait.
     linger
         Seconds that a request waits for others at most.
     most_items
@@ -70,7 +71,7 @@ class Coalescer:
         self.most_bytes = MAX_MESSAGE_BYTES
         self._lock = threading.Lock()
         self._waiting: dict[Kind, list[Item]] = {}
-        self._under_way = 0
+        self._under_way = self._inputs = 0  # calls, and inputs in them
         self._pumping = False
         self._limits: dict[int, tuple[Contract, int]] = {}
 
@@ -94,7 +95,7 @@ class Coalescer:
         if item.size * 2 <= min(_MOST_BYTES, self.most_bytes) and self._stacks(message.request, first[1]):
             item.kind = kind_of(item)
             with self._lock:
-                if self._waiting or self._under_way >= self._at_once:
+                if self._waiting or self._is_busy:
                     patience = self._linger
                     now = time.perf_counter()
                     if deadline is not None:
@@ -109,13 +110,14 @@ class Coalescer:
         """Send a message of one request; raise `Failed` where that cannot be."""
         with self._lock:
             self._under_way += 1
+            self._inputs += 1
         try:
             item.own = Sending(self._fleet, item.first, item.message, item.deadline, make=item.make, gate=item.gate)
         except BaseException:
-            self._one_is_back()
+            self._one_is_back(1)
             raise
         self._on_sent(1)
-        item.own.add_done_callback(self._one_is_back)
+        item.own.add_done_callback(lambda _: self._one_is_back(1))
 
     def hurry(self, item: Item) -> None:
         """Send what has waited for others long enough, and those others with it."""
@@ -146,16 +148,21 @@ class Coalescer:
         shape = request.inputs[0].shape
         return contract.shape[:1] == (-1,) and len(shape) == len(contract.shape) and shape[0] == 1
 
-    def _one_is_back(self, _: object = None) -> None:
+    @property
+    def _is_busy(self) -> bool:
+        return self._under_way >= self._at_once or self._inputs > _FEW
+
+    def _one_is_back(self, inputs: int) -> None:
         """Send what waits, while few are under way."""
         with self._lock:
             self._under_way -= 1
+            self._inputs -= inputs
             if self._pumping:  # by this thread, in a call that failed at once, or by another: it looks again
                 return
             self._pumping = True
         while True:
             with self._lock:
-                if not self._waiting or self._under_way >= self._at_once:
+                if not self._waiting or self._is_busy:
                     self._pumping = False
                     return
                 wave = self._board(next(iter(self._waiting)))
@@ -178,6 +185,7 @@ class Coalescer:
         if n < len(group):
             self._waiting[kind] = group[n:]  # behind the other kinds
         self._under_way += 1
+        self._inputs += n
         return Wave(group[:n])
 
     def _launch(self, wave: Wave | None) -> None:
@@ -186,13 +194,13 @@ class Coalescer:
         try:
             sending = wave.send(self._fleet)
         except Exception as error:  # noqa: BLE001 - somebody waits for every one of them
-            self._one_is_back()
+            self._one_is_back(wave.n)
             wave.land(error if isinstance(error, Failed) else Failed("rejected", f"it cannot be sent: {error}"))
             return
         self._on_sent(wave.n)
 
         def land(sending: Sending) -> None:
-            self._one_is_back()
+            self._one_is_back(wave.n)
             wave.land(outcome_of(sending))
 
         sending.add_done_callback(land)

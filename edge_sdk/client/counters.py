@@ -58,6 +58,7 @@ class Counters:
         self._round_trips = Histogram(SECONDS)
         self._certified = self._foreign = self._extra_calls = self._extra_bytes = 0
         self._privacy: Counter[str] = Counter()
+        self._encodings: Counter[str] = Counter()
         self._waves = self._wave_inputs = 0
 
     def request(self, source: Source | None, reason: Reason, seconds: float, *, certified: bool = False) -> None:
@@ -68,12 +69,13 @@ class Counters:
             self._durations[source].observe(seconds)
             self._certified += certified
 
-    def upload(self, size: int, *, usable: bool, seconds: float, foreign: bool = False) -> None:
+    def upload(self, size: int, *, usable: bool, seconds: float, foreign: bool = False, encoding: str = "") -> None:
         """Count one request of ``size`` bytes that was handed to gRPC, and what it took."""
         with self._lock:
             self._uploads[usable].observe(size)
             if usable:
                 self._round_trips.observe(seconds)
+                self._encodings[encoding] += 1
             self._foreign += foreign
 
     def copies(self, calls: int, size: int) -> None:
@@ -104,6 +106,7 @@ class Counters:
             the same requests by source, ``none`` where they ended in an error, and reason;
             ``certified``: answers that were;
             ``escalated``: requests that the cloud answered usefully, ``bytes_sent`` in them;
+            ``encodings``: the same, by what the cloud saw; see `edge_sdk.encodings`;
             ``failed_uploads``: tries without a useful answer, ``bytes_failed`` in them (where the
             cloud was offline, they may not have left the device);
             ``extra_calls``: copies of a request beside the one that was answered, or the first where none
@@ -133,6 +136,7 @@ class Counters:
                 "outcomes": outcomes,
                 "certified": self._certified,
                 "escalated": sum(sent.counts),
+                "encodings": dict(sorted(self._encodings.items())),
                 "failed_uploads": sum(failed.counts),
                 "bytes_sent": int(sent.total),
                 "bytes_failed": int(failed.total),

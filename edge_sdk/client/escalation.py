@@ -35,6 +35,7 @@ __all__ = ["CloudLink"]
 _REFUSALS: dict[Reason, str] = {
     "budget": "the budget for escalations is used up, or too little time has passed since the last",
     "deadline": "no answer is to be expected in the time that is left",
+    "privacy": "what privacy rules leave of this picture is in none of the encodings that were asked for",
 }
 # as gRPC says it in C, Python and Go, and in Java
 _TOO_LARGE = re.compile(r"RESOURCE_EXHAUSTED.* (?:larger than max \(\d+ vs\. |exceeds maximum size )(\d{1,12})")

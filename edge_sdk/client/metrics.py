@@ -48,6 +48,12 @@ def _lines(counters: Mapping[str, Any], info: _Labels) -> Iterator[str]:
         "cloud_duration_seconds", "Time of asking the cloud that gave an answer.", "", {"": histograms["cloud_seconds"]}
     )
     yield from _histogram("upload_size_bytes", "Requests handed to the network.", "result", histograms["upload_bytes"])
+    yield from _family(
+        "escalations_total",
+        "counter",
+        "Requests that the cloud answered, by what it saw.",
+        _by("encoding", counters["encodings"]),
+    )
     for what, name in (("requests", "extra_calls"), ("bytes", "bytes_extra")):
         yield from _family(f"extra_{what}_total", "counter", f"Copies of requests: {what}.", [({}, counters[name])])
     waves = counters["waves"]

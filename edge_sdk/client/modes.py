@@ -305,7 +305,7 @@ class Answering:
             Why there is none of the cloud.
         """
         _log.debug("the cloud gave no answer (%s): %s", outcome.reason, outcome.detail)
-        if self.forwarder is not None and made is not None:
+        if self.forwarder is not None and made is not None and outcome.reason != "privacy":
             self.forwarder.put(capture, reduction, made, context, time.time())
 
     def _conclude(self, made: Made, outcome: Outcome | None, given: Given) -> Classification:
@@ -342,4 +342,5 @@ class Answering:
                 usable=usable,
                 foreign=usable and watch.is_foreign(outcome.digest),
                 seconds=outcome.elapsed_ms / 1e3,
+                encoding=outcome.encoding,
             )

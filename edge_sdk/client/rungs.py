@@ -38,7 +38,7 @@ MOST_BYTES = MAX_MESSAGE_BYTES - MARGIN_BYTES
 
 
 class Refused(Exception):  # noqa: N818 - never leaves the link
-    """No way to send an input is worth it now, or none would be answered in time."""
+    """No way to send an input is worth it now, or none would be answered in time, or rules leave none."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -146,6 +146,7 @@ class _Plan:
 
 _plans: dict[tuple[Any, ...], _Plan] = {}
 _MOST_PLANS = 256
+_SINGLE = ("auto", "captured", "jpeg", "tensor")
 
 
 def prepare(
@@ -180,7 +181,7 @@ def prepare(
     Raises
     ------
     Refused
-        By the choice of the ladder's pilot.
+        By the choice of the ladder's pilot; ``privacy`` where rules leave a picture as which no rung sends it.
     InputError
         The server takes none of what is wanted, or the input does not fit its model.
     MissingExtraError
@@ -236,9 +237,12 @@ def _plan_for(contract: Contract, wanted: str, capture: Capture, edge_spec: Proc
     if plan is not None:
         return plan
     contract.check_takes(edge_spec)
-    if wanted not in ("auto", "captured", "jpeg", "tensor"):
+    if wanted not in _SINGLE:
         ladder = ladder.of(SentAs.parse_all(wanted))
     ways = _ways(contract, wanted, capture, edge_spec, ladder)
+    reduced_otherwise = capture.reduction != WHOLE and wanted not in _SINGLE
+    if not ways and reduced_otherwise and not any(one.reduction in (WHOLE, capture.reduction) for one in ladder.rungs):
+        raise Refused("privacy")  # what rules leave is none of what the app wants to be sent
     if not ways:
         reduced = f", of what rules leave of a picture ({capture.reduction})" if capture.reduction != WHOLE else ""
         offered = ", ".join(contract.encodings)

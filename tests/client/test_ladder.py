@@ -118,6 +118,24 @@ def test_an_app_may_say_what_is_sent_and_is_told_that_nobody_certified_it(pair, 
     assert sent(proxy) == [wire]
 
 
+def test_where_rules_leave_none_of_what_the_app_wants_sent_nothing_is_and_privacy_is_the_reason(pair, proxy) -> None:
+    cloud, rule = Cloud(proxy.address, encoding="jpeg:60+side:64"), PrivacyRule(region_of_interest=(0.0, 0.0, 0.5, 1.0))
+    with edge_sdk.connect(pair.edge, cloud=cloud, mode="prefer_cloud", deadline=PATIENT, privacy=[rule]) as model:
+        answer = model.predict(scene())
+        assert model.counters["encodings"] == {}
+    assert (answer.source, answer.reason) == ("edge", "privacy")
+    assert sent(proxy) == []
+
+
+def test_what_the_cloud_saw_is_counted_by_its_name(pair, proxy) -> None:
+    cloud = Cloud(proxy.address, encoding="jpeg:60")
+    with edge_sdk.connect(pair.edge, cloud=cloud, mode="prefer_cloud", deadline=PATIENT) as model:
+        for _ in range(2):
+            model.predict(scene())
+        assert model.counters["encodings"] == {"jpeg:60": 2}
+        assert 'edge_sdk_escalations_total{encoding="jpeg:60"} 2' in model.metrics()
+
+
 def test_a_rung_that_was_certified_alone_is_what_is_sent(pair, proxy, tmp_path) -> None:
     bundle = Bundle.open(pair.edge)
     policy = Policy.from_json(bundle.manifest.cascade)
