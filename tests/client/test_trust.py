@@ -254,6 +254,35 @@ def test_a_call_under_way_outlives_the_renewal_of_its_certificate(pair, replicas
         assert under_way.result(PATIENT).source == "cloud"
 
 
+@pytest.mark.slow  # files are looked at every five seconds
+def test_closing_ends_a_call_on_a_connection_that_was_replaced(pair, replicas, issued, tmp_path: Path) -> None:
+    authority, hold, held, peers = tmp_path / "ca.pem", threading.Event(), threading.Event(), set()
+    shutil.copy(issued["good"].cert, authority)
+
+    def answer(number: int, context: Any) -> Any:
+        if number == 1:
+            held.set()
+            hold.wait(PATIENT)
+        else:
+            peers.add(context.peer())
+        return ONE
+
+    replica = replicas(answer, credentials=shown(issued["good"]))
+    with ask(pair, Cloud(replica.address, tls_ca=authority), deadline=None) as model, ThreadPoolExecutor(1) as pool:
+        assert model.predict(pair.hard[0]).source == "cloud"
+        under_way = pool.submit(model.predict, pair.hard[0])
+        assert held.wait(PATIENT)
+        authority.write_bytes(issued["good"].cert.read_bytes() + issued["another"].cert.read_bytes())
+        end = time.monotonic() + PATIENT
+        while len(peers) < 2:
+            assert time.monotonic() < end, "the connection was not replaced"
+            model.predict(pair.hard[0])
+            time.sleep(0.05)
+        model.close()
+        assert under_way.result(PATIENT / 2).reason == "deadline"
+        hold.set()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
