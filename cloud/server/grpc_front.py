@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -35,11 +34,10 @@ from edge_sdk.cloud.server.exchange import (
     wanted_outputs,
 )
 from edge_sdk.cloud.server.request_log import RequestLog
+from edge_sdk.cloud.server.writing import serialize, within_stream
 from edge_sdk.errors import InputError, OverloadedError, UnknownCallerError
-from edge_sdk.protocol import add_output, messages, read_inputs, read_parameters, set_parameter
+from edge_sdk.protocol import messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (
-    CACHED_PARAMETER,
-    DIGEST_PARAMETER,
     MAX_MESSAGE_BYTES,
     PUSHBACK_PARAMETER,
     SERVICE,
@@ -109,7 +107,7 @@ class GrpcFront:
         handlers = {name: _unary(name, method) for name, method in methods.items()}
         # the stream parses what comes by itself: a message that is none must not end it
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._model_stream_infer, response_serializer=messages.ModelStreamInferResponse.SerializeToString
+            self._model_stream_infer, response_serializer=_as_bytes
         )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
@@ -193,27 +191,28 @@ class GrpcFront:
         self._access.admit(caller, kind, model)
         return caller
 
-    async def _model_infer(self, request: Any, context: Any) -> Any:
-        arrived, response = time.monotonic(), messages.ModelInferResponse()
-        failure = await self._try("grpc", request, context, arrived, response)
-        if failure is not None:
-            await _abort(context, failure)
-        return response
+    async def _model_infer(self, request: Any, context: Any) -> bytes:
+        said = await self._try("grpc", request, context, time.monotonic())
+        if isinstance(said, Failure):
+            await _abort(context, said)  # raises
+        assert isinstance(said, bytes)
+        return said
 
-    async def _try(self, front: str, request: Any, context: Any, arrived: float, response: Any) -> Failure | None:
-        """Fill the response, or return what went wrong; note how it ended."""
-        failure, status = None, "CANCELLED"
+    async def _try(self, front: str, request: Any, context: Any, arrived: float) -> bytes | Failure:
+        """Return the response, serialized, or what went wrong; note how it ended."""
+        status = "CANCELLED"
         try:
             self._admit(context, "infer", request.model_name)
-            await self._infer(request, context.time_remaining(), arrived, response)
+            response = await self._infer(request, context.time_remaining(), arrived)
             status = "OK"
+            return response
         except Exception as error:  # noqa: BLE001 - a fault of the server, too, has its answer
             failure = failure_of(error, request.model_name)
             status = failure.status.name
+            return failure
         finally:
             if self._log is not None:
                 self._log.note(front, request.id, request.model_name, request.model_version, status, arrived)
-        return failure
 
     async def _model_stream_infer(self, requests: Any, context: Any) -> None:
         """Work on several requests of a stream at a time; answer each as soon as it is ready."""
@@ -236,29 +235,28 @@ class GrpcFront:
                 tasks.create_task(work(data))
 
     async def _stream_response(self, data: bytes, context: Any) -> Any:
-        arrived, response = time.monotonic(), messages.ModelStreamInferResponse()
-        request = messages.ModelInferRequest()
-        failure: Failure | None
+        arrived, request = time.monotonic(), messages.ModelInferRequest()
         try:
             request.ParseFromString(data)
         except DecodeError:
             failure = failure_of(InputError(_unreadable("ModelInferRequest")), "")
             request.Clear()
         else:
-            failure = await self._try("stream", request, context, arrived, response.infer_response)
-        if failure is None:
-            return response
-        response.error_message = failure.message
-        response.infer_response.Clear()
+            said = await self._try("stream", request, context, arrived)
+            if isinstance(said, bytes):
+                return within_stream(said)
+            failure = said
+        response = messages.ModelStreamInferResponse(error_message=failure.message)
         response.infer_response.id = request.id  # as in Triton, so that it is known which failed
         set_parameter(response.infer_response.parameters, STATUS_PARAMETER, failure.status.name)
         if failure.pushback_ms is not None:
             set_parameter(response.infer_response.parameters, PUSHBACK_PARAMETER, failure.pushback_ms)
         return response
 
-    async def _infer(self, request: Any, time_remaining: float | None, arrived: float, response: Any) -> None:
+    async def _infer(self, request: Any, time_remaining: float | None, arrived: float) -> bytes:
         parameters = read_parameters(request.parameters)
-        model = self._core.model(request.model_name, request.model_version)
+        name, version = request.model_name, request.model_version
+        model = self._core.model(name, version)
         asked = [(output.name, read_parameters(output.parameters)) for output in request.outputs]
         wanted = wanted_outputs(asked, model)
         # counted here, not by gRPC, to which calls whose message never comes are at work, too
@@ -268,8 +266,8 @@ class GrpcFront:
         try:
             said = await self._core.infer(
                 Request(
-                    model=request.model_name,
-                    version=request.model_version,
+                    model=name,
+                    version=version,
                     inputs=read_inputs(request),
                     encoding=encoding_of(parameters),
                     deadline=deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
@@ -281,20 +279,7 @@ class GrpcFront:
         finally:
             self._at_work -= 1
         # of the model that answered: a newer one may have taken over meanwhile
-        response.CopyFrom(_head(said.model.name, said.model.version, said.model.digest, said.cached))
-        response.id = request.id
-        for name, array in answered(said, wanted).items():
-            add_output(response, name, array)
-
-
-@functools.lru_cache
-def _head(name: str, version: str, digest: str, cached: bool) -> Any:
-    """Return what every answer of a model begins with; not to be changed."""
-    head = messages.ModelInferResponse(model_name=name, model_version=version)
-    set_parameter(head.parameters, DIGEST_PARAMETER, digest)
-    if cached:
-        set_parameter(head.parameters, CACHED_PARAMETER, value=True)
-    return head
+        return serialize(said.model, request.id, answered(said, wanted), cached=said.cached)
 
 
 class _Room:
@@ -321,7 +306,7 @@ class _Room:
 
 def _unary(name: str, method: Method) -> Any:
     """Return the handler of a method of one request and one response."""
-    request_class, response_class = messages.METHODS[name]
+    request_class, _ = messages.METHODS[name]
     parse = request_class.FromString
 
     async def handle(data: bytes, context: Any) -> Any:
@@ -331,7 +316,12 @@ def _unary(name: str, method: Method) -> Any:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _unreadable(request_class.DESCRIPTOR.name))
         return await method(request, context)
 
-    return grpc.unary_unary_rpc_method_handler(handle, response_serializer=response_class.SerializeToString)
+    return grpc.unary_unary_rpc_method_handler(handle, response_serializer=_as_bytes)
+
+
+def _as_bytes(response: Any) -> bytes:
+    data: bytes = response if isinstance(response, bytes) else response.SerializeToString()
+    return data
 
 
 def _unreadable(name: str) -> str:
