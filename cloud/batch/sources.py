@@ -22,7 +22,7 @@ from edge_sdk.errors import DataError, InputError
 __all__ = ["Row", "Source", "open_source"]
 
 _BATCH = 64  # rows read at once
-_BUFFER = 1 << 20  # bytes of a column read at once: a row group may be larger than memory
+_BUFFER = 1 << 20  # bytes of a column read at once: a row group may be larger than memory, a page may not
 _IDS = ("id", "path")
 _SUFFIXES = {
     "image": frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}),
