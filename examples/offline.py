@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -145,11 +146,14 @@ class Cable:
 def train(name: str, data: Dataset, count: int, hidden: int, folder: Path) -> Path:
     """Train a network on so many digits, write it as ONNX, and pack it."""
     from onnx import TensorProto, helper, numpy_helper
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
     pixels = np.asarray(data.images[:count], np.float32).reshape(count, -1) / 255
     network = MLPClassifier((hidden,), max_iter=20, tol=1e-3, n_iter_no_change=3, random_state=0)
-    network.fit(pixels, data.labels[:count])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it need not be the best there is
+        network.fit(pixels, data.labels[:count])
     weights: list[NDArray[Any]] = [*network.coefs_, *network.intercepts_]
     stored = [
         numpy_helper.from_array(w.astype(np.float32), n) for w, n in zip(weights, ("w1", "w2", "b1", "b2"), strict=True)
