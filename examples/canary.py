@@ -91,6 +91,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+        self._connection: http.client.HTTPConnection | None = None
         command = [sys.executable, "-m", "edge_sdk", "serve", str(folder), *ports, "--allow-admin"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
@@ -105,10 +106,13 @@ class Server:
         """End it."""
         self._process.terminate()
         self._process.communicate()
+        if self._connection is not None:
+            self._connection.close()
 
     def ask(self, model: str, image: np.ndarray[Any, Any], customer: str) -> tuple[str, int]:
         """Return the version that answers a picture of a customer, and the class that it names."""
         tensor = {"name": "image", "datatype": "UINT8", "shape": list(image.shape), "data": image.ravel().tolist()}
+        assert self._connection is not None
         said = self._post(
             self._connection,
             f"/v2/models/{model}/infer",
