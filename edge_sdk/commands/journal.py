@@ -22,9 +22,9 @@ from pathlib import Path
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.audit import Estimate
 from edge_sdk.cascade.delivery import Delivery, delivery
-from edge_sdk.cascade.journal import replay
 from edge_sdk.cascade.offpolicy import Evaluation, columns, evaluate
 from edge_sdk.cascade.policy import Policy
+from edge_sdk.cascade.replay import replay
 from edge_sdk.client.journal import KEY_FILE, Reader, read_key
 from edge_sdk.errors import CertificateError
 

@@ -26,9 +26,9 @@ from edge_sdk.cascade.journal import (
     derive,
     key_id,
     parse,
-    replay,
     rule_digest,
 )
+from edge_sdk.cascade.replay import replay
 from edge_sdk.errors import EdgeSdkError, JournalError
 from edge_sdk.types import Timing
 
@@ -104,8 +104,9 @@ def test_the_digest_of_a_rule_is_that_of_what_decides_and_not_of_its_certificate
 REPLAY = """
 import json, sys
 from edge_sdk import canonical
-from edge_sdk.cascade.journal import parse, replay
+from edge_sdk.cascade.journal import parse
 from edge_sdk.cascade.policy import Policy
+from edge_sdk.cascade.replay import replay
 rules = [Policy.from_json(canonical.loads(line.encode())) for line in open(sys.argv[1])]
 report = replay(map(parse, open(sys.argv[2], "rb").read().splitlines()), rules, [bytes.fromhex(sys.argv[3])])
 print(json.dumps([report.decisions, report.matched, report.problem]))

@@ -16,9 +16,10 @@ import pytest
 import edge_sdk
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.audit import Audit
-from edge_sdk.cascade.journal import Record, key_id, replay
+from edge_sdk.cascade.journal import Record, key_id
 from edge_sdk.cascade.offpolicy import columns, evaluate
 from edge_sdk.cascade.policy import Policy
+from edge_sdk.cascade.replay import replay
 from edge_sdk.client import Budget, Cloud, Journal
 from edge_sdk.client.journal import KEY_FILE, Reader, keep_key, read_key
 from edge_sdk.errors import InputError, StorageError
@@ -216,7 +217,7 @@ REPLAY = """
 import json, sys
 from pathlib import Path
 from edge_sdk.bundle import Bundle
-from edge_sdk.cascade.journal import replay
+from edge_sdk.cascade.replay import replay
 from edge_sdk.cascade.policy import Policy
 from edge_sdk.client.journal import Reader, read_key
 rules = [Policy.from_json(Bundle.open(sys.argv[1]).manifest.cascade)]

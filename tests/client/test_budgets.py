@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import edge_sdk
-from edge_sdk.cascade.journal import Record, replay
+from edge_sdk.cascade.journal import Record
+from edge_sdk.cascade.replay import replay
 from edge_sdk.client import Budget
 from edge_sdk.client.journal import Reader, read_key
 from edge_sdk.errors import EscalationError, InputError
