@@ -145,10 +145,14 @@ def test_a_duration_has_the_unit_that_suits_it(seconds, text):
 
 SUITES = sorted(path.stem for path in (RUN.parent / "suites").glob("*.py") if path.stem != "__init__")
 
+LONG = {"coalescing"}  # tens of thousands of requests in one round
+
 run = partial(subprocess.run, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(
+    "suite", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SUITES]
+)
 def test_a_suite_runs_and_its_cases_agree(suite, tmp_path):
     done = run([sys.executable, "-P", RUN, suite, "--rounds", "1", "--json", tmp_path / "r.json"])
     assert done.returncode == 0, done.stderr

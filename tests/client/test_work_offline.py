@@ -410,7 +410,7 @@ def test_what_comes_a_second_time_bears_the_name_that_it_bore_the_first_time(pai
 
 
 CAMERA = """
-import os, signal, sys
+import os, signal, sys, time
 import numpy as np
 import edge_sdk
 from edge_sdk.client import Outbox
@@ -437,6 +437,8 @@ while True:
     n += 3
     assert outbox.flush()
     print(*names, flush=True)
+    if moment:
+        time.sleep(0.03)  # else thousands wait when the first is sent
 """
 
 
