@@ -82,7 +82,7 @@ def read_probabilities(output: NDArray[Any], contract: Contract, classes: int) -
     tolerance = _ADDS_UP_LOOSELY if contract.quantization is None else classes * contract.quantization[0]
     if contract.outputs is None:
         tolerance = _ADDS_UP
-    inside = scores.min() >= -tolerance and abs(float(scores.sum()) - 1.0) <= tolerance
+    inside = scores.min() >= -tolerance and abs(float(scores.sum(dtype=np.float64)) - 1.0) <= tolerance
     if contract.outputs is None and not inside:  # another server does not say which it gives
         return np.asarray(softmax(scores), np.float32)
     if not inside:

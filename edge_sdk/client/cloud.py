@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +18,7 @@ Balance = Literal["failover", "round_robin"]
 
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _MOST_ENDPOINTS = 16
+_TEXTS, _FILES = ("model_name", "encoding", "server_name", "token"), ("tls_ca", "tls_cert", "tls_key", "token_file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class Hedging:
     quantile: float = 0.95
 
     def __post_init__(self) -> None:
+        for name in ("share", "quantile"):
+            if not isinstance(getattr(self, name), Real):
+                raise InputError(f"{name} of hedging is {getattr(self, name)!r}; it should be a number")
         if not 0.0 < self.share <= 0.5:
             raise InputError(f"share of hedged calls is {self.share}; it should be above 0 and at most 0.5")
         if not 0.5 <= self.quantile < 1.0:
@@ -58,7 +63,8 @@ class Cloud:
     balance
         Of several endpoints. ``failover``: the first of them that is healthy. ``round_robin``: each in turn.
     tls_ca
-        PEM file of the authorities that may have signed a server's certificate; None is no TLS.
+        PEM file of the authorities that may have signed a server's certificate; ``system`` for those that this
+        system trusts; None is no TLS.
     tls_cert, tls_key
         PEM files of the certificate that a server asks of this device, and of its key.
     server_name
@@ -96,6 +102,14 @@ class Cloud:
     priority: int | None = None
 
     def __post_init__(self) -> None:
+        for name in (*_TEXTS, *_FILES):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str if name in _TEXTS else str | Path):
+                raise InputError(
+                    f"{name} is {type(value).__name__}; it should be a {'text' if name in _TEXTS else 'path'}"
+                )
+        if not isinstance(self.coalesce, bool):
+            raise InputError(f"coalesce is {self.coalesce!r}; it should be True or False")
         targets, model = _parse(self.endpoints)
         if model is not None and self.model_name not in (None, model):
             raise InputError(f"the endpoints name the model {model}, and model_name {self.model_name}: name one")
@@ -169,7 +183,7 @@ def _parse(endpoints: object) -> tuple[tuple[str, ...], str | None]:
     for one in listed:
         target, _, model = one.partition("/")
         host, _, port = target.rpartition(":")
-        named = host and not any(char.isspace() for char in host) and (":" not in host or host.startswith("["))
+        named = host and host.isprintable() and " " not in host and (":" not in host or host.startswith("["))
         if not named or not (port.isascii() and port.isdigit() and len(port) <= 5) or not 0 < int(port) < 65536:
             raise InputError(f"cloud is {one!r}; it should be host:port or host:port/model")
         if target in targets:

@@ -20,6 +20,12 @@ __all__ = ["Credentials"]
 
 _LOOK_SECONDS = 5.0
 _LEAST_SECONDS = 1.0  # between two looks, though calls are refused
+_AUTHORITIES = (  # where systems keep them in one file: Debian, Fedora, SUSE, Alpine and macOS
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 
 
 class Credentials:
@@ -52,7 +58,8 @@ class Credentials:
     ) -> None:
         self._token = cloud.token
         self._token_file = cloud.token_file
-        self._tls = tuple(path for path in (cloud.tls_ca, cloud.tls_key, cloud.tls_cert) if path is not None)
+        authorities = _system_authorities() if cloud.tls_ca == "system" else cloud.tls_ca
+        self._tls = tuple(path for path in (authorities, cloud.tls_key, cloud.tls_cert) if path is not None)
         self._complain, self._clock = complain, clock
         self._lock = threading.Lock()
         self._files = [Path(path) for path in (*self._tls, self._token_file) if path is not None]
@@ -120,7 +127,7 @@ class Credentials:
         pem = tuple(_read(path) for path in paths)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
-            context.load_verify_locations(cadata=pem[0].decode("latin-1"))
+            context.load_verify_locations(cadata=pem[0].decode("ascii", "ignore"))  # comments may be in any language
         except (ssl.SSLError, ValueError) as error:
             raise InputError(f"tls_ca {paths[0]} holds no certificate in PEM format") from error
         if len(paths) == 3:
@@ -139,3 +146,16 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _system_authorities() -> str:
+    """Return the file of the authorities that this system trusts: ``SSL_CERT_FILE``, OpenSSL's or the system's."""
+    import ssl
+
+    # not gRPC's own, which it takes where it is given none: those do not know what a company has added
+    for path in (ssl.get_default_verify_paths().cafile, *_AUTHORITIES):
+        if path is not None and Path(path).is_file():
+            return path
+    raise InputError(
+        "tls_ca is 'system', and this system has no file of authorities: install ca-certificates, or give a file"
+    )

@@ -15,12 +15,14 @@ __all__ = ["Complaints", "Failed"]
 _log = logging.getLogger("edge_sdk.client")
 
 _QUIET_SECONDS = 60.0
+_MOST_TEXT = 1000  # characters of what may be a server's words
 
 
 class Failed(Exception):  # noqa: N818 - never leaves the link
     """Carries an outcome without an answer out of what was tried."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
+        detail = _one_line(detail)
         super().__init__(detail)
         self.outcome = Outcome(None, reason, detail=detail)
 
@@ -47,7 +49,7 @@ class Complaints:
         kind
             One of few.
         text
-            One line: what is wrong, and what to do.
+            What is wrong, and what to do; logged as one line.
         """
         with self._lock:
             now = self._clock()
@@ -56,4 +58,10 @@ class Complaints:
                 self._kinds[kind] = (again_at, unsaid + 1)
                 return
             self._kinds[kind] = (now + _QUIET_SECONDS, 0)
-        _log.warning("%s%s", text, f" (and {unsaid} times more since it was last said)" if unsaid else "")
+        _log.warning("%s%s", _one_line(text), f" (and {unsaid} times more since it was last said)" if unsaid else "")
+
+
+def _one_line(text: str) -> str:
+    """Return a text without what could pass for another line of a log, and of bounded length."""
+    text = text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]} …"
+    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)

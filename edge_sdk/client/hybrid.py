@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +20,7 @@ from edge_sdk.client.cache import Cache
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.counters import Counters
 from edge_sdk.client.journal import Journal
-from edge_sdk.client.modes import MODES, Answering, Given, Mode
+from edge_sdk.client.modes import MODES, Answering, Given, Mode, checked_deadline
 from edge_sdk.client.oversight import Oversight
 from edge_sdk.client.privacy import PrivacyRule, check_rules
 from edge_sdk.errors import InputError, MissingExtraError
@@ -56,7 +57,7 @@ class HybridModel:
         always, and answer from the edge where the cloud does not. ``cloud``: ask always, and raise
         where the cloud does not answer.
     deadline
-        Seconds from the start of a call to its answer. None waits for the cloud; 0 never does.
+        Seconds from the start of a call to its answer, a day at most. None waits for the cloud; 0 never does.
         The edge model itself is not cut short.
     audit_rate
         Share of the confident answers that the cloud is asked about as well, in [0, 1]; mode ``hybrid``
@@ -107,7 +108,7 @@ class HybridModel:
         if mode not in MODES:
             raise InputError(f"mode is {mode!r}; it should be one of {', '.join(MODES)}")
         cloud = Cloud.of(cloud)
-        _check_deadline(deadline)
+        deadline = checked_deadline(deadline)
         self._mode: Mode = mode
         self._check_edge(edge)
         rules = _check_rules(privacy, edge)
@@ -157,8 +158,7 @@ class HybridModel:
 
     @deadline.setter
     def deadline(self, seconds: float | None) -> None:
-        _check_deadline(seconds)
-        self._answering.deadline = seconds
+        self._answering.deadline = checked_deadline(seconds)
 
     @property
     def certificate_void(self) -> str | None:
@@ -281,16 +281,19 @@ class HybridModel:
         Raises
         ------
         InputError
-            There is no such class, or no journal.
+            There is no such class, no journal, or that is no id. An id that is not in the journal yet, or no
+            more, is no error: what has no record is left out where journals are read.
         """
         labels = self._answering.watch.model.labels
         if isinstance(label, str):
             if label not in labels:
                 raise InputError(f"there is no class {label!r}; there are {', '.join(labels[:20])}")
             label = labels.index(label)
-        if not 0 <= label < len(labels):
-            raise InputError(f"there is no class {label}; there are {len(labels)}")
-        self._oversight.feedback(decision_id, label)
+        if isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= label < len(labels):
+            raise InputError(f"there is no class {label!r}; there are {len(labels)}")
+        if not isinstance(decision_id, str) or not 0 < len(decision_id) <= 200 or not decision_id.isprintable():
+            raise InputError("feedback needs the decision_id of an answer: a text of at most 200 characters")
+        self._oversight.feedback(decision_id, int(label))
 
     def swap(self, path: str | Path, *, privacy: Iterable[PrivacyRule] | None = None) -> None:
         """Replace the edge model by that of another bundle, while calls go on.
@@ -358,7 +361,10 @@ class HybridModel:
         if journal is None or self._asking is None:
             raise InputError("an outbox needs the mode hybrid and a journal, where answers go: give journal=FOLDER")
         from edge_sdk.client.forwarding import Forwarder
+        from edge_sdk.client.outbox import Outbox
 
+        if not isinstance(outbox, str | Path | Outbox):
+            raise InputError(f"the outbox is {type(outbox).__name__}; it should be a folder or an Outbox")
         forwarder = Forwarder(outbox, journal, self._asking, self._oversight, lambda: answering.watch)
         answering.forwarder = forwarder
         return forwarder
@@ -387,11 +393,6 @@ def _new_asking(cloud: Cloud, **options: Any) -> Asking:
     except ModuleNotFoundError as error:
         raise MissingExtraError("grpcio", "hybrid") from error
     return Asking(cloud, **options)
-
-
-def _check_deadline(deadline: float | None) -> None:
-    if deadline is not None and not deadline >= 0:
-        raise InputError(f"deadline is {deadline}; it should be seconds, 0 or more, or None")
 
 
 def _check_rules(rules: Iterable[PrivacyRule], edge: EdgeModel) -> tuple[PrivacyRule, ...]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     from edge_sdk.client.payload import Capture
     from edge_sdk.encodings import Reduction
 
-__all__ = ["MODES", "Answering", "Given", "Mode"]
+__all__ = ["MODES", "Answering", "Given", "Mode", "checked_deadline"]
 
 _log = logging.getLogger("edge_sdk.client")
 
 Mode = Literal["edge", "hybrid", "cloud", "prefer_cloud"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+_LONGEST_DEADLINE = 86_400  # seconds, which every clock and timer can hold
 
 # kept back from a deadline to come back to the caller in time: 5 % of it, within these seconds
 _MARGIN_SHARE, _MARGIN_LEAST, _MARGIN_MOST = 0.05, 0.001, 0.010
@@ -344,3 +346,14 @@ class Answering:
                 seconds=outcome.elapsed_ms / 1e3,
                 encoding=outcome.encoding,
             )
+
+
+def checked_deadline(deadline: float | None) -> float | None:
+    """Return a deadline in seconds; raise `InputError` where it is none."""
+    if deadline is None:
+        return None
+    if not isinstance(deadline, Real) or not 0 <= deadline <= _LONGEST_DEADLINE:
+        raise InputError(
+            f"deadline is {deadline!r}; it should be seconds, from 0 to {_LONGEST_DEADLINE}, or None to wait"
+        )
+    return float(deadline)

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
+from numbers import Real
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -63,6 +65,15 @@ class Oversight:
     ) -> None:
         if mode != "hybrid" and (journal is not None or audit_rate or audit_key is not None):
             raise InputError(f"audits and a journal are for the mode hybrid, not {mode}")
+        for name, value, kind, what in (
+            ("audit_rate", audit_rate, Real, "a number"),
+            ("audit_key", audit_key, bytes, "bytes"),
+            ("budget", budget, Budget, "a Budget"),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise InputError(f"{name} is {type(value).__name__}; it should be {what} or None")
+        if journal is not None and not isinstance(journal, str | PathLike | Journal):
+            raise InputError(f"the journal is {type(journal).__name__}; it should be a folder or a Journal")
         self._mode = mode
         self._rate = audit_rate
         Audit(audit_key or bytes(32), audit_rate or 0.0)  # refuses what is out of range

@@ -72,19 +72,25 @@ class PrivacyRule:
     region_of_interest: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        for name, names in (("labels", self.labels), *(self.where or {}).items()):
+        if self.where is not None and not isinstance(self.where, Mapping):
+            raise InputError(f"privacy rule: where is {self.where!r}; it should be a mapping of keys to sets of values")
+        sets = {} if self.labels is None else {"labels": self.labels}
+        for name, names in (*sets.items(), *(self.where or {}).items()):
             if isinstance(names, str):
                 raise InputError(f"privacy rule: {name} is the text {names!r}; it should be a set of them")
-        if self.max_side is not None and self.max_side < 1:
-            raise InputError(f"privacy rule: max_side is {self.max_side}; it should be at least 1 pixel")
-        if self.region_of_interest is not None:
-            top, left, height, width = self.region_of_interest
-            inside = min(top, left) >= 0 and min(height, width) > 0 and max(top + height, left + width) <= 1 + 1e-9
-            if not inside:
-                raise InputError(
-                    f"privacy rule: region_of_interest is {self.region_of_interest}; "
-                    "it should be top, left, height and width as shares, within the frame"
-                )
+            if not isinstance(names, Collection):
+                raise InputError(f"privacy rule: {name} is {names!r}; it should be a set")
+        if self.when is not None and not callable(self.when):
+            raise InputError(f"privacy rule: when is {self.when!r}; it should be called with a Question")
+        if self.max_side is not None and (type(self.max_side) is not int or self.max_side < 1):
+            raise InputError(
+                f"privacy rule: max_side is {self.max_side!r}; it should be a whole number, at least 1 pixel"
+            )
+        if self.region_of_interest is not None and not _is_region(self.region_of_interest):
+            raise InputError(
+                f"privacy rule: region_of_interest is {self.region_of_interest!r}; "
+                "it should be top, left, height and width as shares, within the frame"
+            )
 
     @property
     def reduces(self) -> bool:
@@ -99,15 +105,30 @@ class PrivacyRule:
             try:
                 if key in question.context and question.context[key] not in values:
                     return False
-            except TypeError:  # a value that is in no set
-                _complain(f"the value of {key} cannot be compared")
+            except Exception:  # noqa: BLE001 - a value that is in no set: whatever it is, it may not let an input out
+                _complain(f"a value of the context cannot be compared with {key!r} of the rule")
         if self.when is None:
             return True
         try:
             return bool(self.when(question))
         except Exception as error:  # noqa: BLE001 - whatever it is, it may not let an input out
-            _complain(f"its predicate failed: {type(error).__name__}: {error}")
+            _complain(f"its predicate failed: {_told(error)}")
             return True
+
+
+def _is_region(region: Any) -> bool:
+    try:
+        top, left, height, width = region
+        return bool(min(top, left) >= 0 and min(height, width) > 0 and max(top + height, left + width) <= 1 + 1e-9)
+    except (TypeError, ValueError):
+        return False
+
+
+def _told(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - it is the app's, and cannot say what it is
+        return type(error).__name__
 
 
 def _complain(text: str) -> None:
@@ -134,6 +155,8 @@ def check_rules(rules: Iterable[PrivacyRule], labels: Collection[str], modality:
     """
     if isinstance(rules, PrivacyRule):
         raise InputError("privacy: need a list of rules, not one rule")
+    if not isinstance(rules, Iterable):
+        raise InputError(f"privacy: need a list of rules, not {rules!r}")
     rules = tuple(rules)
     for rule in rules:
         if not isinstance(rule, PrivacyRule):

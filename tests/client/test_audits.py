@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edge_sdk
 from edge_sdk.bundle import Bundle
 from edge_sdk.cascade.audit import Audit
-from edge_sdk.cascade.journal import Record, key_id
+from edge_sdk.cascade.journal import Feedback, Record, key_id
 from edge_sdk.cascade.offpolicy import columns, evaluate
 from edge_sdk.cascade.policy import Policy
 from edge_sdk.cascade.replay import replay
@@ -333,6 +334,19 @@ def test_a_journal_of_ones_own_outlives_the_model(guarded, pair, cloud, tmp_path
     journal.close()
     assert journal.counters == {"written": 2, "lost": 0}
     assert len(list(Reader(tmp_path))) == 2
+
+
+def test_feedback_takes_ids_of_answers_and_classes_alone(guarded, cloud, tmp_path: Path) -> None:
+    with edge_sdk.connect(guarded, cloud=cloud, journal=tmp_path) as model:
+        for wrong in (5, None, "", "x" * 201, "a\nb", "\ud800"):
+            with pytest.raises(InputError, match="decision_id of an answer"):
+                model.feedback(wrong, 0)
+        for wrong in (True, 1.5, None, float("nan"), 3, -1):
+            with pytest.raises(InputError, match="there is no class"):
+                model.feedback("of an answer long ago", wrong)
+        model.feedback("of an answer long ago", np.int64(1))
+    (entry,) = Reader(tmp_path)
+    assert entry == Feedback("of an answer long ago", entry.time, 1)
 
 
 def test_feedback_without_a_journal_is_refused(guarded, pair, cloud) -> None:

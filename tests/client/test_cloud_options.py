@@ -51,6 +51,12 @@ def test_endpoints_are_one_or_several_and_may_name_the_model(endpoints: Any, tar
         (["a:1/x", "b:1/y"], {}, "several models"),
         ("a:1/x", {"model_name": "y"}, "name one"),
         ("a:1", {"encoding": "png"}, "encoding is 'png'"),
+        ("a\0:1", {}, "host:port"),
+        ("a:1", {"encoding": 5}, "encoding is int"),
+        ("a:1", {"model_name": 5}, "model_name is int; it should be a text"),
+        ("a:1", {"tls_ca": 5}, "tls_ca is int; it should be a path"),
+        ("a:1", {"token": b"x"}, "token is bytes; it should be a text"),
+        ("a:1", {"coalesce": "no"}, "coalesce is 'no'"),
         ("a:1", {"balance": "random"}, "balance is 'random'"),
         ("a:1", {"hedging": True}, "hedging is bool"),
         ("a:1", {"priority": 0}, "priority is 0"),
@@ -88,7 +94,9 @@ def test_any_text_is_an_endpoint_or_refused_as_none(endpoints: Any) -> None:
         assert 0 < int(port) < 65536
 
 
-@pytest.mark.parametrize("options", [{"share": 0.0}, {"share": 0.6}, {"quantile": 1.0}, {"quantile": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"share": 0.0}, {"share": 0.6}, {"quantile": 1.0}, {"quantile": float("nan")}, {"share": "x"}]
+)
 def test_hedging_out_of_range_is_refused(options: dict) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         Hedging(**options)

@@ -79,7 +79,7 @@ def test_a_deadline_of_zero_never_asks(pair, cloud) -> None:
 
 def test_a_deadline_that_makes_no_sense_cannot_be_set(pair, cloud) -> None:
     with edge_sdk.connect(pair.edge, cloud=cloud, deadline=PATIENT) as model:
-        for wrong in (-1, float("nan")):
+        for wrong in (-1, float("nan"), float("inf"), 1e300, 10**400, "1", [1]):
             with pytest.raises(InputError, match="deadline is"):
                 model.deadline = wrong
         assert model.deadline == PATIENT
@@ -299,6 +299,13 @@ def test_after_closing_calls_and_swaps_are_refused(pair, cloud) -> None:
         ({"mode": "fastest"}, "mode is 'fastest'"),
         ({"deadline": -1}, "deadline is -1"),
         ({"deadline": float("nan")}, "deadline is nan"),
+        ({"deadline": float("inf")}, "deadline is inf"),
+        ({"deadline": "1"}, "deadline is '1'"),
+        ({"audit_rate": "1"}, "audit_rate is str"),
+        ({"audit_key": "k" * 16}, "audit_key is str"),
+        ({"budget": 5}, "budget is int"),
+        ({"journal": 5}, "journal is int"),
+        ({"privacy": None}, "need a list of rules"),
         ({"cloud": "nohost"}, "host:port"),
         ({"cloud": "host:port"}, "host:port"),
         ({"cloud": "host:99999"}, "host:port"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import edge_sdk
+from edge_sdk.errors import EscalationError
 from edge_sdk.protocol.names import ENCODINGS_PROPERTY, LABELS_PROPERTY, PROCESSING_PROPERTY, QUANTIZATION_PROPERTY
 from outside.odd import OddCloud
 
@@ -44,6 +45,17 @@ def test_nonsense_about_a_model_is_rejected_and_nobody_waits(pair, odd_cloud: Od
     odd_cloud.properties = properties
     with edge_sdk.connect(pair.edge, cloud=odd_cloud.address, deadline=PATIENT) as model:
         assert {model.predict(frame).reason for frame in pair.hard[:2]} == {"rejected"}
+
+
+def test_what_a_server_says_is_one_line_of_bounded_length_in_the_log(pair, odd_cloud: OddCloud, caplog) -> None:
+    odd_cloud.properties = {ENCODINGS_PROPERTY: "\nERROR all is lost," * 100_000}
+    options = {"cloud": odd_cloud.address, "mode": "cloud", "deadline": PATIENT}
+    with edge_sdk.connect(pair.edge, **options) as model, pytest.raises(EscalationError) as caught:
+        model.predict(pair.hard[0])
+    for text in (str(caught.value), *caplog.messages):
+        assert "\n" not in text
+        assert len(text) < 1_200
+    assert caplog.messages
 
 
 def test_an_answer_whose_shape_no_array_can_have_is_rejected(pair, odd_cloud: OddCloud) -> None:

@@ -76,7 +76,15 @@ def test_regions_without_a_common_part_keep_everything() -> None:
     [
         ({"labels": "person"}, "labels is the text 'person'"),
         ({"where": {"tenant": "acme"}}, "tenant is the text 'acme'"),
+        ({"labels": 5}, "labels is 5"),
+        ({"where": 5}, "where is 5"),
+        ({"where": {"tenant": None}}, "tenant is None"),
+        ({"when": 5}, "when is 5"),
         ({"max_side": 0}, "max_side is 0"),
+        ({"max_side": float("nan")}, "max_side is nan"),
+        ({"max_side": "9"}, "max_side is '9'"),
+        ({"region_of_interest": (0.5, 0.5)}, "within the frame"),
+        ({"region_of_interest": "abcd"}, "within the frame"),
         ({"region_of_interest": (0.5, 0.0, 0.6, 1.0)}, "within the frame"),
         ({"region_of_interest": (0.0, 0.0, float("nan"), 1.0)}, "within the frame"),
     ],
@@ -84,6 +92,40 @@ def test_regions_without_a_common_part_keep_everything() -> None:
 def test_a_rule_that_makes_no_sense_is_refused(options: dict[str, object], match: str) -> None:
     with pytest.raises(InputError, match=match):
         PrivacyRule(**options)
+
+
+class UnrulyError(Exception):
+    """What cannot be compared, hashed or told."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError
+
+    def __hash__(self) -> int:
+        raise RuntimeError
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("values", [{"acme"}, ["acme"]])
+@pytest.mark.parametrize("value", [UnrulyError(), np.arange(3), [1]], ids=["unruly", "array", "list"])
+def test_a_rule_is_meant_for_a_value_that_cannot_be_compared(values: object, value: object) -> None:
+    rule = PrivacyRule(where={"tenant": values})
+
+    assert ask(rule, tenant=value) is None or (values == ["acme"] and value == [1])
+
+
+def test_a_rule_is_meant_where_its_predicate_raises_what_cannot_be_told() -> None:
+    def look(question: Question) -> bool:
+        raise UnrulyError
+
+    assert ask(PrivacyRule(when=look)) is None
+
+
+@pytest.mark.parametrize("rules", [None, 5, PrivacyRule()])
+def test_what_is_no_list_of_rules_is_refused(rules: object) -> None:
+    with pytest.raises(InputError, match="need a list of rules"):
+        check_rules(rules, ("person", "cat"), "image")
 
 
 def test_a_label_that_the_model_does_not_have_is_refused() -> None:

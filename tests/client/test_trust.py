@@ -94,6 +94,23 @@ def test_a_certificate_that_does_not_fit_is_told_from_the_others(pair, replicas,
     assert not replica.calls
 
 
+def test_the_authorities_that_the_system_trusts_are_taken_by_name(pair, replicas, issued, monkeypatch) -> None:
+    replica = replicas(credentials=shown(issued["good"]))
+    monkeypatch.setenv("SSL_CERT_FILE", str(issued["good"].cert))
+    with ask(pair, Cloud(replica.address, tls_ca="system")) as model:
+        assert model.predict(pair.hard[0]).source == "cloud"
+    monkeypatch.setenv("SSL_CERT_FILE", str(issued["another"].cert))
+    assert "not signed by an authority in tls_ca" in why(pair, Cloud(replica.address, tls_ca="system"))
+
+
+def test_a_file_of_authorities_may_have_comments_in_any_language(pair, replicas, issued, tmp_path: Path) -> None:
+    replica = replicas(credentials=shown(issued["good"]))
+    commented = tmp_path / "ca.pem"
+    commented.write_bytes("# Főtanúsítvány\n".encode() + issued["good"].cert.read_bytes())
+    with ask(pair, Cloud(replica.address, tls_ca=commented)) as model:
+        assert model.predict(pair.hard[0]).source == "cloud"
+
+
 def test_a_name_that_is_not_known_says_so(pair) -> None:
     assert "its name is not known" in why(pair, Cloud("no-such-host.invalid:8001"))
 
