@@ -281,19 +281,20 @@ class HybridModel:
         Raises
         ------
         InputError
-            There is no such class, no journal, or that is no id. An id that is not in the journal yet, or no
-            more, is no error: what has no record is left out where journals are read.
+            There is no such class, no journal, or that is no id; one that the journal does not know is no error.
         """
         labels = self._answering.watch.model.labels
         if isinstance(label, str):
             if label not in labels:
                 raise InputError(f"there is no class {label!r}; there are {', '.join(labels[:20])}")
             label = labels.index(label)
-        if isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= label < len(labels):
+        index: Any = label
+        if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= int(index) < len(labels):
             raise InputError(f"there is no class {label!r}; there are {len(labels)}")
-        if not isinstance(decision_id, str) or not 0 < len(decision_id) <= 200 or not decision_id.isprintable():
+        number: Any = decision_id
+        if not isinstance(number, str) or not 0 < len(decision_id) <= 200 or not decision_id.isprintable():
             raise InputError("feedback needs the decision_id of an answer: a text of at most 200 characters")
-        self._oversight.feedback(decision_id, int(label))
+        self._oversight.feedback(decision_id, int(index))
 
     def swap(self, path: str | Path, *, privacy: Iterable[PrivacyRule] | None = None) -> None:
         """Replace the edge model by that of another bundle, while calls go on.

@@ -348,11 +348,11 @@ class Answering:
             )
 
 
-def checked_deadline(deadline: float | None) -> float | None:
+def checked_deadline(deadline: Any) -> float | None:
     """Return a deadline in seconds; raise `InputError` where it is none."""
     if deadline is None:
         return None
-    if not isinstance(deadline, Real) or not 0 <= deadline <= _LONGEST_DEADLINE:
+    if not issubclass(type(deadline), Real) or not 0 <= deadline <= _LONGEST_DEADLINE:
         raise InputError(
             f"deadline is {deadline!r}; it should be seconds, from 0 to {_LONGEST_DEADLINE}, or None to wait"
         )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from numbers import Real
-from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -72,8 +72,9 @@ class Oversight:
         ):
             if value is not None and not isinstance(value, kind):
                 raise InputError(f"{name} is {type(value).__name__}; it should be {what} or None")
-        if journal is not None and not isinstance(journal, str | PathLike | Journal):
-            raise InputError(f"the journal is {type(journal).__name__}; it should be a folder or a Journal")
+        given: type = type(journal)
+        if journal is not None and not issubclass(given, str | Path | Journal):
+            raise InputError(f"the journal is {given.__name__}; it should be a folder or a Journal")
         self._mode = mode
         self._rate = audit_rate
         Audit(audit_key or bytes(32), audit_rate or 0.0)  # refuses what is out of range
