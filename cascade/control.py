@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 
 from edge_sdk.cascade.ladder import Offer, best_offer
 from edge_sdk.cascade.network import LEAST, NOTHING, SURE, Network
@@ -71,6 +72,10 @@ class Budget:
     spare: float = 0.0
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, bool) or not (isinstance(value, Real) or (value is None and each.default is None)):
+                raise InputError(f"the budget's {each.name} is {value!r}; it should be a number")
         for name, fine, range_ in (
             ("calls", self.calls is None or 1 <= self.calls < math.inf, "1 or more, or None"),
             ("bytes", self.bytes is None or 0 < self.bytes < math.inf, "more than 0, or None"),

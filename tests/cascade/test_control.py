@@ -247,6 +247,9 @@ def test_spare_is_nothing_below_half_a_bucket_and_all_of_it_at_a_full_one():
         ({"burst": 1.0}, "burst is 1"),
         ({"spare": 1.1}, "spare is 1.1"),
         ({"price_per_byte": -1.0}, "price_per_byte is -1"),
+        ({"calls": "1"}, "calls is '1'; it should be a number"),
+        ({"calls": True}, "calls is True"),
+        ({"period": None}, "period is None"),
     ],
 )
 def test_a_budget_that_makes_no_sense_is_refused(fields, why):
