@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -101,10 +102,11 @@ def over_the_wire(pair, proxy: MisbehavingNetwork, n: int) -> tuple[int, int]:
             expected: list[np.ndarray] = []
             with edge_sdk.connect(pair.edge, cloud=Cloud(proxy.address, encoding=encoding), **options) as model:
                 for j in range(50):
-                    if j % 10 == 7:
+                    if j % 25 == 17:
                         proxy.set("drop", limit=300)  # the answer is cut off: whoever asks again sends it again
-                    elif j % 10 == 9:
+                    elif j % 25 == 20:
                         proxy.set("pass")
+                        time.sleep(0.25)  # a connection that was lost is left alone for a moment
                     frame = pair.hard[rng.integers(len(pair.hard))].copy()
                     frame[:, :, rng.integers(3)] ^= rng.integers(0, 8, frame.shape[:2], dtype=np.uint8)  # each its own
                     context = {"tenant": TENANTS[rng.integers(3)]} if rng.random() < 0.8 else {}
