@@ -195,7 +195,7 @@ def test_a_renewed_token_is_shown_on_a_new_stream_and_the_old_one_answers_what_i
     held = threading.Event()
 
     def treat(number: int, request: Any, context: Any) -> Any:
-        if number == 1:
+        if ("authorization", "Bearer old") in context.invocation_metadata():
             held.wait(PATIENT)
         return server.answer(request)
 
