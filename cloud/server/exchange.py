@@ -79,12 +79,15 @@ class Failure:
         One line.
     retry_after
         Seconds after which another try may succeed; None where that is not known.
+    request_id
+        As the request says it, where that is known and asked for.
     """
 
     status: grpc.StatusCode
     http: int
     message: str
     retry_after: float | None = None
+    request_id: str = ""
 
     @property
     def pushback_ms(self) -> int | None:

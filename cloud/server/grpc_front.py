@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from edge_sdk.cloud.server.access import Access, Caller, Kind
 from edge_sdk.cloud.server.admin import Admin
-from edge_sdk.cloud.server.core import Core, Request
+from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.descriptions import (
     model_config,
     model_metadata,
@@ -22,27 +23,17 @@ from edge_sdk.cloud.server.descriptions import (
     server_metadata,
     statistics,
 )
-from edge_sdk.cloud.server.exchange import (
-    FAILURES,
-    Failure,
-    answered,
-    deadline_of,
-    encoding_of,
-    failure_of,
-    key_of,
-    priority_of,
-    wanted_outputs,
-)
+from edge_sdk.cloud.server.exchange import FAILURES, Failure, failure_of
 from edge_sdk.cloud.server.request_log import RequestLog
-from edge_sdk.cloud.server.writing import serialize, within_stream
-from edge_sdk.errors import InputError, OverloadedError, UnknownCallerError
-from edge_sdk.protocol import messages, read_inputs, read_parameters, set_parameter
+from edge_sdk.cloud.server.responder import Responder, unreadable
+from edge_sdk.cloud.server.writing import within_stream
+from edge_sdk.errors import UnknownCallerError
+from edge_sdk.protocol import messages, set_parameter
 from edge_sdk.protocol.names import (
     MAX_MESSAGE_BYTES,
     PUSHBACK_PARAMETER,
     SERVICE,
     STATUS_PARAMETER,
-    TIMEOUT_PARAMETER,
 )
 from edge_sdk.protocol.services import HEALTH
 
@@ -53,7 +44,6 @@ MAX_STREAM_REQUESTS = 64
 MAX_STREAM_BYTES = 2 * MAX_MESSAGE_BYTES
 """How many bytes they may hold; further ones are not read, either."""
 
-_RETRY_SECONDS = 0.05
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
 Describe = Callable[[Callable[[str], bool]], Any]
@@ -86,8 +76,8 @@ class GrpcFront:
         access: Access | None = None,
     ) -> None:
         self._access = access
-        self._core, self._admin, self._log = core, Admin(core, allowed=allow_admin), log
-        self._at_work, self._max_concurrent = 0, max_concurrent
+        self._core, self._admin = core, Admin(core, allowed=allow_admin)
+        self._responder = Responder(core, max_concurrent=max_concurrent, log=log)
 
     def handler(self) -> Any:
         """Return the generic handler to register with a ``grpc.aio`` server."""
@@ -99,16 +89,14 @@ class GrpcFront:
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
-            "ModelInfer": self._model_infer,
             "RepositoryIndex": self._repository_index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
         handlers = {name: _unary(name, method) for name, method in methods.items()}
-        # the stream parses what comes by itself: a message that is none must not end it
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._model_stream_infer, response_serializer=_as_bytes
-        )
+        # these take bytes: of a stream, a message that is none must not end it
+        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._model_infer)
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     async def _server_live(self, request: Any, context: Any) -> Any:
@@ -191,28 +179,18 @@ class GrpcFront:
         self._access.admit(caller, kind, model)
         return caller
 
-    async def _model_infer(self, request: Any, context: Any) -> bytes:
-        said = await self._try("grpc", request, context, time.monotonic())
+    async def _model_infer(self, data: bytes, context: Any) -> bytes:
+        said = await self._responder.respond(
+            data, arrived=time.monotonic(), time_remaining=context.time_remaining(), admit=self._admission(context)
+        )
         if isinstance(said, Failure):
             await _abort(context, said)  # raises
         assert isinstance(said, bytes)
         return said
 
-    async def _try(self, front: str, request: Any, context: Any, arrived: float) -> bytes | Failure:
-        """Return the response, serialized, or what went wrong; note how it ended."""
-        status = "CANCELLED"
-        try:
-            self._admit(context, "infer", request.model_name)
-            response = await self._infer(request, context.time_remaining(), arrived)
-            status = "OK"
-            return response
-        except Exception as error:  # noqa: BLE001 - a fault of the server, too, has its answer
-            failure = failure_of(error, request.model_name)
-            status = failure.status.name
-            return failure
-        finally:
-            if self._log is not None:
-                self._log.note(front, request.id, request.model_name, request.model_version, status, arrived)
+    def _admission(self, context: Any) -> Callable[[str], object] | None:
+        """Return what raises where a call may not ask a model; None where everybody may."""
+        return None if self._access is None else functools.partial(self._admit, context, "infer")
 
     async def _model_stream_infer(self, requests: Any, context: Any) -> None:
         """Work on several requests of a stream at a time; answer each as soon as it is ready."""
@@ -234,52 +212,23 @@ class GrpcFront:
                 await room.enter(len(data))
                 tasks.create_task(work(data))
 
-    async def _stream_response(self, data: bytes, context: Any) -> Any:
-        arrived, request = time.monotonic(), messages.ModelInferRequest()
-        try:
-            request.ParseFromString(data)
-        except DecodeError:
-            failure = failure_of(InputError(_unreadable("ModelInferRequest")), "")
-            request.Clear()
-        else:
-            said = await self._try("stream", request, context, arrived)
-            if isinstance(said, bytes):
-                return within_stream(said)
-            failure = said
-        response = messages.ModelStreamInferResponse(error_message=failure.message)
-        response.infer_response.id = request.id  # as in Triton, so that it is known which failed
-        set_parameter(response.infer_response.parameters, STATUS_PARAMETER, failure.status.name)
-        if failure.pushback_ms is not None:
-            set_parameter(response.infer_response.parameters, PUSHBACK_PARAMETER, failure.pushback_ms)
-        return response
-
-    async def _infer(self, request: Any, time_remaining: float | None, arrived: float) -> bytes:
-        parameters = read_parameters(request.parameters)
-        name, version = request.model_name, request.model_version
-        model = self._core.model(name, version)
-        asked = [(output.name, read_parameters(output.parameters)) for output in request.outputs]
-        wanted = wanted_outputs(asked, model)
-        # counted here, not by gRPC, to which calls whose message never comes are at work, too
-        if self._at_work >= self._max_concurrent:
-            raise OverloadedError(f"{self._at_work} requests are at work already", retry_after=_RETRY_SECONDS)
-        self._at_work += 1
-        try:
-            said = await self._core.infer(
-                Request(
-                    model=name,
-                    version=version,
-                    inputs=read_inputs(request),
-                    encoding=encoding_of(parameters),
-                    deadline=deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
-                    priority=priority_of(parameters),
-                    key=key_of(parameters, request.id),
-                    outputs=tuple(output.name for output in wanted),
-                )
-            )
-        finally:
-            self._at_work -= 1
-        # of the model that answered: a newer one may have taken over meanwhile
-        return serialize(said.model, request.id, answered(said, wanted), cached=said.cached)
+    async def _stream_response(self, data: bytes, context: Any) -> bytes:
+        said = await self._responder.respond(
+            data,
+            arrived=time.monotonic(),
+            time_remaining=context.time_remaining(),
+            admit=self._admission(context),
+            front="stream",
+        )
+        if not isinstance(said, Failure):
+            return within_stream(said)
+        response = messages.ModelStreamInferResponse(error_message=said.message)
+        response.infer_response.id = said.request_id  # as in Triton, so that it is known which failed
+        set_parameter(response.infer_response.parameters, STATUS_PARAMETER, said.status.name)
+        if said.pushback_ms is not None:
+            set_parameter(response.infer_response.parameters, PUSHBACK_PARAMETER, said.pushback_ms)
+        answer: bytes = response.SerializeToString()
+        return answer
 
 
 class _Room:
@@ -306,26 +255,17 @@ class _Room:
 
 def _unary(name: str, method: Method) -> Any:
     """Return the handler of a method of one request and one response."""
-    request_class, _ = messages.METHODS[name]
+    request_class, response_class = messages.METHODS[name]
     parse = request_class.FromString
 
     async def handle(data: bytes, context: Any) -> Any:
         try:  # here, because grpc.aio takes a parser's error for a fault of the server, and logs it as one
             request = parse(data)
         except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _unreadable(request_class.DESCRIPTOR.name))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, unreadable(request_class.DESCRIPTOR.name))
         return await method(request, context)
 
-    return grpc.unary_unary_rpc_method_handler(handle, response_serializer=_as_bytes)
-
-
-def _as_bytes(response: Any) -> bytes:
-    data: bytes = response if isinstance(response, bytes) else response.SerializeToString()
-    return data
-
-
-def _unreadable(name: str) -> str:
-    return f"what was sent is no {name} message"
+    return grpc.unary_unary_rpc_method_handler(handle, response_serializer=response_class.SerializeToString)
 
 
 async def _abort(context: Any, failure: Failure) -> None:
