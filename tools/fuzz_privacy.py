@@ -3,7 +3,8 @@
 Frames say by their pixels what of them may leave; a server that sees the raw bytes of TCP looks for the others,
 and for pictures that are larger than they may be. Ways to ask (`predict`, `apredict`, `stream`), modes, encodings,
 hedges, waves of several inputs, caches, budgets and outboxes are drawn with the rules, and the server refuses, resets
-and delays, so that requests are sent again.
+and delays, so that requests are sent again. A second endpoint gets them where the first dies, cannot answer or is
+slow, made anew where it takes other encodings; messages that a server finds too large come again smaller.
 
 example:
   python tools/fuzz_privacy.py --count 100000

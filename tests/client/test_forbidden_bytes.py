@@ -10,13 +10,26 @@ import numpy as np
 import pytest
 
 import edge_sdk
-from edge_sdk.client import Cloud, Question
+from edge_sdk.client import Cloud, Question, escalation
 from edge_sdk.client.payload import Capture, Contract
 from edge_sdk.client.privacy import check_rules, judge, needs_answer
-from edge_sdk.client.rungs import prepare
+from edge_sdk.client.rungs import MOST_BYTES, prepare
+from edge_sdk.client.sending import Message, Sending
+from edge_sdk.encodings import Reduction
 from edge_sdk.errors import EscalationError
 from edge_sdk.processing import ProcessingSpec
-from outside.forbidden import LABELS, TENANTS, allowed, as_file, check, frame_of, random_rule
+from outside.forbidden import (
+    FORBIDDEN,
+    LABELS,
+    TENANTS,
+    allowed,
+    as_file,
+    check,
+    coded_frame,
+    find_leak,
+    frame_of,
+    random_rule,
+)
 from outside.network import MisbehavingNetwork
 from outside.wire import requests_in
 from outside.wirefuzz import fuzz_wire, metadata_of
@@ -84,6 +97,17 @@ def test_no_forbidden_byte_is_in_a_hundred_thousand_random_requests() -> None:
 def proxy(cloud: str) -> Iterator[MisbehavingNetwork]:
     with MisbehavingNetwork(int(cloud.rpartition(":")[2])) as made:
         yield made
+
+
+@pytest.mark.parametrize("encoding", ["captured", "jpeg", "resized", "tensor"])
+def test_a_picture_of_more_detail_than_may_leave_is_told_from_one_that_was_reduced(encoding: str) -> None:
+    rng = np.random.default_rng(3)
+    for most in range(1, 5):
+        frame = coded_frame(rng, (np.ones((16, 16), bool), most), 16)
+        reduction = Reduction(max_side=most)
+        for capture, leaks in ((Capture(frame, None), True), (Capture(frame, None).reduced(reduction), False)):
+            request, _ = prepare(CONTRACT, encoding, capture, SPEC)
+            assert (find_leak(request) is not None) == leaks, (most, leaks)
 
 
 def over_the_wire(pair, proxy: MisbehavingNetwork, n: int) -> tuple[int, int]:
@@ -164,4 +188,66 @@ def test_no_forbidden_byte_is_among_all_that_a_server_gets(pair, cloud, seed: in
 
 def test_that_server_finds_what_leaves_where_the_rules_are_not_in_force(pair, cloud) -> None:
     _, leaks = fuzz_wire(pair, metadata_of(cloud, "teacher"), 500, 0, enforce=False)
+    assert leaks
+
+
+@pytest.mark.parametrize(
+    ("path", "proof"), [("failing", "again elsewhere"), ("other", "at other"), ("large", "again smaller")]
+)
+def test_no_forbidden_byte_is_among_what_is_sent_again(pair, cloud, path: str, proof: str) -> None:
+    counts, leaks = fuzz_wire(pair, metadata_of(cloud, "teacher"), 250, 5, paths=(path,), until=proof)
+    assert leaks == []
+    assert counts[proof] > 0
+    assert counts["reduced"] > 20
+
+
+def brightened(message: Message) -> Message:
+    """Return a message of the same size, all of it forbidden."""
+    request = type(message.request)()
+    request.CopyFrom(message.request)
+    request.raw_input_contents[0] = bytes([FORBIDDEN]) * len(request.raw_input_contents[0])
+    return Message(request, message.seen)
+
+
+def test_that_server_finds_what_only_a_second_endpoint_is_sent(pair, cloud, monkeypatch) -> None:
+    send = Sending._send
+
+    def leak(self: Sending, endpoint, contract, *, apart: bool = False) -> None:
+        if self._tried and endpoint not in self._tried:
+            self._message = brightened(self._message)
+        send(self, endpoint, contract, apart=apart)
+
+    monkeypatch.setattr(Sending, "_send", leak)
+    _, leaks = fuzz_wire(pair, metadata_of(cloud, "teacher"), 3_000, 0, paths=("failing",))
+    assert leaks
+
+
+def test_that_server_finds_what_leaks_where_a_message_is_made_anew_for_another_model(pair, cloud, monkeypatch) -> None:
+    fitting = Sending._fitting
+
+    def leak(self: Sending, contract: Contract) -> Message:
+        message = fitting(self, contract)
+        return message if message is self._message else brightened(message)
+
+    monkeypatch.setattr(Sending, "_fitting", leak)
+    _, leaks = fuzz_wire(pair, metadata_of(cloud, "teacher"), 3_000, 0, paths=("other",))
+    assert leaks
+
+
+def test_that_server_finds_what_a_smaller_message_shows_of_the_whole_picture(pair, cloud, monkeypatch) -> None:
+    reduced, wholes = Capture.reduced, {}
+
+    def remember(self: Capture, reduction) -> Capture:
+        less = reduced(self, reduction)
+        wholes[id(less)] = wholes.get(id(self), (self, self))[0], less
+        return less
+
+    def leak(contract, wanted, capture, spec, **options):
+        if options["most_bytes"] < MOST_BYTES and id(capture) in wholes:
+            capture = replace(capture, pixels=wholes[id(capture)][0].pixels)
+        return prepare(contract, wanted, capture, spec, **options)
+
+    monkeypatch.setattr(Capture, "reduced", remember)
+    monkeypatch.setattr(escalation, "prepare", leak)
+    _, leaks = fuzz_wire(pair, metadata_of(cloud, "teacher"), 3_000, 0, paths=("large",))
     assert leaks
