@@ -95,3 +95,12 @@ def test_arrays_of_a_message_are_views_that_cannot_be_written() -> None:
     request = messages.ModelInferRequest()
     add_input(request, "x", np.zeros((2, 2), np.uint8))
     assert not read_inputs(request)["x"].flags.writeable
+
+
+def test_rewards_are_told_in_a_service_of_their_own() -> None:
+    from edge_sdk.protocol import feedback
+
+    (method,) = messages.POOL.FindServiceByName(feedback.FEEDBACK).methods
+    assert (method.name, method.input_type.full_name) == ("Reward", "edge_sdk.RewardRequest")
+    told = feedback.RewardRequest(model_name="m", model_version="3", decision_id="d", reward=0.25)
+    assert feedback.RewardRequest.FromString(told.SerializeToString()) == told
