@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
+from edge_sdk.cloud import saved_model
 from edge_sdk.cloud.batch.cells import Wanted
 from edge_sdk.errors import InputError, ModelError
 from edge_sdk.model import EdgeModel
 from edge_sdk.processing import Columns
-from edge_sdk.runtime import open_session
+from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
 from edge_sdk.verification import verify
 
@@ -72,7 +75,7 @@ class Answering(Protocol):
 
 
 def open_answering(path: Path, *, threads: int = 1) -> Answering:
-    """Load a bundle, or a plain ``.onnx`` or ``.tflite`` file with one input.
+    """Load a bundle, or a plain ``.onnx`` or ``.tflite`` file or SavedModel folder with one input.
 
     Parameters
     ----------
@@ -91,7 +94,12 @@ def open_answering(path: Path, *, threads: int = 1) -> Answering:
     if path.suffix in _RUNTIMES:
         if not path.is_file():
             raise InputError(f"there is no model at {path}")
-        return _Plain(path, path.read_bytes(), threads)
+        data, runtime = path.read_bytes(), _RUNTIMES[path.suffix]
+        # ONNX Runtime finds weights in files beside the model by its path
+        source = path if runtime == "onnx" else data
+        return _Plain(path, canonical.sha256(data), lambda: open_session(source, runtime, threads=threads))
+    if saved_model.is_saved_model(path):
+        return _Plain(path, saved_model.digest_of(path), lambda: _TensorFlow(path, threads))
     bundle = Bundle.open(path)
     verify(bundle)
     return _Bundled(bundle, threads)
@@ -144,21 +152,21 @@ class _Plain:
 
     wanted = Wanted("tensor")
 
-    def __init__(self, path: Path, data: bytes, threads: int) -> None:
-        self._source = (path, data, threads)
-        # ONNX Runtime finds weights in files beside the model by its path
-        runtime = _RUNTIMES[path.suffix]
-        self._session = open_session(path if runtime == "onnx" else data, runtime, threads=threads)
+    def __init__(self, path: Path, digest: str, open_model: Callable[[], Session]) -> None:
+        self._source = (path, digest, open_model)
+        self._session = open_model()
+        if len(self._session.inputs) != 1:
+            raise ModelError(f"{path} has {len(self._session.inputs)} inputs; a batch needs a model with one")
         self._input, outputs = self._session.inputs[0], self._session.outputs
-        for spec in outputs:
+        for spec in (self._input, *outputs):
             if np.dtype(spec.dtype).kind not in "fiub":
-                raise ModelError(f"{path}: output {spec.name} holds {spec.dtype}; numbers can be written")
+                raise ModelError(f"{path}: tensor {spec.name} holds {spec.dtype}; a batch is of numbers")
         self.columns: tuple[tuple[str, Any], ...] = (("outputs", _struct(outputs, None)),)
         self.identity = {
-            "name": path.stem,
+            "name": saved_model.name_of(path) if path.is_dir() else path.stem,
             "version": "1",
             "task": "tensors",
-            "model_digest": canonical.sha256(data),
+            "model_digest": digest,
         }
 
     def answer(self, value: Any) -> dict[str, Any]:
@@ -183,6 +191,20 @@ class _Plain:
 
     def close(self) -> None:
         self._session.close()
+
+
+class _TensorFlow:
+    """A SavedModel of one input as a session of `edge_sdk.runtime`."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._model = saved_model.SavedModel(path, threads)
+        self.inputs, self.outputs = self._model.inputs, self._model.outputs
+
+    def run(self, x: NDArray[Any]) -> list[NDArray[Any]]:
+        return self._model.run({self.inputs[0].name: x})
+
+    def close(self) -> None:
+        self._model.close()
 
 
 def _read(path: Path) -> Any:

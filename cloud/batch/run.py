@@ -75,7 +75,7 @@ def predict_batch(
     Parameters
     ----------
     model
-        A bundle, or a plain ``.onnx`` or ``.tflite`` file.
+        A bundle, a plain ``.onnx`` or ``.tflite`` file, or a SavedModel folder.
     source
         A Parquet file, or a folder of files.
     output

@@ -1,9 +1,9 @@
 """Let a model answer every row of a Parquet file, or every file of a folder, into a Parquet file.
 
-A MODEL is a bundle, or a plain .onnx or .tflite file. An INPUT is a folder of pictures (.wav, .json or
-.npy files, as the model takes them), or a Parquet file: pictures as bytes, lists of numbers, or a column
-for each of a table's names. OUTPUT has one row for each input, in their order; a row that cannot be
-answered has a text in its column "error", and does not end the run.
+A MODEL is a bundle, a plain .onnx or .tflite file, or a SavedModel folder. An INPUT is a folder of
+pictures (.wav, .json or .npy files, as the model takes them), or a Parquet file: pictures as bytes,
+lists of numbers, or a column for each of a table's names. OUTPUT has one row for each input, in their
+order; a row that cannot be answered has a text in its column "error", and does not end the run.
 
 A run that was killed goes on where it was when the same command is given again. The exit code is 0
 when the file is written, whatever number of rows failed, and 1 when not one row could be answered.
@@ -32,7 +32,7 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="bundle, .onnx or .tflite file")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="bundle, .onnx or .tflite file, or SavedModel folder")
     parser.add_argument("input", type=Path, metavar="INPUT", help="Parquet file or folder")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="Parquet file to write")
     parser.add_argument("--column", metavar="NAME", help="column that holds the inputs (default: the one that can)")

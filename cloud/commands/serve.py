@@ -1,9 +1,9 @@
 """Serve models to devices over the Open Inference Protocol v2: gRPC, and HTTP where it is asked for.
 
-A PATH is a bundle (.edge or its unpacked folder), a plain .onnx or .tflite file, or a repository
-folder with NAME/VERSION/ in it. When requests are taken, one line is printed: "ready grpc=HOST:PORT
-models=NAME,NAME", with "http=" and "metrics=" where they are open. Port 0 takes a free one. SIGTERM
-and Ctrl-C end the server.
+A PATH is a bundle (.edge or its unpacked folder), a plain .onnx or .tflite file, a SavedModel folder,
+or a repository folder with NAME/VERSION/ in it. When requests are taken, one line is printed: "ready
+grpc=HOST:PORT models=NAME,NAME", with "http=" and "metrics=" where they are open. Port 0 takes a free
+one. SIGTERM and Ctrl-C end the server.
 
 example:
   edge-sdk serve teacher-1.0.0.edge

@@ -23,7 +23,7 @@ import numpy as np
 
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.lines import Line, RetiredError
-from edge_sdk.cloud.server.models import ServedModel, load_model
+from edge_sdk.cloud.server.models import ServedModel, load_model, name_of
 from edge_sdk.cloud.server.recall import ask
 from edge_sdk.cloud.server.repository import Repository, is_repository
 from edge_sdk.cloud.server.routes import Routes
@@ -137,7 +137,7 @@ class Core:
         Parameters
         ----------
         paths
-            Bundles and plain model files (see `load_model`), and repository folders.
+            Bundles, plain model files and SavedModel folders (see `load_model`), and repository folders.
         serving
             How they are served.
 
@@ -343,7 +343,7 @@ class Core:
         return [*self._lines, *(name for repository in self._repositories for name in repository.names())]
 
     def _load_file(self, path: Path) -> None:
-        usual = self.serving.of(path.stem)
+        usual = self.serving.of(name_of(path))
         model = load_model(path, threads=usual.threads, providers=usual.providers)
         if model.name in self._names():
             raise InputError(f"two models are called {model.name}; give one of them")

@@ -1,6 +1,6 @@
 """What runs a model in the server: every runtime under one signature, with as many inputs as the model has.
 
-ONNX Runtime lets several threads share one loaded model; of the others each thread loads its own.
+ONNX Runtime and TensorFlow let several threads share one loaded model; of the others each thread loads its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from edge_sdk.cloud.saved_model import SavedModel
 from edge_sdk.errors import InputError, ModelError
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
@@ -56,9 +57,9 @@ def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, provider
     Parameters
     ----------
     model
-        The file, or its bytes.
+        The file, or its bytes; the folder of a SavedModel.
     runtime
-        As for `edge_sdk.runtime.open_session`.
+        As for `edge_sdk.runtime.open_session`, or ``tensorflow``.
     threads
         Of the runtime, for one inference.
     providers
@@ -70,11 +71,16 @@ def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, provider
         The runtime cannot load the model, or does not have a provider.
     InputError
         Providers are named for another runtime.
+    MissingExtraError
+        The runtime is not installed.
     """
     if runtime == "onnx":
         return _OnnxEngine.load(model, threads, providers)
     if providers:
         raise InputError(f"providers are for ONNX models; this one runs in {runtime}")
+    if runtime == "tensorflow":
+        assert isinstance(model, Path)
+        return _TensorFlowEngine(SavedModel(model, threads))
     return _SessionEngine(model, runtime, threads)
 
 
@@ -105,6 +111,20 @@ class _OnnxEngine:
 
     def close(self) -> None:
         self._session = None
+
+
+class _TensorFlowEngine:
+    """TensorFlow, whose sessions may be run from several threads at once."""
+
+    def __init__(self, model: SavedModel) -> None:
+        self._model, self.inputs, self.outputs = model, model.inputs, model.outputs
+        self.run = model.run
+
+    def another(self) -> _TensorFlowEngine:
+        return _TensorFlowEngine(self._model)
+
+    def close(self) -> None:
+        self._model.close()
 
 
 class _SessionEngine:

@@ -12,6 +12,8 @@ import numpy as np
 
 from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
+from edge_sdk.cloud import saved_model
+from edge_sdk.cloud.server.bounded import is_bounded
 from edge_sdk.cloud.server.engines import Engine, open_engine
 from edge_sdk.cloud.server.payloads import Batching, Reader, batching_of
 from edge_sdk.errors import InputError
@@ -29,11 +31,11 @@ from edge_sdk.protocol.names import (
 from edge_sdk.types import TensorSpec
 from edge_sdk.verification import verify
 
-__all__ = ["RUNTIMES", "ServedModel", "TensorMetadata", "load_model"]
+__all__ = ["RUNTIMES", "ServedModel", "TensorMetadata", "load_model", "name_of"]
 
 Array = np.ndarray[Any, Any]
 RUNTIMES = {".onnx": "onnx", ".tflite": "litert"}
-_PLATFORMS = {"onnx": "onnx_onnxv1", "litert": "tensorflow_lite"}
+_PLATFORMS = {"onnx": "onnx_onnxv1", "litert": "tensorflow_lite", "tensorflow": "tensorflow_savedmodel"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class ServedModel:
     platform
         Name of the model format, as Triton calls it.
     digest
-        Model digest of the bundle, or digest of the plain file.
+        Model digest of the bundle, or digest of the plain file or of the files of a SavedModel.
     inputs, outputs
         The model's own tensors.
     properties
@@ -70,7 +72,7 @@ class ServedModel:
     example
         Tensors of one item for warm-up, or None where their shapes are not known.
     bounded
-        The model has no loops, so a run takes as long as its shapes say.
+        A run takes as long as the shapes of its inputs say, whatever is in them.
     """
 
     name: str
@@ -90,7 +92,7 @@ class ServedModel:
 def load_model(
     path: Path, *, threads: int = 1, providers: Sequence[str] = (), name: str | None = None, version: str | None = None
 ) -> ServedModel:
-    """Load a bundle (``.edge`` file or unpacked folder), or a plain ``.onnx`` or ``.tflite`` file.
+    """Load a bundle (``.edge`` file or unpacked folder), a plain ``.onnx`` or ``.tflite`` file, or a SavedModel folder.
 
     A bundle's golden outputs and processing are checked on this machine first.
 
@@ -101,7 +103,7 @@ def load_model(
     threads, providers
         As for `edge_sdk.cloud.server.engines.open_engine`.
     name, version
-        In place of the bundle's own, or the file's stem and ``1``.
+        In place of the bundle's own, or those of a plain model: `name_of` and ``1``.
 
     Raises
     ------
@@ -111,22 +113,29 @@ def load_model(
         The bundle is damaged, or does not compute here what it should.
     ModelError
         The runtime cannot load the model.
+    MissingExtraError
+        The runtime is not installed.
     """
-    if path.suffix in RUNTIMES:
-        if not path.is_file():
-            raise InputError(f"there is no model at {path}")
-        return _load_plain(path, name or path.stem, version or "1", threads, providers)
+    if path.suffix in RUNTIMES and not path.is_file():
+        raise InputError(f"there is no model at {path}")
+    if path.suffix in RUNTIMES or saved_model.is_saved_model(path):
+        return _load_plain(path, name or name_of(path), version or "1", threads, providers)
     if path.suffix != ".edge" and not path.is_dir():
-        raise InputError(f"{path} is not a bundle (.edge), .onnx or .tflite file")
+        raise InputError(f"{path} is not a bundle (.edge), .onnx or .tflite file, nor a SavedModel folder")
     return _load_bundle(path, name, version, threads, providers)
 
 
+def name_of(path: Path) -> str:
+    """Return what a model is called where nothing else is said: a file by its stem, a SavedModel by its folder."""
+    return saved_model.name_of(path) if saved_model.is_saved_model(path) else path.stem
+
+
 def _load_plain(path: Path, name: str, version: str, threads: int, providers: Sequence[str]) -> ServedModel:
-    runtime = RUNTIMES[path.suffix]
-    data = path.read_bytes()
-    digest = canonical.sha256(data)
+    runtime = RUNTIMES.get(path.suffix, "tensorflow")
+    data = b"" if runtime == "tensorflow" else path.read_bytes()
+    digest = saved_model.digest_of(path) if runtime == "tensorflow" else canonical.sha256(data)
     # the file may be replaced while it is served; ONNX Runtime reads it whole, and finds files beside it by its path
-    source = path if runtime == "onnx" else data
+    source = data if runtime == "litert" else path
     engine = open_engine(source, runtime, threads=threads, providers=providers)
     batching = batching_of(engine.inputs, engine.outputs)
     return ServedModel(
@@ -141,7 +150,7 @@ def _load_plain(path: Path, name: str, version: str, threads: int, providers: Se
         reader=Reader(name, engine.inputs, batching, None),
         engine=engine,
         example=_example(engine.inputs),
-        bounded=runtime == "onnx" and _is_bounded(data),
+        bounded=runtime == "onnx" and is_bounded(data),
     )
 
 
@@ -179,13 +188,8 @@ def _load_bundle(
         reader=reader,
         engine=engine,
         example=dict(example),
-        bounded=artifact.runtime == "onnx" and _is_bounded(data),
+        bounded=artifact.runtime == "onnx" and is_bounded(data),
     )
-
-
-def _is_bounded(onnx: bytes) -> bool:
-    """Tell whether a graph is surely without loops: no node names such an operator (field 4 of a NodeProto)."""
-    return b'"\x04Loop' not in onnx and b'"\x04Scan' not in onnx
 
 
 def _metadata(specs: Sequence[TensorSpec]) -> tuple[TensorMetadata, ...]:
@@ -197,8 +201,8 @@ def _example(specs: Sequence[TensorSpec]) -> dict[str, Array] | None:
     rng, example = np.random.default_rng(0), {}
     for spec in specs:
         shape = (1, *spec.shape[1:]) if spec.shape and spec.shape[0] == -1 else spec.shape
-        if -1 in shape:
-            return None
         dtype = np.dtype(spec.dtype)
+        if -1 in shape or dtype.kind == "O":  # nobody knows which texts a model takes
+            return None
         example[spec.name] = rng.normal(size=shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
     return example

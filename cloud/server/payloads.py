@@ -160,7 +160,7 @@ class Reader:
                 if index and x.shape[0] != items:
                     raise InputError(f"input {name} has {x.shape[0]} items, but {self._name} has {items}")
                 items = x.shape[0]
-            nbytes += x.nbytes
+            nbytes += sum(map(len, x.flat)) if x.dtype == object else x.nbytes
             kind.append(x.shape[1:])
         ordered = {name: inputs[name] for name in self._inputs}
         # processed inputs have the model's own shape, so None is their kind, and that of tensors of that shape

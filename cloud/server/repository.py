@@ -1,6 +1,7 @@
 """A repository folder, ``NAME/VERSION/`` with a model file in each, as Triton has them; and what of it is served.
 
-A version is a whole number. Its folder holds one ``.onnx``, ``.tflite`` or ``.edge`` file, or an unpacked bundle.
+A version is a whole number. Its folder holds one ``.onnx``, ``.tflite`` or ``.edge`` file, or a folder
+``NAME.savedmodel``; or it is itself an unpacked bundle or a SavedModel.
 ``NAME/config.pbtxt`` is read where it is there (`edge_sdk.cloud.server.settings.read_model_config`).
 
 Changes are seen by sizes and times of files. One is acted upon when two looks in a row have seen it, so that a copy
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from edge_sdk.cloud.saved_model import SUFFIX, is_saved_model
 from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.models import RUNTIMES, load_model
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
@@ -59,8 +61,8 @@ class _Folder:
 
 
 def is_repository(path: Path) -> bool:
-    """Tell whether a path is a folder that is not an unpacked bundle."""
-    return path.is_dir() and not (path / "manifest.json").exists()
+    """Tell whether a path is a folder that is not itself a model: an unpacked bundle, or a SavedModel."""
+    return path.is_dir() and not (path / "manifest.json").exists() and not is_saved_model(path)
 
 
 class Repository:
@@ -242,12 +244,14 @@ class Repository:
 
 
 def _model_file(folder: Path) -> Path:
-    if (folder / "manifest.json").exists():
+    if (folder / "manifest.json").exists() or is_saved_model(folder):
         return folder
-    files = sorted(path for path in folder.iterdir() if path.suffix in (*RUNTIMES, ".edge") and path.is_file())
+    suffixes = (*RUNTIMES, ".edge", SUFFIX)
+    found = (path for path in folder.iterdir() if path.suffix in suffixes)
+    files = sorted(path for path in found if path.is_dir() == (path.suffix == SUFFIX))
     if len(files) != 1:
         names = ", ".join(path.name for path in files) or "none"
-        raise InputError(f"{folder} should hold one .onnx, .tflite or .edge file, not {names}")
+        raise InputError(f"{folder} should hold one .onnx, .tflite or .edge file or {SUFFIX} folder, not {names}")
     return files[0]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_sdk.cloud.server.lines import Line
-from edge_sdk.cloud.server.routing import Router, Routing
+from edge_sdk.cloud.server.routing import MOST_REMEMBERED, Router, Routing
 from edge_sdk.errors import OverloadedError
 
 if TYPE_CHECKING:
@@ -141,7 +141,11 @@ class Routes:
         name, routing = request.model, _routing(versions) if versions else None
         if routing is None or not routing.shadow or not self._router(name).is_mirrored(routing, request.key):
             return
-        counts = self.shadows.setdefault((name, routing.shadow), ShadowCounts())
+        counts = self.shadows.get((name, routing.shadow))
+        if counts is None:
+            for old in [key for key in self.shadows if key[0] == name][:-MOST_REMEMBERED]:
+                del self.shadows[old]
+            counts = self.shadows[name, routing.shadow] = ShadowCounts()
         if infer is None or routing.shadow not in versions or self._at_work.get(name, 0) >= _MOST_AT_ONCE:
             counts.skipped += 1
             return

@@ -15,13 +15,16 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from edge_sdk.errors import InputError
 
-__all__ = ["Arm", "Route", "Router", "Routing", "share_of", "version_order"]
+__all__ = ["MOST_REMEMBERED", "Arm", "Route", "Router", "Routing", "share_of", "version_order"]
+
+MOST_REMEMBERED = 64
+"""So many counts and arms of a model are kept when versions come and go; those of versions that are there always."""
 
 Route = Literal["primary", "canary", "split", "bandit", "fallback"]
 
@@ -196,6 +199,8 @@ class Router:
         else:
             version = _rendezvous(self._salt(routing), key or self._any_key(), weights)
             route = "split" if routing.split else "canary" if version == routing.canary else "primary"
+        if (version, route) not in self.counts:
+            _make_room(self.counts, lambda key: key[0] in ready)
         self.counts[version, route] += 1
         return version
 
@@ -238,7 +243,11 @@ class Router:
         if self._generator is None:
             self._generator = random.Random(routing.seed)
         generator, versions = self._generator, list(ready)
-        arms = [self.arms.setdefault((version, ready[version]), Arm()) for version in versions]
+        for key in ready.items():
+            if key not in self.arms:
+                _make_room(self.arms, lambda arm: ready.get(arm[0]) == arm[1])
+                self.arms[key] = Arm()
+        arms = [self.arms[key] for key in ready.items()]
         if generator.random() * 100 < routing.floor * len(arms):
             index = generator.randrange(len(arms))
         else:
@@ -252,6 +261,12 @@ class Router:
 
     def _any_key(self) -> str:
         return f"{self._keys.getrandbits(64):x}"
+
+
+def _make_room(known: dict[tuple[str, Any], Any], is_there: Callable[[tuple[str, Any]], bool]) -> None:
+    """Forget the oldest entry of what is no longer there, where too many are remembered."""
+    if len(known) >= MOST_REMEMBERED and (gone := next((key for key in known if not is_there(key)), None)):
+        del known[gone]
 
 
 def share_of(salt: str, text: str) -> float:

@@ -22,7 +22,7 @@ from edge_sdk.cloud.server.core import Answer, Core, Request
 from edge_sdk.cloud.server.exchange import key_of
 from edge_sdk.cloud.server.metrics import metrics_text
 from edge_sdk.cloud.server.routes import compare
-from edge_sdk.cloud.server.routing import Router, Routing, share_of
+from edge_sdk.cloud.server.routing import MOST_REMEMBERED, Router, Routing, share_of
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
 from edge_sdk.errors import InputError, UnknownModelError
 from edge_sdk.protocol import add_input, messages, read_parameters, set_parameter
@@ -192,6 +192,24 @@ def test_a_version_with_another_model_in_it_is_learned_anew():
     count = Counter(router.choose(routing, {"1": "sha256:1", "2": "sha256:new"}, "") for _ in range(200))
     assert count["2"] > 0
     assert router.arms["2", "sha256:new"].rewards == 0
+
+
+def test_what_is_known_of_versions_that_came_and_went_stays_bounded():
+    router, routing = Router("m"), Routing(bandit=("1", "2"), floor=0, seed=0)
+    for number in range(300):  # version 1 stays, and version 2 is another model each time
+        there = {"1": "sha256:1", "2": f"sha256:{number}"}
+        version = router.choose(routing, there, "")
+        router.reward(routing, there, version, float(version == "1"))
+    assert len(router.arms) == MOST_REMEMBERED
+    assert router.arms["1", "sha256:1"].rewards > 100, "what is still there is not forgotten"
+    for number in range(300):
+        router.choose(Routing(primary=str(number)), {str(number): "sha256:1"}, "")
+    assert len(router.counts) == MOST_REMEMBERED
+    assert router.counts["299", "primary"] == 1
+    many = Routing(bandit=tuple(map(str, range(100))), floor=0, seed=0)
+    for _ in range(3):
+        router.choose(many, ready(*many.bandit), "")
+    assert {*ready(*many.bandit).items()} <= {*router.arms}
 
 
 @settings(max_examples=100, deadline=None)
