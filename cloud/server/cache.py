@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_sdk.cloud.server.flights import Flights, frozen
+
 __all__ = ["ResponseCache"]
 
 Array = np.ndarray[Any, Any]
@@ -34,10 +36,12 @@ class ResponseCache:
     ----------
     nbytes
         What it holds.
+    flights
+        Requests whose answers are on their way.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self.nbytes = max_bytes, 0
+        self._max_bytes, self.nbytes, self.flights = max_bytes, 0, Flights()
         self._entries: OrderedDict[bytes, tuple[tuple[Array, ...], int]] = OrderedDict()
 
     async def key(self, inputs: Mapping[str, Array], encoding: str, nbytes: int) -> bytes:
@@ -54,20 +58,19 @@ class ResponseCache:
         self._entries.move_to_end(key)
         return entry[0]
 
-    def put(self, key: bytes, outputs: Sequence[Array]) -> None:
-        """Keep a copy of outputs, unless it alone were too large."""
+    def put(self, key: bytes, outputs: Sequence[Array]) -> Sequence[Array] | None:
+        """Keep a copy of outputs and return it; None, and nothing is kept, where it alone were too large."""
         size = _OVERHEAD + sum(map(_size, outputs))
         if size > self._max_bytes:
-            return
+            return None
         if key in self._entries:  # asked twice before it was answered
             self.nbytes -= self._entries.pop(key)[1]
-        kept = tuple(output.copy() for output in outputs)  # they may be parts of a batch
-        for output in kept:
-            output.flags.writeable = False
+        kept = frozen(outputs)  # they may be parts of a batch
         self._entries[key] = kept, size
         self.nbytes += size
         while self.nbytes > self._max_bytes:
             self.nbytes -= self._entries.popitem(last=False)[1][1]
+        return kept
 
 
 def _key(inputs: Mapping[str, Array], encoding: str) -> bytes:

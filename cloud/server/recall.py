@@ -1,13 +1,17 @@
-"""A request to one model: answered from its cache, where it has one and knows, or else in its line."""
+"""A request to one model: answered from its cache, by an equal one that is under way, or else in its line."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from edge_sdk.cloud.server.cache import ResponseCache
+from edge_sdk.cloud.server.flights import Outcome
 from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run
@@ -36,12 +40,36 @@ async def ask(line: Line, inputs: Mapping[str, Array], payload: Payload, deadlin
     key = await cache.key(inputs, payload.encoding, payload.nbytes)
     known = cache.get(key)
     looked = time.monotonic()
+    urgency = priority or line.settings.default_priority, math.inf if deadline is None else deadline
+    if known is None:
+        known = await _wait(line, cache, key, urgency, deadline)
     if known is not None:
-        line.count_hit(looked - began)
-        return Run(list(known), 0.0, 0.0, 0.0, [], looked, cached=True)
-    run = await line.ask(payload, deadline, priority)
-    answered = time.monotonic()
-    cache.put(key, run.outputs)
-    line.counts.misses.add(looked - began + time.monotonic() - answered)
-    line.counts.cached_bytes = cache.nbytes
-    return run
+        answered = time.monotonic()
+        line.count_hit(answered - began)
+        return Run(list(known), 0.0, 0.0, 0.0, [], answered, cached=True)
+
+    def keep(run: Run) -> Sequence[Array] | None:
+        answered = time.monotonic()
+        kept = cache.put(key, run.outputs)
+        line.counts.misses.add(looked - began + time.monotonic() - answered)
+        line.counts.cached_bytes = cache.nbytes
+        return kept
+
+    return await cache.flights.lead(key, urgency, line.ask(payload, deadline, priority), keep)
+
+
+async def _wait(
+    line: Line, cache: ResponseCache, key: bytes, urgency: tuple[int, float], deadline: float | None
+) -> Sequence[Array] | None:
+    """Return what an equal request gets that is under way; None where the model should be asked."""
+    outcome: Outcome = "gone"
+    while outcome == "gone" and (flight := cache.flights.find(key, urgency)) is not None:
+        try:
+            outcome = await flight.join(deadline)
+        except TimeoutError:
+            line.counts.expired += 1
+            raise
+        except asyncio.CancelledError:
+            line.counts.cancelled += 1
+            raise
+    return None if isinstance(outcome, str) else outcome

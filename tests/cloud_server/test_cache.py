@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -126,6 +127,144 @@ def test_who_gets_an_answer_cannot_change_that_of_others() -> None:
             known[:] = 7
 
     asyncio.run(story())
+    core.close()
+
+
+def soon(core: Core, number: float, seconds: float | None = None, priority: int = 0) -> asyncio.Task[Answer]:
+    deadline = None if seconds is None else time.monotonic() + seconds
+    x = np.array([[number, 0]], np.float32)
+    return asyncio.create_task(core.infer(Request("double", "", {"x": x}, "tensor", deadline, priority)))
+
+
+async def until_it_runs(engine: Doubling) -> None:
+    assert await asyncio.to_thread(engine.entered.wait, 20)
+    await asyncio.sleep(0)
+
+
+def test_equal_requests_that_come_at_once_are_run_once() -> None:
+    engine = Doubling()
+    core = served(engine)
+
+    async def story() -> None:
+        engine.hold()
+        first, second, other = [soon(core, number, 20) for number in (1, 1, 2)]
+        await until_it_runs(engine)
+        third = soon(core, 1, 20)
+        await asyncio.sleep(0.02)
+        engine.let_go()
+        answers = await asyncio.gather(first, second, third, other)
+        assert [answer.cached for answer in answers] == [False, True, True, False]
+        assert [answer.outputs["y"][0, 0] for answer in answers] == [2, 2, 2, 4]
+        answers[0].outputs["y"][:] = 7  # its caller's own
+        assert answers[1].outputs["y"].tolist() == [[2, 0]]
+
+    asyncio.run(story())
+    assert sorted(number for run in engine.ran for number in run) == [1, 2]
+    ((_, counts),) = core.statistics()
+    assert (counts.hits.count, counts.misses.count, counts.success.count, counts.items) == (2, 2, 4, 2)
+    core.close()
+
+
+def test_they_are_run_once_though_the_answer_is_too_large_to_be_kept() -> None:
+    engine = Doubling()
+    core = served(engine, 1)
+
+    async def story() -> None:
+        engine.hold()
+        tasks = [soon(core, 1) for _ in range(3)]
+        await until_it_runs(engine)
+        engine.let_go()
+        answers = await asyncio.gather(*tasks)
+        assert [answer.outputs["y"].tolist() for answer in answers] == [[[2, 0]]] * 3
+        assert not (await soon(core, 1)).cached
+
+    asyncio.run(story())
+    assert engine.ran == [[1], [1]]
+    core.close()
+
+
+def test_who_waits_for_an_equal_request_waits_until_its_own_deadline() -> None:
+    engine = Doubling()
+    core = served(engine)
+
+    async def story() -> None:
+        engine.hold()
+        first = soon(core, 1, 1.5)
+        await until_it_runs(engine)
+        second = soon(core, 1, 1.55)
+        with pytest.raises(TimeoutError, match="no time is left"):
+            await second
+        engine.let_go()
+        assert not (await first).cached
+
+    asyncio.run(story())
+    assert engine.ran == [[1]]
+    assert core.statistics()[0][1].expired == 1
+    core.close()
+
+
+def test_a_first_that_fails_does_not_fail_the_second() -> None:
+    engine = Doubling()
+    core = served(engine)
+    engine.fail_on = 1
+
+    async def story() -> None:
+        engine.hold()
+        first = soon(core, 1)
+        await until_it_runs(engine)
+        second = soon(core, 1)
+        await asyncio.sleep(0.02)
+        assert not second.done()
+        first.add_done_callback(lambda _: setattr(engine, "fail_on", np.inf))
+        engine.let_go()
+        with pytest.raises(ModelError):
+            await first
+        assert (await second).outputs["y"].tolist() == [[2, 0]]
+
+    asyncio.run(story())
+    core.close()
+
+
+def test_when_the_first_is_cancelled_one_of_those_that_wait_is_run() -> None:
+    engine = Doubling()
+    core = served(engine)
+
+    async def story() -> None:
+        engine.hold()
+        first = soon(core, 1)
+        await until_it_runs(engine)
+        others = [soon(core, 1) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        first.cancel()
+        others[2].cancel()
+        await asyncio.sleep(0.02)
+        engine.let_go()
+        answers = await asyncio.gather(*others[:2])
+        assert [answer.cached for answer in answers] == [False, True]
+        assert first.cancelled()
+        assert others[2].cancelled()
+
+    asyncio.run(story())
+    assert engine.ran == [[1], [1]], "once for the one that was cancelled, once for the others"
+    core.close()
+
+
+@pytest.mark.parametrize(("first", "second"), [((None, 0), (20, 0)), ((20, 0), (10, 0)), ((20, 2), (20, 1))])
+def test_a_request_does_not_wait_for_one_that_may_wait_longer(first, second) -> None:
+    engine = Doubling()
+    core = served(engine)
+
+    async def story() -> None:
+        engine.hold()
+        tasks = [soon(core, 9), soon(core, 1, *first)]  # the second of them waits in the queue
+        await until_it_runs(engine)
+        tasks.append(soon(core, 1, *second))
+        await asyncio.sleep(0.02)
+        engine.let_go()
+        assert [answer.cached for answer in await asyncio.gather(*tasks)] == [False] * 3
+
+    asyncio.run(story())
+    assert [number for run in engine.ran for number in run].count(1) == 2
     core.close()
 
 
