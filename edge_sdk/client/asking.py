@@ -17,6 +17,7 @@ from edge_sdk.client.escalation import CloudLink
 from edge_sdk.client.outcomes import Escalation, Gate, Outcome
 from edge_sdk.client.payload import Capture
 from edge_sdk.client.privacy import Question, judge
+from edge_sdk.client.rewards import Rewards
 from edge_sdk.client.rungs import DEFAULT_LADDER, Ladder, Pilot
 from edge_sdk.client.watch import Made, Watch
 from edge_sdk.encodings import WHOLE, Reduction
@@ -46,6 +47,11 @@ class Asking:
     ------
     InputError
         As `CloudLink` does.
+
+    Attributes
+    ----------
+    rewards
+        What servers are told of their answers; None where they are told nothing.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Asking:
         self._cache, self._counters, self._gate, self._encoding = cache, counters, gate, cloud.encoding
         self._pilot = pilot
         self._link = CloudLink(cloud, on_sent=counters.message)
+        self.rewards = Rewards() if cloud.feedback else None
 
     @property
     def described(self) -> bool:
@@ -182,10 +189,10 @@ class Asking:
         sent_as = f"{self._encoding}{capture.reduction}"
         return known.digest, watch.model.bundle_digest, spec.digest, sent_as, digest_of_input(capture)
 
-    @property
-    def cache_counters(self) -> dict[str, int]:
-        """What the cache has done; see `Cache.counters`."""
-        return {"hits": 0, "misses": 0, "entries": 0} if self._cache is None else self._cache.counters
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """Return what the cache has done, and what servers were told; see `Cache.counters` and `Rewards.counters`."""
+        cache = {"hits": 0, "misses": 0, "entries": 0} if self._cache is None else self._cache.counters
+        return {"cache": cache} if self.rewards is None else {"cache": cache, "feedback": self.rewards.counters}
 
     def streaming(self) -> AbstractContextManager[None]:
         """Return a context in which requests share one call for each server."""
@@ -198,4 +205,6 @@ class Asking:
 
     def close(self) -> None:
         """Close the link."""
+        if self.rewards is not None:
+            self.rewards.close()
         self._link.close()

@@ -18,7 +18,9 @@ Balance = Literal["failover", "round_robin"]
 
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _MOST_ENDPOINTS = 16
-_TEXTS, _FILES = ("model_name", "encoding", "server_name", "token"), ("tls_ca", "tls_cert", "tls_key", "token_file")
+_MOST_KEY = 200  # characters
+_TEXTS = "model_name", "encoding", "server_name", "token", "key"
+_FILES = "tls_ca", "tls_cert", "tls_key", "token_file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class Cloud:
         Whether requests that are made at once may travel in one message.
     priority
         Of this link's requests, for servers that know priorities: 1 is the highest; None says nothing.
+    key
+        A name of this device or its user that goes with every request, up to 200 characters: where versions of a
+        model share the requests, one key keeps its version. None sends none.
+    feedback
+        Whether `HybridModel.feedback` tells the server, too, if its answer was right.
 
     Raises
     ------
@@ -100,6 +107,8 @@ class Cloud:
     hedging: Hedging | None = None
     coalesce: bool = True
     priority: int | None = None
+    key: str | None = None
+    feedback: bool = False
 
     def __post_init__(self) -> None:
         for name in (*_TEXTS, *_FILES):
@@ -108,8 +117,11 @@ class Cloud:
                 raise InputError(
                     f"{name} is {type(value).__name__}; it should be a {'text' if name in _TEXTS else 'path'}"
                 )
-        if not isinstance(self.coalesce, bool):
-            raise InputError(f"coalesce is {self.coalesce!r}; it should be True or False")
+        for name in ("coalesce", "feedback"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it should be True or False")
+        if self.key is not None and not (0 < len(self.key) <= _MOST_KEY and self.key.isprintable()):
+            raise InputError(f"key is {self.key[:40]!r}; it should be 1 to {_MOST_KEY} printable characters")
         targets, model = _parse(self.endpoints)
         if model is not None and self.model_name not in (None, model):
             raise InputError(f"the endpoints name the model {model}, and model_name {self.model_name}: name one")

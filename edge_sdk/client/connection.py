@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from edge_sdk.client.streaming import RequestStream
 from edge_sdk.protocol import MAX_MESSAGE_BYTES, messages
+from edge_sdk.protocol.feedback import FEEDBACK, RewardRequest, RewardResponse
 from edge_sdk.protocol.names import SERVICE
 
 __all__ = ["Connection"]
@@ -68,6 +69,11 @@ class Connection:
             )
             for name, (request, response) in messages.METHODS.items()
         }
+        self._methods["Reward"] = self._channel.unary_unary(
+            f"/{FEEDBACK}/Reward",
+            request_serializer=RewardRequest.SerializeToString,
+            response_deserializer=_reader(RewardResponse),
+        )
         _, response = messages.STREAMS["ModelStreamInfer"]
         self._stream_method = self._channel.stream_stream(
             f"/{SERVICE}/ModelStreamInfer", response_deserializer=_reader(response)

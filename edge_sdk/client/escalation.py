@@ -18,7 +18,7 @@ from edge_sdk.client.coalescing import Coalescer
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
-from edge_sdk.client.outcomes import Escalation, Gate, Outcome
+from edge_sdk.client.outcomes import Escalation, Gate, Origin, Outcome
 from edge_sdk.client.payload import Capture, Contract
 from edge_sdk.client.rungs import MARGIN_BYTES, MOST_BYTES, Ladder, Refused, prepare
 from edge_sdk.client.sending import Message, Reply
@@ -27,7 +27,13 @@ from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.protocol import set_parameter
-from edge_sdk.protocol.names import DECISION_PARAMETER, DIGEST_PARAMETER, MAX_ITEMS, PRIORITY_PARAMETER
+from edge_sdk.protocol.names import (
+    DECISION_PARAMETER,
+    DIGEST_PARAMETER,
+    KEY_PARAMETER,
+    MAX_ITEMS,
+    PRIORITY_PARAMETER,
+)
 from edge_sdk.types import Reason
 
 __all__ = ["CloudLink"]
@@ -189,6 +195,8 @@ class CloudLink:
             message = make(contract)
             if priority is not None:
                 set_parameter(message.request.parameters, PRIORITY_PARAMETER, priority)
+            if self._cloud.key is not None:
+                set_parameter(message.request.parameters, KEY_PARAMETER, self._cloud.key)
             return message
 
         most = self._most_bytes
@@ -289,6 +297,7 @@ class CloudLink:
             encoding=reply.message.seen,
             reduced=reduced,
             expected=expected,
+            origin=Origin(endpoint, contract.model, reply.response.model_version) if self._cloud.feedback else None,
         )
 
 

@@ -213,6 +213,9 @@ class Forwarder:
         ).wait()
         if outcome.probabilities is None:
             return self._unanswered(entry, outcome)
+        if self._asking.rewards is not None:
+            label = watch.model.labels[int(outcome.probabilities.argmax())]
+            self._asking.rewards.note(parcel.id, outcome, label)
         self._failures = 0
         if not self._store(entry, _answer(parcel, outcome)):
             return self._fail()

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +18,7 @@ from edge_sdk.cascade.control import Budget
 from edge_sdk.client.cache import Cache
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.counters import Counters
+from edge_sdk.client.feedback import true_class
 from edge_sdk.client.journal import Journal
 from edge_sdk.client.modes import MODES, Answering, Given, Mode, checked_deadline
 from edge_sdk.client.oversight import Oversight
@@ -177,9 +177,10 @@ class HybridModel:
         answered; ``network``: what calls tell of ``round_trip_ms`` and ``bytes_per_second``, None where
         size makes no difference; ``certificate_void``; ``journal``: records ``written`` and ``lost``; and
         ``cache``: ``hits`` and ``misses`` of inputs that were to be sent, and the ``entries`` kept now;
-        where there is one, ``outbox``; see `edge_sdk.client.Outbox.counters`.
+        where there is one, ``outbox``; see `edge_sdk.client.Outbox.counters`; and with ``Cloud(feedback=True)``
+        ``feedback``; see `edge_sdk.client.rewards.Rewards.counters`.
         """
-        more: dict[str, Any] = {} if self._asking is None else {"cache": self._asking.cache_counters}
+        more: dict[str, Any] = {} if self._asking is None else self._asking.snapshot()
         if self._forwarder is not None:
             more["outbox"] = self._forwarder.counters
         return {**self._counters.snapshot(), **self._oversight.snapshot(self._answering.watch), **more}
@@ -271,6 +272,8 @@ class HybridModel:
     def feedback(self, decision_id: str, label: str | int) -> None:
         """Write into the journal what an answer should have been, be it days later.
 
+        With ``Cloud(feedback=True)``, the server that answered is told whether it was right, in the background.
+
         Parameters
         ----------
         decision_id
@@ -281,20 +284,15 @@ class HybridModel:
         Raises
         ------
         InputError
-            There is no such class, no journal, or that is no id; one that the journal does not know is no error.
+            There is no such class, nobody to tell, or that is no id; one that the journal does not know is no error.
         """
         labels = self._answering.watch.model.labels
-        if isinstance(label, str):
-            if label not in labels:
-                raise InputError(f"there is no class {label!r}; there are {', '.join(labels[:20])}")
-            label = labels.index(label)
-        index: Any = label
-        if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= int(index) < len(labels):
-            raise InputError(f"there is no class {label!r}; there are {len(labels)}")
-        number: Any = decision_id
-        if not isinstance(number, str) or not 0 < len(decision_id) <= 200 or not decision_id.isprintable():
-            raise InputError("feedback needs the decision_id of an answer: a text of at most 200 characters")
-        self._oversight.feedback(decision_id, int(index))
+        index = true_class(labels, decision_id, label)
+        rewards = None if self._asking is None else self._asking.rewards
+        if rewards is None or self._oversight.journal is not None:
+            self._oversight.feedback(decision_id, index)
+        if rewards is not None:
+            rewards.put(decision_id, labels[index])
 
     def swap(self, path: str | Path, *, privacy: Iterable[PrivacyRule] | None = None) -> None:
         """Replace the edge model by that of another bundle, while calls go on.

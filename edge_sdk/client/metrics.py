@@ -100,6 +100,10 @@ def _lines(counters: Mapping[str, Any], info: _Labels) -> Iterator[str]:
         lookups = {name: cache[name] for name in ("hits", "misses")}
         yield from _family("cache_lookups_total", "counter", "Inputs that were to be sent.", _by("result", lookups))
         yield from _family("cache_entries", "gauge", "Answers kept now.", [({}, cache["entries"])])
+    if (feedback := counters.get("feedback")) is not None:
+        ended = {name: count for name, count in feedback.items() if name != "waiting"}
+        yield from _family("rewards_total", "counter", "True labels, by who heard of them.", _by("result", ended))
+        yield from _family("rewards_waiting", "gauge", "Rewards that are to be told.", [({}, feedback["waiting"])])
     if (outbox := counters.get("outbox")) is not None:
         ended = {name: count for name, count in outbox.items() if name not in ("waiting", "bytes")}
         yield from _family("outbox_inputs_total", "counter", "Inputs that have left it.", _by("result", ended))

@@ -265,7 +265,13 @@ class Answering:
             return None
         if not outcome.cached:
             self._oversight.judge(watch, outcome)
-        return answer_of_cloud(outcome, watch, made, "forced", given.started)
+        return self._noted(answer_of_cloud(outcome, watch, made, "forced", given.started), outcome)
+
+    def _noted(self, answer: Classification, outcome: Outcome) -> Classification:
+        """Return an answer of the cloud, remembered for what may be said of it later."""
+        if outcome.origin is not None and self._asking is not None and self._asking.rewards is not None:
+            self._asking.rewards.note(answer.decision_id, outcome, answer.label)
+        return answer
 
     def _infer(self, given: Given) -> Made:
         while True:
@@ -320,7 +326,7 @@ class Answering:
             if outcome.probabilities is not None:
                 if self._mode == "hybrid":
                     reason = "audit" if made.is_audit else "escalated"
-                return answer_of_cloud(outcome, made.watch, made, reason, given.started)
+                return self._noted(answer_of_cloud(outcome, made.watch, made, reason, given.started), outcome)
             if reason == "forced" or not made.kept:
                 reason = outcome.reason
         answer: Classification = made.model.answer(

@@ -5,17 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.types import Reason
 
-__all__ = ["Escalation", "Gate", "Outcome"]
+if TYPE_CHECKING:
+    from edge_sdk.client.endpoint import Endpoint
+
+__all__ = ["Escalation", "Gate", "Origin", "Outcome"]
 
 Gate = Callable[[int, float | None], Reason | None]
 """Says of a request of so many bytes, whose answer must be there in so many seconds, why it may not be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who gave an answer: a server, and the model and version that it named."""
+
+    endpoint: Endpoint
+    model: str
+    version: str
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request, in half the time
@@ -50,6 +62,8 @@ class Outcome:
         once more, or hedges.
     outputs
         The model's output tensors by name, where they and not probabilities were asked for.
+    origin
+        Who answered; None where that is of no use.
     """
 
     probabilities: NDArray[np.float32] | None
@@ -65,6 +79,7 @@ class Outcome:
     extra_calls: int = 0
     extra_bytes: int = 0
     outputs: Mapping[str, NDArray[Any]] | None = None
+    origin: Origin | None = None
 
 
 class Escalation:

@@ -252,7 +252,7 @@ class Oversight:
     def feedback(self, decision_id: str, label: int) -> None:
         """Write a true label into the journal; raise `InputError` where there is none."""
         if self._journal is None:
-            raise InputError("there is no journal for feedback: give journal= to connect")
+            raise InputError("there is no journal for feedback: give journal= to connect, or Cloud(feedback=True)")
         self._journal.put(Feedback(decision_id, time.time(), label))
 
     def snapshot(self, watch: Watch) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import edge_sdk
+from edge_sdk.client import Cloud
 from outside.network import free_port
 from outside.sources import ROOT
 
@@ -84,7 +85,7 @@ def test_every_metric_is_in_the_table_and_no_other(pair, cloud, tmp_path: Path) 
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     rows = "".join(re.findall(r"^\| (`edge_sdk_[^|]+)\|", page, re.MULTILINE))
     options = {"journal": tmp_path / "journal", "outbox": tmp_path / "outbox", "cache": 8}
-    with edge_sdk.connect(pair.edge, cloud=cloud, deadline=PATIENT, **options) as model:
+    with edge_sdk.connect(pair.edge, cloud=Cloud(cloud, feedback=True), deadline=PATIENT, **options) as model:
         told = re.findall(r"^# TYPE (edge_sdk_\w+)", model.metrics(), re.MULTILINE)
     assert sorted(re.findall(r"edge_sdk_\w+", rows)) == sorted(told)
 

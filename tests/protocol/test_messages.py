@@ -15,7 +15,7 @@ from edge_sdk.protocol import add_input, messages, read_inputs, set_parameter
 HOME = Path(str(resources.files("edge_sdk.protocol")))
 
 
-@pytest.mark.parametrize("name", ["inference", "health", "reflection"])
+@pytest.mark.parametrize("name", ["feedback", "inference", "health", "reflection"])
 def test_the_compiled_descriptor_is_that_of_the_proto_file(tmp_path: Path, name: str) -> None:
     pytest.importorskip("grpc_tools")
     from google.protobuf import descriptor_pb2
