@@ -26,7 +26,7 @@ INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip in
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels
+.PHONY: help demo test test-slow test-triton lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ test: $(VENV)/stamp-dev ## run the tests that together take minutes
 
 test-slow: $(VENV)/stamp-dev ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-triton: $(VENV)/stamp-dev ## ask ours and Triton the same: TRITON_PYTHON is a Python with nvidia-pytriton
+	EDGE_SDK_TRITON_PYTHON="$(TRITON_PYTHON)" $(BIN)/python -m pytest -m triton -rs tests/cloud_server $(ARGS)
 
 lint: lint-style lint-imports lint-types ## ruff, cython-lint, import-linter, mypy
 

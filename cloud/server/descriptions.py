@@ -59,7 +59,7 @@ def model_config(core: Core, name: str, version: str) -> dict[str, Any]:
         "max_batch_size": MAX_ITEMS if in_batches else 0,
         "input": [_config_tensor(tensor, in_batches=in_batches) for tensor in model.inputs],
         "output": [_config_tensor(tensor, in_batches=in_batches) for tensor in model.outputs],
-        "instance_group": [{"name": f"{model.name}_0", "count": settings.instances, "kind": "KIND_CPU"}],
+        "instance_group": [{"name": model.name, "count": settings.instances, "kind": "KIND_CPU"}],
         "parameters": {name: {"string_value": value} for name, value in model.properties.items()},
     }
     if model.batching == "batched" and settings.max_batch != 1:

@@ -97,7 +97,7 @@ class _OnnxEngine:
 
         named = ",".join(PROVIDERS.get(provider.lower(), provider) for provider in providers)
         session = new_session(model, threads, named or None)
-        return cls(session, *describe(session))
+        return cls(session, *describe(session, texts=True))
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         try:

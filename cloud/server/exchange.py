@@ -24,6 +24,7 @@ from edge_sdk.errors import (
     UnknownCallerError,
     UnknownModelError,
 )
+from edge_sdk.protocol import datatype_of
 from edge_sdk.protocol.names import (
     CLASSIFICATION_PARAMETER,
     DECISION_PARAMETER,
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
+_WRONG_TYPE = "invalid value type for '{}' parameter, expected int64_param"
 Array = np.ndarray[Any, Any]
 
 FAILURES = (
@@ -152,8 +154,10 @@ def deadline_of(arrived: float, time_remaining: float | None, timeout: object) -
     if time_remaining is not None and math.isfinite(time_remaining):
         ends.append(arrived + time_remaining)
     if timeout is not None:
-        if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-            raise InputError(f"parameter {TIMEOUT_PARAMETER} is a number of microseconds")
+        if isinstance(timeout, bool) or not isinstance(timeout, int):
+            raise InputError(f"{_WRONG_TYPE.format(TIMEOUT_PARAMETER)}, a number of microseconds")
+        if timeout < 0:
+            raise InputError(f"invalid value for {TIMEOUT_PARAMETER!r}, expected value >= 0 (microseconds)")
         if timeout > 0:
             ends.append(arrived + timeout / 1e6)
     return min(ends, default=None)
@@ -182,8 +186,10 @@ def priority_of(parameters: Mapping[str, object]) -> int:
         The parameter is no such number.
     """
     priority = parameters.get(PRIORITY_PARAMETER, 0)
-    if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
-        raise InputError(f"parameter {PRIORITY_PARAMETER} is a whole number: 1 goes first, 0 is the default")
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InputError(f"{_WRONG_TYPE.format(PRIORITY_PARAMETER)} or uint64_param: 1 goes first, 0 is the default")
+    if priority < 0:
+        raise InputError(f"invalid value for {PRIORITY_PARAMETER!r}, expected value >= 0")
     return priority
 
 
@@ -231,12 +237,15 @@ def wanted_outputs(asked: Iterable[tuple[str, Mapping[str, object]]], model: Ser
             raise InputError(f"unexpected inference output {name[:80]!r} for model {model.name!r}")
         if any(name == other.name for other in wanted):
             raise InputError(f"output {name[:80]!r} is asked for twice")
-        classes = parameters.get(CLASSIFICATION_PARAMETER, 0)
-        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
-            raise InputError(f"output {name[:80]!r}: parameter {CLASSIFICATION_PARAMETER} is a number of classes")
-        if unknown := sorted(parameters.keys() - {CLASSIFICATION_PARAMETER}):
-            raise InputError(f"output {name[:80]!r}: parameter {unknown[0][:80]!r} is not supported")
-        wanted.append(Wanted(name, classes))
+        classes = parameters.get(CLASSIFICATION_PARAMETER)
+        if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int)):
+            raise InputError(f"{_WRONG_TYPE.format(CLASSIFICATION_PARAMETER)}, a number of classes")
+        if classes is not None and classes < 1:
+            raise InputError(f"invalid value for {CLASSIFICATION_PARAMETER!r} parameter, expected 1 or more")
+        # others are for other servers, but an answer that is waited for in shared memory would not come there
+        if shared := sorted(key for key in parameters if key.startswith("shared_memory_")):
+            raise InputError(f"output {name[:80]!r}: parameter {shared[0][:80]!r} is not supported")
+        wanted.append(Wanted(name, classes or 0))
     return tuple(wanted)
 
 
@@ -251,12 +260,14 @@ def answered(said: Answer, wanted: tuple[Wanted, ...]) -> Mapping[str, Array]:
     if not any(output.classes for output in wanted):
         return said.outputs
     labels = json.loads(said.model.properties.get(LABELS_PROPERTY, "[]"))
-    return {
-        output.name: _classify(said.outputs[output.name], output.classes, labels, output.name)
-        if output.classes
-        else said.outputs[output.name]
-        for output in wanted
-    }
+    whole, outputs = said.model.batching == "whole", {}
+    for output in wanted:
+        array = said.outputs[output.name]
+        if output.classes:  # without an axis of items, all is one item's
+            array = _classify(array[np.newaxis] if whole else array, output.classes, labels, output.name)
+            array = array[0] if whole else array
+        outputs[output.name] = array
+    return outputs
 
 
 def _classify(scores: Array, classes: int, labels: list[str], name: str) -> Array:
@@ -284,7 +295,8 @@ def _classify(scores: Array, classes: int, labels: list[str], name: str) -> Arra
         The output holds no numbers, or has no axis of items and one of classes.
     """
     if scores.dtype.kind not in "fiu" or scores.ndim < 2:
-        raise InputError(f"output {name[:80]!r} has no classes: {scores.dtype} {list(scores.shape)}")
+        kind = f"unsupported type {datatype_of(scores.dtype)!r}" if scores.ndim > 1 else f"shape {list(scores.shape)}"
+        raise InputError(f"class result not available for output due to {kind}: {name[:80]!r}")
     flat = scores.reshape(len(scores), math.prod(scores.shape[1:]))
     # of equal scores the first; NaN comes last, whatever its sign
     keys = np.where(np.isnan(flat), -np.inf, flat) if flat.dtype.kind == "f" else flat.astype(object)

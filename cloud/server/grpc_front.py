@@ -139,6 +139,7 @@ class GrpcFront:
         )
 
     async def _repository_index(self, request: Any, context: Any) -> Any:
+        await _only_repository(request, context)
         return await self._say(
             messages.RepositoryIndexResponse(),
             "",
@@ -153,6 +154,7 @@ class GrpcFront:
         return await self._do(self._admin.unload, messages.RepositoryModelUnloadResponse(), request, context)
 
     async def _do(self, action: Callable[..., Awaitable[None]], response: Any, request: Any, context: Any) -> Any:
+        await _only_repository(request, context)
         try:
             caller = self._admit(context, "admin", request.model_name)
             who = context.peer() if caller is None else f"{caller.name} ({context.peer()})"
@@ -270,6 +272,12 @@ def _unary(name: str, method: Method) -> Any:
 
 async def _abort(context: Any, failure: Failure) -> None:
     await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)
+
+
+async def _only_repository(request: Any, context: Any) -> None:
+    """Refuse a request for one of several repositories, as Triton does."""
+    if request.repository_name:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "'repository_name' specification is not supported")
 
 
 def _authorization(metadata: Any) -> str | bytes | None:

@@ -147,7 +147,7 @@ def _load_plain(path: Path, name: str, version: str, threads: int, providers: Se
         outputs=_metadata(engine.outputs),
         properties={DIGEST_PROPERTY: digest, ENCODINGS_PROPERTY: "tensor"},
         batching=batching,
-        reader=Reader(name, engine.inputs, batching, None),
+        reader=Reader(name, engine.inputs, batching, None, texts=runtime == "onnx"),
         engine=engine,
         example=_example(engine.inputs),
         bounded=runtime == "onnx" and is_bounded(data),

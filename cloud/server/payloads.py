@@ -75,12 +75,20 @@ class Reader:
         How it takes several items.
     processing
         That of its bundle; None where it is a plain file.
+    texts
+        Whether BYTES are strings to its runtime.
     """
 
     def __init__(
-        self, model: str, inputs: Sequence[TensorSpec], batching: Batching, processing: ProcessingSpec | None
+        self,
+        model: str,
+        inputs: Sequence[TensorSpec],
+        batching: Batching,
+        processing: ProcessingSpec | None,
+        *,
+        texts: bool = False,
     ) -> None:
-        self._model, self._batching = model, batching
+        self._model, self._batching, self._texts = model, batching, texts
         self._inputs = {spec.name: (spec, np.dtype(spec.dtype)) for spec in inputs}
         self._name = inputs[0].name
         self._spec = processing
@@ -140,7 +148,7 @@ class Reader:
         )
 
     def _tensors(self, inputs: Mapping[str, Array]) -> Payload:
-        items, nbytes, kind = 1, 0, []
+        items, nbytes, kind, ordered = 1, 0, [], dict[str, Array]()
         for index, (name, (want, dtype)) in enumerate(self._inputs.items()):
             x = inputs[name]
             if x.dtype != dtype:
@@ -148,8 +156,10 @@ class Reader:
                     f"inference input {name!r} data-type is {datatype_of(x.dtype)!r}, "
                     f"but model {self._model!r} expects {datatype_of(want.dtype)!r}"
                 )
-            if x.size == 0 or (x.ndim and self._batching != "whole" and x.shape[0] > MAX_ITEMS):
-                raise InputError(f"input {name}: shape {list(x.shape)} is empty or over {MAX_ITEMS} items")
+            if x.ndim and self._batching != "whole" and x.shape[0] > MAX_ITEMS:
+                raise InputError(f"inference request batch-size must be <= {MAX_ITEMS} for {self._model!r}")
+            if x.size == 0:
+                raise InputError(f"input {name!r}: shape {_text(x.shape)} is empty")
             shape = (1, *x.shape[1:]) if self._batching == "in turn" and x.ndim else x.shape
             if not _fits(shape, want.shape):
                 raise InputError(
@@ -158,14 +168,27 @@ class Reader:
                 )
             if self._batching != "whole":
                 if index and x.shape[0] != items:
-                    raise InputError(f"input {name} has {x.shape[0]} items, but {self._name} has {items}")
+                    raise InputError(
+                        f"input {name!r} batch size does not match other inputs for {self._model!r}: "
+                        f"it has {x.shape[0]} items, but {self._name!r} has {items}"
+                    )
                 items = x.shape[0]
-            nbytes += sum(map(len, x.flat)) if x.dtype == object else x.nbytes
+            tensor = ordered[name] = _as_texts(x, name) if self._texts and dtype.hasobject else x
+            nbytes += sum(map(len, tensor.flat)) if dtype.hasobject else x.nbytes
             kind.append(x.shape[1:])
-        ordered = {name: inputs[name] for name in self._inputs}
         # processed inputs have the model's own shape, so None is their kind, and that of tensors of that shape
         key = None if all(-1 not in want.shape[1:] for want, _ in self._inputs.values()) else tuple(kind)
         return Payload(items, nbytes, key, "tensor", lambda _: ordered)
+
+
+def _as_texts(x: Array, name: str) -> Array:
+    """Return BYTES as strings, which is what ONNX Runtime has."""
+    texts = np.empty(x.size, object)
+    try:
+        texts[:] = [item.decode() for item in x.flat]
+    except UnicodeDecodeError:
+        raise InputError(f"input {name!r}: an element is no UTF-8, and the model takes strings") from None
+    return texts.reshape(x.shape)
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,19 @@ def new_session(model: Path | bytes, threads: int, delegate: str | None = None) 
         raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
 
 
-def describe(session: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the inputs and outputs of ONNX Runtime's session; raise `ModelError` where they are of no use."""
-    inputs = tuple(_spec(tensor) for tensor in session.get_inputs())
-    return inputs, check_outputs(tuple(_spec(tensor) for tensor in session.get_outputs()))
+def describe(session: Any, *, texts: bool = False) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of ONNX Runtime's session; raise `ModelError` where they are of no use.
+
+    Parameters
+    ----------
+    session
+        The session.
+    texts
+        Whether tensors of strings, whose dtype is object, are of use.
+    """
+    dtypes = _DTYPES | ({"tensor(string)": "object"} if texts else {})
+    inputs = tuple(_spec(tensor, dtypes) for tensor in session.get_inputs())
+    return inputs, check_outputs(tuple(_spec(tensor, dtypes) for tensor in session.get_outputs()))
 
 
 def providers(delegate: str | None = None) -> list[str]:
@@ -146,11 +156,11 @@ def providers(delegate: str | None = None) -> list[str]:
     return wanted or ["CPUExecutionProvider"]
 
 
-def _spec(tensor: Any) -> TensorSpec:
-    if tensor.type not in _DTYPES:
+def _spec(tensor: Any, dtypes: Mapping[str, str]) -> TensorSpec:
+    if tensor.type not in dtypes:
         raise ModelError(f"tensor {tensor.name} has type {tensor.type}, which is not supported")
     shape = tuple(extent if isinstance(extent, int) else -1 for extent in tensor.shape)
-    return TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.type], shape=shape)
+    return TensorSpec(name=tensor.name, dtype=dtypes[tensor.type], shape=shape)
 
 
 def _first_line(error: Exception) -> str:

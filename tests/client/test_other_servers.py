@@ -26,10 +26,18 @@ from outside.bundles import SIDE, train_tiny
 from outside.network import free_port
 from outside.services import Service
 from outside.sources import ROOT
+from outside.twins import DENSE_ON_TRITON
 
 FOREIGN = ROOT / "tests" / "fixtures" / "foreign"
 PATIENT = 30.0
 START = 60.0
+CONFIG = """
+name: "teacher"
+backend: "python"
+max_batch_size: 32
+input [ { name: "image" data_type: TYPE_FP32 dims: [ 8, 8, 3 ] } ]
+output [ { name: "logits" data_type: TYPE_FP32 dims: [ 3 ] } ]
+"""
 
 
 def python_of(server: str) -> str:
@@ -97,10 +105,14 @@ def _is_ready(channel: grpc.Channel) -> bool:
 
 @pytest.fixture
 def triton(tmp_path: Path) -> Iterator[str]:
-    program = [python_of("TRITON"), str(FOREIGN / "numpy_on_triton.py")]
-    weights = save_weights(tmp_path / "weights.npz")
-    ports = [free_port() for _ in range(3)]
-    with Service(weights, tmp_path / "triton", *ports, program=program, timeout=START) as service:
+    program, ports = [python_of("TRITON"), str(FOREIGN / "triton_server.py")], [free_port() for _ in range(3)]
+    version, own = tmp_path / "models" / "teacher" / "1", tmp_path / "own"
+    version.mkdir(parents=True)
+    own.mkdir()
+    (version.parent / "config.pbtxt").write_text(CONFIG)
+    (version / "model.py").write_text(DENSE_ON_TRITON)
+    save_weights(version / "weights.npz")
+    with Service(tmp_path / "models", own, *ports, program=program, timeout=START) as service:
         yield service.ready["grpc"]
 
 

@@ -94,7 +94,7 @@ def test_a_model_may_have_several_inputs_and_they_must_agree(root, load):
     np.testing.assert_array_equal(infer(b=b, a=a).outputs["sum"], a + b + 1)
     for inputs, says in (
         ({"a": a}, r"missing required input\(s\) \['b'\]"),
-        ({"a": a, "b": b[:2]}, "input b has 2 items, but a has 3"),
+        ({"a": a, "b": b[:2]}, "it has 2 items, but 'a' has 3"),
         ({"a": a, "b": b.astype(np.float64)}, "data-type is 'FP64', but model"),
     ):
         with pytest.raises(InputError, match=says):

@@ -222,7 +222,11 @@ REFUSED = {
     "half of a character": (changed(datatype="BYTES", shape=[1], data=["\ud800"]), 400, "half of a character"),
     "an unknown output": (message(outputs=[{"name": "x"}]), 400, "unexpected inference output"),
     "an output asked for twice": (message(outputs=[{"name": "logits"}] * 2), 400, "twice"),
-    "an unknown parameter": (message(outputs=[{"name": "logits", "parameters": {"a": 1}}]), 400, "not supported"),
+    "an answer in shared memory": (
+        message(outputs=[{"name": "logits", "parameters": {"shared_memory_region": "a"}}]),
+        400,
+        "not supported",
+    ),
     "a tensor twice": ({"inputs": message()["inputs"] * 2}, 400, "there twice"),
     "binary that is not there": (changed(parameters={"binary_data_size": 768}, data=None), 400, "both data and"),
 }

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 import edge_sdk
+from edge_sdk.protocol import messages
+from edge_sdk.protocol.names import SERVICE
 from outside.bundles import SIDE, TinyBundle
+from outside.models import identity_onnx
 
 PATIENT = 20.0
 
@@ -96,3 +101,40 @@ def test_half_of_the_bits_are_enough_for_a_tensor(server: str, batch) -> None:
     with triton.InferenceServerClient(server) as client:
         result = client.infer("tiny", [tensor])
         assert softmax(result.as_numpy("logits")) == pytest.approx(expected, abs=0.1)
+
+
+def test_texts_are_answered_as_the_bytes_they_are(service, tmp_path: Path) -> None:
+    triton = pytest.importorskip("tritonclient.grpc")
+    (tmp_path / "texts.onnx").write_bytes(identity_onnx("STRING", ["N", 2]))
+    sent = np.array([["", "grün"], ["a\nb", "x" * 300]], object)
+    with triton.InferenceServerClient(
+        service("serve", tmp_path / "texts.onnx", "--grpc-port", "0").ready["grpc"]
+    ) as client:
+        tensor = triton.InferInput("x", [2, 2], "BYTES")
+        tensor.set_data_from_numpy(sent)
+        got = client.infer("texts", [tensor]).as_numpy("y")
+        assert [item.decode() for item in got.flat] == list(sent.flat)
+        tensor.set_data_from_numpy(np.array([[b"\xff", b""]] * 2, object))
+        with pytest.raises(Exception, match=r"INVALID_ARGUMENT.*no UTF-8"):
+            client.infer("texts", [tensor])
+
+
+def test_classes_of_a_model_without_items_are_of_all_it_says(service, tmp_path: Path) -> None:
+    triton = pytest.importorskip("tritonclient.grpc")
+    (tmp_path / "whole.onnx").write_bytes(identity_onnx("FLOAT", [2, 3]))
+    with triton.InferenceServerClient(
+        service("serve", tmp_path / "whole.onnx", "--grpc-port", "0").ready["grpc"]
+    ) as client:
+        tensor = triton.InferInput("x", [2, 3], "FP32")
+        tensor.set_data_from_numpy(np.arange(6, dtype=np.float32).reshape(2, 3))
+        best = client.infer("whole", [tensor], outputs=[triton.InferRequestedOutput("y", class_count=2)]).as_numpy("y")
+        assert best.tolist() == [b"5.000000:5", b"4.000000:4"]
+
+
+def test_one_of_several_repositories_is_not_to_be_asked_for(server: str) -> None:
+    with grpc.insecure_channel(server) as channel:
+        takes, gives = messages.METHODS["RepositoryIndex"]
+        ask = channel.unary_unary(f"/{SERVICE}/RepositoryIndex", takes.SerializeToString, gives.FromString)
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(takes(repository_name="other"), timeout=PATIENT)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
