@@ -279,10 +279,13 @@ class Core:
                 self.routes.mirror(request, self._lines.get(request.model, {}), answer, infer)
             return answer
 
-    def reward(self, name: str, version: str, reward: object) -> None:
-        """Tell a bandit how good an answer was; raise `UnknownModelError` or `InputError` where there is no such."""
+    def reward(self, name: str, version: str, reward: object, decision: str = "") -> None:
+        """Tell a bandit how good an answer was; raise `UnknownModelError` or `InputError` where there is no such.
+
+        What is told twice of one decision, where that is named, counts once.
+        """
         line = self._line(name, version)
-        self.routes.reward(name, self._lines.get(name) or {version: line}, version, reward)
+        self.routes.reward(name, self._lines.get(name) or {version: line}, version, reward, decision)
 
     def put(self, line: Line) -> None:
         """Serve a version; one of the same name and version answers what waits for it, and is then released."""

@@ -156,7 +156,7 @@ class GrpcFront:
     async def _do(self, action: Callable[..., Awaitable[None]], response: Any, request: Any, context: Any) -> Any:
         await _only_repository(request, context)
         try:
-            caller = self._admit(context, "admin", request.model_name)
+            caller = self.admit(context, "admin", request.model_name)
             who = context.peer() if caller is None else f"{caller.name} ({context.peer()})"
             await action(request.model_name, who, request.parameters)
         except FAILURES as error:
@@ -168,12 +168,12 @@ class GrpcFront:
     ) -> Any:
         """Fill a message with what is said of a model, or of those that the caller may see."""
         try:
-            caller = self._admit(context, "describe", model)
+            caller = self.admit(context, "describe", model)
             return ParseDict(describe(bool if caller is None else caller.sees), message)
         except FAILURES as error:
             await _abort(context, failure_of(error, model))
 
-    def _admit(self, context: Any, kind: Kind, model: str) -> Caller | None:
+    def admit(self, context: Any, kind: Kind, model: str) -> Caller | None:
         """Return who is calling, where that matters; raise where it may not do what it asks for."""
         if self._access is None:
             return None
@@ -192,7 +192,7 @@ class GrpcFront:
 
     def _admission(self, context: Any) -> Callable[[str], object] | None:
         """Return what raises where a call may not ask a model; None where everybody may."""
-        return None if self._access is None else functools.partial(self._admit, context, "infer")
+        return None if self._access is None else functools.partial(self.admit, context, "infer")
 
     async def _model_stream_infer(self, requests: Any, context: Any) -> None:
         """Work on several requests of a stream at a time; answer each as soon as it is ready."""

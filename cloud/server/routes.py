@@ -122,9 +122,9 @@ class Routes:
         chosen = self._router(name).choose(routing, ready or _digests(versions), key)
         return versions[chosen]
 
-    def reward(self, name: str, versions: dict[str, Line], version: str, reward: object) -> None:
+    def reward(self, name: str, versions: dict[str, Line], version: str, reward: object, decision: str = "") -> None:
         """Let a bandit learn how good an answer was; raise `InputError` where it cannot."""
-        self._router(name).reward(_routing(versions), _digests(versions), version, reward)
+        self._router(name).reward(_routing(versions), _digests(versions), version, reward, decision)
 
     def mirror(self, request: Request, versions: dict[str, Line], answer: Answer, infer: _Infer | None) -> None:
         """Send the shadow what has been answered, where there is one and it is its turn; returns at once.

@@ -25,6 +25,7 @@ __all__ = ["MOST_REMEMBERED", "Arm", "Route", "Router", "Routing", "share_of", "
 
 MOST_REMEMBERED = 64
 """So many counts and arms of a model are kept when versions come and go; those of versions that are there always."""
+_MOST_TOLD = 65_536  # decisions whose second reward is known as such: who tells again does so soon
 
 Route = Literal["primary", "canary", "split", "bandit", "fallback"]
 
@@ -173,6 +174,7 @@ class Router:
         self.model = model
         self.counts: Counter[tuple[str, Route]] = Counter()
         self.arms: dict[tuple[str, str], Arm] = {}  # by version and digest: another model begins anew
+        self._told: dict[bytes | str, None] = {}  # decisions that were rewarded, the oldest first
         self._generator: random.Random | None = None
         self._keys = random.Random()
 
@@ -210,7 +212,9 @@ class Router:
             return routing.mirror == 100
         return share_of(f"{self._salt(routing)} shadow", key or self._any_key()) * 100 < routing.mirror
 
-    def reward(self, routing: Routing | None, ready: Mapping[str, str], version: str, reward: object) -> None:
+    def reward(
+        self, routing: Routing | None, ready: Mapping[str, str], version: str, reward: object, decision: str = ""
+    ) -> None:
         """Learn how good an answer was.
 
         Parameters
@@ -221,6 +225,8 @@ class Router:
             Which gave it.
         reward
             From 0 to 1.
+        decision
+            Which answer it is for; another reward for it is passed over. Empty is another one each time.
 
         Raises
         ------
@@ -233,11 +239,18 @@ class Router:
             raise InputError(f"version {version[:40]!r} of model {self.model} learns from no rewards; {named} do")
         if not _is_number(reward) or not 0 <= reward <= 1:  # type: ignore[operator]
             raise InputError("reward is a number from 0 to 1")
+        told = decision and hashlib.blake2b(decision.encode(errors="surrogatepass"), digest_size=16).digest()
+        if told in self._told:
+            return
         arm = self.arms.get((version, ready.get(version, "")))
         if arm is None or arm.rewards >= arm.chosen:
             raise InputError(f"version {version} was rewarded for all its answers already")
         arm.rewards += 1
         arm.reward += float(reward)  # type: ignore[arg-type]
+        if told:
+            self._told[told] = None
+            if len(self._told) > _MOST_TOLD:
+                del self._told[next(iter(self._told))]
 
     def _draw(self, routing: Routing, ready: Mapping[str, str]) -> str:
         if self._generator is None:

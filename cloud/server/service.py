@@ -15,6 +15,7 @@ import grpc
 from edge_sdk.cloud.server.access import Access, Caller, read_token
 from edge_sdk.cloud.server.certificates import Certificates
 from edge_sdk.cloud.server.core import Core
+from edge_sdk.cloud.server.feedback import FeedbackFront
 from edge_sdk.cloud.server.grpc_front import CallerInterceptor, GrpcFront
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
 from edge_sdk.cloud.server.request_log import RequestLog
@@ -174,7 +175,8 @@ async def _start_grpc(config: ServerConfig, shared: _Shared, stack: contextlib.A
         log=shared.log,
         access=shared.access,
     )
-    server.add_generic_rpc_handlers((front.handler(), health.handler(), *reflection_handlers()))
+    feedback = FeedbackFront(shared.core, front.admit)
+    server.add_generic_rpc_handlers((front.handler(), feedback.handler(), health.handler(), *reflection_handlers()))
     check_address(config.host, config.grpc_port, "--grpc-port")
     address = address_of(config.host, config.grpc_port)
     try:

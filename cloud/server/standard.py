@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2
 
+from edge_sdk.protocol.feedback import FEEDBACK
 from edge_sdk.protocol.messages import POOL
 from edge_sdk.protocol.names import SERVICE
 from edge_sdk.protocol.services import (
@@ -87,7 +88,7 @@ async def _reflect(requests: Any, context: Any) -> AsyncIterator[Any]:
         kind = request.WhichOneof("message_request")
         try:
             if kind == "list_services":
-                for name in (SERVICE, HEALTH, REFLECTION[0]):
+                for name in (SERVICE, FEEDBACK, HEALTH, REFLECTION[0]):
                     response.list_services_response.service.add(name=name)
             elif kind == "file_by_filename":
                 _describe(response, POOL.FindFileByName(request.file_by_filename))

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
+from edge_sdk.protocol.feedback import FEEDBACK
 from edge_sdk.protocol.services import (
     HEALTH,
     REFLECTION,
@@ -111,7 +112,7 @@ def test_a_client_can_learn_the_whole_service_from_the_server(channel: grpc.Chan
         {"file_by_filename": "health.proto"},
         {"file_containing_symbol": "no.such.Thing"},
     )
-    assert [entry.name for entry in listed.list_services_response.service] == [SERVICE, HEALTH, REFLECTION[0]]
+    assert [entry.name for entry in listed.list_services_response.service] == [SERVICE, FEEDBACK, HEALTH, REFLECTION[0]]
     pool = descriptor_pool.DescriptorPool()
     for response in (found, by_name):
         for data in response.file_descriptor_response.file_descriptor_proto:
