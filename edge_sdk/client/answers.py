@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_sdk.client.outcomes import Outcome
     from edge_sdk.client.payload import Contract
 
-__all__ = ["answer_of_cloud", "read_probabilities"]
+__all__ = ["answer_of_cloud", "read_all_probabilities", "read_probabilities"]
 
 _ADDS_UP = 1e-3  # so close to 1 is the sum of what must be probabilities, where a server does not say
 _ADDS_UP_LOOSELY = 0.05  # what packing allows
@@ -70,11 +70,28 @@ def read_probabilities(output: NDArray[Any], contract: Contract, classes: int) -
     """Return float32 [classes] from the first output tensor of one item; strict about what it is."""
     if output.dtype == object or output.size != classes or output.shape[:1] not in ((1,), (classes,)):
         raise InputError(f"the cloud's answer has shape {list(output.shape)}, not [1, {classes}]")
+    scores: NDArray[np.float32] = _read(output.reshape(1, -1), contract)[0]
+    return scores
+
+
+def read_all_probabilities(output: NDArray[Any], contract: Contract, classes: int) -> NDArray[np.float32] | None:
+    """Return float32 [n, classes] from the first output tensor of several items; None where one may be of no use."""
+    if output.dtype == object or output.ndim < 2 or output.size != len(output) * classes:
+        return None
+    try:
+        return _read(output.reshape(-1, classes), contract)
+    except InputError:  # which of them it is, each finds out by itself
+        return None
+
+
+def _read(output: NDArray[Any], contract: Contract) -> NDArray[np.float32]:
+    """Return float32 [n, classes]; raise `InputError` where one of the rows is no answer."""
+    classes = output.shape[1]
     if contract.quantization is not None:
-        output = dequantize(output.reshape(1, -1), *contract.quantization)
+        output = dequantize(output, *contract.quantization)
     elif output.dtype.kind != "f":
         raise InputError(f"the cloud's answer is {output.dtype}, and its quantization is not said")
-    scores = np.ascontiguousarray(output, np.float32).reshape(-1)
+    scores = np.ascontiguousarray(output, np.float32)
     if not np.isfinite(scores).all():
         raise InputError("the cloud's answer holds NaN or infinity")
     if contract.outputs == "logits":
@@ -82,9 +99,9 @@ def read_probabilities(output: NDArray[Any], contract: Contract, classes: int) -
     tolerance = _ADDS_UP_LOOSELY if contract.quantization is None else classes * contract.quantization[0]
     if contract.outputs is None:
         tolerance = _ADDS_UP
-    inside = scores.min() >= -tolerance and abs(float(scores.sum(dtype=np.float64)) - 1.0) <= tolerance
-    if contract.outputs is None and not inside:  # another server does not say which it gives
-        return np.asarray(softmax(scores), np.float32)
-    if not inside:
-        raise InputError("the cloud's answer should be probabilities and does not add up to 1")
-    return scores
+    inside = (scores.min(axis=1) >= -tolerance) & (np.abs(scores.sum(axis=1, dtype=np.float64) - 1.0) <= tolerance)
+    if inside.all():
+        return scores
+    if contract.outputs is None:  # another server does not say which it gives
+        return np.where(inside[:, np.newaxis], scores, softmax(scores))
+    raise InputError("the cloud's answer should be probabilities and does not add up to 1")

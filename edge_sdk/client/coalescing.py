@@ -4,6 +4,10 @@ A request goes out at once while few are under way. Those that come meanwhile wa
 back, or for a moment at most; then those that are alike leave as the rows of one tensor: a wave. So an
 idle link gets no slower, and a busy one makes few calls of many rows instead of many calls.
 
+Who has just had an answer in a wave often asks again at once. So when a wave is back, others wait for a
+moment for those who were in it, until as many are there as are away: one half of a crowd gathers while the
+other half is under way, and the server works while the client does.
+
 Each request keeps its own deadline, its own row of the answer and its own failure. Where the server
 refuses a wave for what is in it, each is asked again by itself, so that one bad row takes no other with it.
 No thread is started here: waves are sent by those who ask, and by gRPC's thread when a call is back.
@@ -33,6 +37,7 @@ _LINGER_SHARE = 0.1  # of the time that a request has, spent on waiting for othe
 _MOST_BYTES = 2**20
 _MOST_LIMITS = 16
 _FEW = 8  # while more inputs than these are under way, others had better gather: a call costs more than a row
+_CROWD = 32  # who have their answers at once and ask again; fewer do so sooner
 
 
 class Coalescer:
@@ -48,6 +53,8 @@ class Coalescer:
         While fewer calls are under way, and no more than 8 inputs in them, a request does not wait.
     linger
         Seconds that a request waits for others at most.
+    gather
+        Seconds within which a crowd that has its answers asks again, if it does.
     most_items
         In one message; 1 sends each by itself.
 
@@ -64,15 +71,18 @@ class Coalescer:
         on_sent: Callable[[int], None] = lambda items: None,
         at_once: int = 2,
         linger: float = 0.020,
+        gather: float = 0.003,
         most_items: int = MAX_ITEMS,
     ) -> None:
         self._fleet, self._on_sent = fleet, on_sent
-        self._at_once, self._linger, self._most_items = at_once, linger, most_items
+        self._at_once, self._linger, self._gather, self._most_items = at_once, linger, gather, most_items
         self.most_bytes = MAX_MESSAGE_BYTES
         self._lock = threading.Lock()
         self._waiting: dict[Kind, list[Item]] = {}
+        self._waits = 0  # inputs that wait
         self._under_way = self._inputs = 0  # calls, and inputs in them
-        self._pumping = False
+        self._returning, self._returned_at = 0, 0.0  # who may ask again presently, and until when
+        self._pumping = self._is_timed = False
         self._limits: dict[int, tuple[Contract, int]] = {}
 
     def begin(
@@ -94,15 +104,23 @@ class Coalescer:
         item = Item(self, first, message, deadline, make, gate)
         if item.size * 2 <= min(_MOST_BYTES, self.most_bytes) and self._stacks(message.request, first[1]):
             item.kind = kind_of(item)
+            now = time.perf_counter()
             with self._lock:
-                if self._waiting or self._is_busy:
+                self._returning = max(0, self._returning - 1)
+                queues = bool(self._waits) or not self._may_leave(1, now)
+                if queues:
                     patience = self._linger
-                    now = time.perf_counter()
                     if deadline is not None:
                         patience = min(patience, _LINGER_SHARE * (deadline - now))
                     item.leaves_at = now + patience
                     self._waiting.setdefault(item.kind, []).append(item)
-                    return item
+                    self._waits += 1
+                    wave = self._next(now)
+            if queues:
+                if wave is not None:
+                    self._launch(wave)
+                    self._pump()
+                return item
         self.send_alone(item)
         return item
 
@@ -148,30 +166,61 @@ class Coalescer:
         shape = request.inputs[0].shape
         return contract.shape[:1] == (-1,) and len(shape) == len(contract.shape) and shape[0] == 1
 
-    @property
-    def _is_busy(self) -> bool:
-        return self._under_way >= self._at_once or self._inputs > _FEW
+    def _may_leave(self, waits: int, now: float) -> bool:
+        """Tell whether so many that wait may leave now, or had better wait for those who may ask again presently.
+
+        The lock is held.
+        """
+        if self._under_way >= self._at_once:
+            return False
+        returning = self._returning if now < self._returned_at else 0
+        return waits >= self._inputs + returning or (not returning and self._inputs <= _FEW)
+
+    def _next(self, now: float) -> Wave | None:
+        """Take those out of the queue who are to leave now, if any; the lock is held."""
+        while self._waits and self._may_leave(self._waits, now):
+            wave = self._board(next(iter(self._waiting)))
+            if wave is not None:
+                return wave
+        if self._waits and not self._is_timed and self._may_leave(self._waits, self._returned_at):
+            # they wait only for others to come back, who may never do
+            self._is_timed = self._fleet.alarm.after(self._returned_at - now, self._time_is_up)
+        return None
+
+    def _time_is_up(self) -> None:
+        with self._lock:
+            self._is_timed = False
+        self._pump()
 
     def _one_is_back(self, inputs: int) -> None:
         """Send what waits, while few are under way."""
         with self._lock:
             self._under_way -= 1
             self._inputs -= inputs
+            if inputs > 1:
+                self._returning += inputs
+                self._returned_at = time.perf_counter() + self._gather * min(1.0, self._returning / _CROWD)
+        self._pump()
+
+    def _pump(self) -> None:
+        with self._lock:
             if self._pumping:  # by this thread, in a call that failed at once, or by another: it looks again
                 return
             self._pumping = True
         while True:
             with self._lock:
-                if not self._waiting or self._is_busy:
+                wave = self._next(time.perf_counter())
+                if wave is None:
                     self._pumping = False
                     return
-                wave = self._board(next(iter(self._waiting)))
             self._launch(wave)
 
     def _board(self, kind: Kind) -> Wave | None:
         """Take those of a kind that have waited longest, and still have time, out of the queue; the lock is held."""
         now, group = time.perf_counter(), []
-        for item in self._waiting.pop(kind):
+        waiting = self._waiting.pop(kind)
+        self._waits -= len(waiting)
+        for item in waiting:
             item.withdrawn = item.deadline is not None and item.deadline <= now
             if not item.withdrawn:
                 group.append(item)
@@ -184,6 +233,7 @@ class Coalescer:
             n, size = n + 1, size + item.size
         if n < len(group):
             self._waiting[kind] = group[n:]  # behind the other kinds
+            self._waits += len(group) - n
         self._under_way += 1
         self._inputs += n
         return Wave(group[:n])

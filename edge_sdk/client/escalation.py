@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from edge_sdk.client.answers import read_probabilities
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.coalescing import Coalescer
 from edge_sdk.client.endpoint import Endpoint, remaining
@@ -285,12 +284,8 @@ class CloudLink:
             if digest != (contract.digest or ""):
                 raise InputError(f"{endpoint.target} changes its model")
             self._check_labels(contract, labels)
-        outputs = reply.outputs()
-        if not outputs:
-            raise InputError("the cloud's answer has no tensor")
-        probabilities = read_probabilities(next(iter(outputs.values())), contract, len(labels))
         return Outcome(
-            probabilities,
+            reply.probabilities(contract, len(labels)),
             "escalated",
             digest=digest,
             bytes_sent=reply.size,

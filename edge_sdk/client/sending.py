@@ -17,8 +17,10 @@ from functools import partial
 from typing import Any
 
 import grpc
+import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.client.answers import read_probabilities
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
@@ -50,7 +52,7 @@ class Message:
     seen: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request, in half the time
 class Reply:
     """What came back.
 
@@ -79,6 +81,13 @@ class Reply:
     def outputs(self) -> Mapping[str, NDArray[Any]]:
         """Return its tensors by name; raise `InputError` where they make no sense."""
         return read_outputs(self.response)
+
+    def probabilities(self, contract: Contract, classes: int) -> NDArray[np.float32]:
+        """Return float32 [classes] of its first tensor; raise `InputError` where that is no such answer."""
+        outputs = self.outputs()
+        if not outputs:
+            raise InputError("the cloud's answer has no tensor")
+        return read_probabilities(next(iter(outputs.values())), contract, classes)
 
 
 @dataclass(eq=False, slots=True)

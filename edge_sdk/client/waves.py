@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
+import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.client.answers import read_all_probabilities
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
@@ -134,25 +136,50 @@ class Item:
         return reply
 
 
-@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """What a response says to all items of a wave, read once; thread-safe."""
+
+    __slots__ = ("_lock", "_probabilities", "_read_as", "outputs", "parameters")
+
+    def __init__(self, reply: Reply, n: int) -> None:
+        self.parameters, self.outputs = reply.parameters(), _rows(reply.outputs(), n)
+        self._lock = threading.Lock()
+        self._read_as: tuple[Contract, int] | None = None
+        self._probabilities: NDArray[np.float32] | None = None
+
+    def probabilities(self, contract: Contract, classes: int) -> NDArray[np.float32] | None:
+        """Return float32 [n, classes]; None where each has to look at its own row."""
+        with self._lock:
+            if self._read_as is None:
+                first = next(iter(self.outputs.values()), None)
+                self._probabilities = None if first is None else read_all_probabilities(first, contract, classes)
+                self._read_as = contract, classes
+            known, same = self._read_as
+            return self._probabilities if known is contract and same == classes else None
+
+
+@dataclass(slots=True)  # not frozen: one is made for every request, in half the time
 class _Row(Reply):
-    """The answer to one item of a wave, whose response is read once for all."""
+    """The answer to one item of a wave."""
 
     row: int
-    all_parameters: Mapping[str, Any]
-    all_outputs: Mapping[str, NDArray[Any]]
+    sheet: _Sheet
 
     def parameters(self) -> Mapping[str, Any]:
-        return self.all_parameters
+        return self.sheet.parameters
 
     def outputs(self) -> Mapping[str, NDArray[Any]]:
-        return {name: array[self.row : self.row + 1] for name, array in self.all_outputs.items()}
+        return {name: array[self.row : self.row + 1] for name, array in self.sheet.outputs.items()}
+
+    def probabilities(self, contract: Contract, classes: int) -> NDArray[np.float32]:
+        said = self.sheet.probabilities(contract, classes)
+        return Reply.probabilities(self, contract, classes) if said is None else said[self.row]
 
 
 class Wave:
     """The items of one message, and what became of it."""
 
-    __slots__ = ("_awaited", "_cleared", "_lock", "_read", "deadline", "items", "n", "result", "sending")
+    __slots__ = ("_awaited", "_cleared", "_lock", "_sheet", "deadline", "items", "n", "result", "sending")
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
@@ -161,7 +188,7 @@ class Wave:
         self.deadline = None if None in ends else max(end for end in ends if end is not None)
         self.sending: Sending | None = None
         self.result: Reply | Failed | None = None
-        self._read: tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]] | None = None
+        self._sheet: _Sheet | None = None
         self._cleared = 0
         self._lock = threading.Lock()
         for row, item in enumerate(items):
@@ -198,10 +225,10 @@ class Wave:
         if self.n == 1:
             return reply
         with self._lock:
-            if self._read is None:
-                self._read = reply.parameters(), _rows(reply.outputs(), self.n)
-        size, (parameters, outputs) = self.share(item, reply.size), self._read
-        return _Row(reply.response, item.message, reply.endpoint, reply.contract, size, item.row, parameters, outputs)
+            if self._sheet is None:
+                self._sheet = _Sheet(reply, self.n)
+        size = self.share(item, reply.size)
+        return _Row(reply.response, item.message, reply.endpoint, reply.contract, size, item.row, self._sheet)
 
     def leave(self) -> bool:
         """Give up on the answer; False where it has come meanwhile."""

@@ -168,8 +168,11 @@ def answer(item: Item) -> int | str:
 def held(rows: Rows, coalescer: Coalescer) -> list[Item]:
     """Return two items that are at the server, which answers nothing for now: all further ones wait."""
     rows.hold()
-    first = [begin(rows, coalescer, 101), begin(rows, coalescer, 102)]
-    rows.wait_for(2)
+    first = []
+    for value in (101, 102):
+        arrived = len(rows.received)
+        first.append(begin(rows, coalescer, value))
+        rows.wait_for(arrived + 1)
     return first
 
 
@@ -205,6 +208,35 @@ def test_what_has_waited_for_a_moment_goes_though_nothing_is_back(rows: Rows) ->
         rows.tokens.release(10)
         assert [a.result(LONG) for a in answers] == [0, 1, 2, 3]
     assert rows.received[2:] == [[0, 1, 2, 3]]
+
+
+def crowd(rows: Rows, coalescer: Coalescer, size: int) -> None:
+    """Have so many asked about in one message, and answered."""
+    first = held(rows, coalescer)
+    waiting = [begin(rows, coalescer, n) for n in range(size)]
+    rows.tokens.release(10**6)
+    assert [answer(item) for item in [*first, *waiting]] == [101, 102, *range(size)]
+    assert rows.received[2:] == [list(range(size))]
+    rows.received.clear()
+
+
+def test_those_who_were_answered_together_leave_together_again_one_half_while_the_other_gathers(rows: Rows) -> None:
+    coalescer = rows.coalescer(gather=LONG)
+    crowd(rows, coalescer, 16)
+    rows.hold()
+    items = [begin(rows, coalescer, n) for n in range(16)]
+    rows.wait_for(2)
+    assert sorted(rows.received) == [list(range(8)), list(range(8, 16))]
+    rows.tokens.release(2)
+    assert [answer(item) for item in items] == list(range(16))
+
+
+def test_nobody_waits_long_for_those_who_do_not_ask_again(rows: Rows) -> None:
+    coalescer = rows.coalescer()
+    crowd(rows, coalescer, 30)
+    items = [begin(rows, coalescer, n) for n in range(3)]
+    rows.wait_for(1)  # though nobody waits for the answers yet, who would send them
+    assert [answer(item) for item in items] == [0, 1, 2]
 
 
 def test_what_is_not_alike_does_not_travel_together(rows: Rows) -> None:
@@ -314,7 +346,7 @@ def test_a_call_that_nobody_waits_for_any_more_is_ended_and_held_against_the_ser
     coalescer = rows.coalescer()
     held(rows, coalescer)
     for at in range(5):
-        late = [begin(rows, coalescer, n, seconds=0.1) for n in range(2)]
+        late = [begin(rows, coalescer, n, seconds=0.3) for n in range(2)]
         with ThreadPoolExecutor(2) as pool:
             assert list(pool.map(answer, late)) == ["deadline"] * 2
         rows.wait_for(at + 3)
