@@ -14,85 +14,30 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
+from edge_sdk.cloud.server.asked import Answer, Request
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model, name_of
+from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.recall import ask
 from edge_sdk.cloud.server.repository import Repository, is_repository
 from edge_sdk.cloud.server.routes import Routes
 from edge_sdk.cloud.server.routing import version_order
+from edge_sdk.cloud.server.runs import Run
 from edge_sdk.cloud.server.settings import ModelSettings, Serving
 from edge_sdk.errors import InputError, NotReadyError, OverloadedError, UnknownModelError
 
 __all__ = ["Answer", "Core", "ModelState", "Request", "State"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
-
-Array = np.ndarray[Any, Any]
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 _WATCH_SECONDS = 0.1
 _SHORTEST_RETRY = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One inference request.
-
-    Attributes
-    ----------
-    model, version
-        Which model; an empty version is as its `Routing` says, or the highest that is ready.
-    inputs
-        Tensors by name.
-    encoding
-        What the tensor holds: one of `edge_sdk.protocol.ENCODINGS`.
-    deadline
-        `time.monotonic` reading after which no one waits for the answer; None is never.
-    priority
-        1 goes first; 0 is the model's default.
-    outputs
-        Names of the outputs that are wanted; none is all, in the model's order.
-    key
-        What a version is chosen by; empty is chance.
-    """
-
-    model: str
-    version: str
-    inputs: Mapping[str, Array]
-    encoding: str
-    deadline: float | None
-    priority: int = 0
-    outputs: tuple[str, ...] = ()
-    key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model said.
-
-    Attributes
-    ----------
-    model
-        The model and version that answered.
-    outputs
-        Its output tensors by name, those that were wanted.
-    compute
-        Seconds that the model took, for the batch that the request was in.
-    cached
-        The answer to an equal request.
-    """
-
-    model: ServedModel
-    outputs: Mapping[str, Array]
-    compute: float
-    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +174,7 @@ class Core:
         else:
             self._line(name, "")
             lines = self._lines[name].values()
-        return tuple((line.model, line.counts) for line in lines)
+        return tuple((line.model, line.counted()) for line in lines)
 
     async def infer(self, request: Request) -> Answer:
         """Run one request and return what the model says.
@@ -255,22 +200,12 @@ class Core:
                         f"output {name[:80]!r} is unknown or asked for twice; there are {', '.join(there)}"
                     )
             payload = model.reader.read(request.inputs, request.encoding)
-            held = self._pending_bytes + payload.nbytes
-            if held > self.serving.max_pending_bytes:
-                line.counts.shed += 1
-                raise OverloadedError(
-                    f"{self._pending_bytes >> 20} of {self.serving.max_pending_bytes >> 20} MiB of inputs wait already",
-                    retry_after=max(line.costs_of_one, _SHORTEST_RETRY),
-                )
-            self._pending_bytes = held
             try:
-                run = await ask(line, request.inputs, payload, request.deadline, request.priority)
+                run = await self.ask(line, payload, request)
             except RetiredError:
                 if self._lines.get(request.model, {}).get(model.version) is line:
                     raise NotReadyError(f"model {model.name} is closed") from None
                 continue  # a newer one is there
-            finally:
-                self._pending_bytes -= payload.nbytes
             outputs = dict(zip(there, run.outputs, strict=True))
             said = {name: outputs[name] for name in request.outputs} or outputs
             answer = Answer(model, said, run.compute, run.cached)
@@ -278,6 +213,35 @@ class Core:
                 infer = self.infer if 2 * self._pending_bytes < self.serving.max_pending_bytes else None
                 self.routes.mirror(request, self._lines.get(request.model, {}), answer, infer)
             return answer
+
+    @property
+    def served(self) -> object:
+        """What is served now: another object after any change of models, versions or settings."""
+        return self._lines
+
+    def line(self, name: str, version: str) -> Line | None:
+        """Return who answers all requests for a model while `served` is the same; None where that is not one line."""
+        line = self._line(name, version)
+        return line if version or line.settings.routing is None else None
+
+    def has_room(self, nbytes: int) -> bool:
+        """Tell whether inputs of so many bytes may be held now."""
+        return self._pending_bytes + nbytes <= self.serving.max_pending_bytes
+
+    async def ask(self, line: Line, payload: Payload, request: Request) -> Run:
+        """Ask one line, where the server holds no more than it may; `RetiredError`, or errors as of `infer`."""
+        held = self._pending_bytes + payload.nbytes
+        if held > self.serving.max_pending_bytes:
+            line.counts.shed += 1
+            raise OverloadedError(
+                f"{self._pending_bytes >> 20} of {self.serving.max_pending_bytes >> 20} MiB of inputs wait already",
+                retry_after=max(line.costs_of_one, _SHORTEST_RETRY),
+            )
+        self._pending_bytes = held
+        try:
+            return await ask(line, request.inputs, payload, request.deadline, request.priority)
+        finally:
+            self._pending_bytes -= payload.nbytes
 
     def reward(self, name: str, version: str, reward: object, decision: str = "") -> None:
         """Tell a bandit how good an answer was; raise `UnknownModelError` or `InputError` where there is no such.

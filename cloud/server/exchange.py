@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from edge_sdk.cloud.server.core import Answer
+from edge_sdk.cloud.server.asked import Answer
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.errors import (
     InputError,

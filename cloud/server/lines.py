@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ import numpy as np
 from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
+from edge_sdk.cloud.server.instances import Company, Instance
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run, run_batch, run_tensors
@@ -42,22 +41,12 @@ _LAG = 0.05  # how much one answer corrects what the way back takes
 _SPENT_WAITING = 0.5  # of the time that a request has to spare: a longer queue answers no more, only later
 _SHORTEST_RETRY = 0.001
 _TINY = 30e-6  # seconds of a batch that costs less than to wait for others
+_RAN = 32  # runs at once that are counted together, while the code that counts is at hand
 _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
 
 
 class RetiredError(Exception):
     """The line takes no more; there is a newer one."""
-
-
-@dataclass(slots=True, eq=False)
-class _Instance:
-    engine: Any
-    inbox: queue.SimpleQueue[list[Job] | None] = field(default_factory=queue.SimpleQueue)
-    thread: threading.Thread | None = None
-    jobs: list[Job] = field(default_factory=list)
-    started: float | None = None
-    until: float = 0.0
-    hangs: bool = False
 
 
 class Line:
@@ -82,8 +71,10 @@ class Line:
         self._retired = False
         self._scheduled: asyncio.AbstractEventLoop | None = None  # on which instances will be given work
         engines = [model.engine, *(model.engine.another() for _ in range(settings.instances - 1))]
-        self._instances = [_Instance(engine) for engine in engines]
+        self._instances = [Instance(engine) for engine in engines]
         self._idle = list(self._instances)
+        self._ran: list[tuple[int, float, float, float]] = []  # at once: items, arrived, started, done
+        self._company = Company()
         for index, instance in enumerate(self._instances):
             instance.thread = threading.Thread(
                 # a model that hangs must not keep the process from ending
@@ -98,6 +89,12 @@ class Line:
     def hangs(self) -> bool:
         """No instance answers."""
         return all(instance.hangs for instance in self._instances)
+
+    def counted(self) -> Counts:
+        """Return the counters, up to date."""
+        with self._lock:
+            self._count_ran()
+        return self.counts
 
     @property
     def batch_costs(self) -> dict[int, float]:
@@ -127,10 +124,8 @@ class Line:
             The time was up before its turn came.
         """
         now = time.monotonic()
-        if not self._queue and self._idle and self._is_short(payload, payload.items, _TINY):
-            run = self._at_once(payload, now)
-            if run is not None:
-                return run
+        if self.may_run_here(payload) and (run := self._at_once(payload, now)) is not None:
+            return run
         loop = asyncio.get_running_loop()
         preparing = self._preparing.get(payload.encoding, 0.0) * payload.items
         job = Job(
@@ -252,21 +247,49 @@ class Line:
             if instance is None:
                 return
             items = sum(job.payload.items for job in jobs)
-            if all(self._is_short(job.payload, items, _SHORT) for job in jobs):
+            self._company.came(len(jobs))
+            if self._costs.seconds(items) < _SHORT and all(self.may_run_here(job.payload) for job in jobs):
                 self._run_here(instance, jobs)
                 return
             instance.inbox.put(jobs)
 
-    def _is_short(self, payload: Payload, items: int, most: float) -> bool:
-        """Tell whether a payload may run on the loop in a batch of so many items."""
-        if not self.model.bounded or payload.encoding != "tensor" or payload.kind is not None:
-            return False  # how long decoding, processing or a shape of its own take is the input's choice
-        return self._costs.seconds(items) < most
+    def may_run_here(self, payload: Payload) -> bool:
+        """Tell whether a payload may run on the loop, in a batch that is short enough."""
+        # how long decoding, processing or a shape of its own take is the input's choice
+        return self.model.bounded and payload.encoding == "tensor" and payload.kind is None
 
     def _at_once(self, payload: Payload, arrived: float) -> Run | None:
-        """Run a tiny batch without a queue; the loop does not turn meanwhile. None where it has to wait after all."""
-        model, items, counts = self.model, payload.items, self.counts
-        if items > 1 and (model.batching != "batched" or self._costs.best(items) < items):
+        """Run a short batch without a queue; the loop does not turn meanwhile. None where it has to wait after all."""
+        instance = self.seize(payload.items)
+        if instance is None:
+            return None
+        started, done = time.monotonic(), None
+        try:
+            outputs = run_tensors(self.model, instance.engine, payload.tensors(_nothing), payload.items)
+            done = time.monotonic()
+        finally:
+            self.release(instance, payload.items, arrived, done)
+            if done is None:
+                self.counts.failure.add(time.monotonic() - arrived)
+        compute = done - started
+        return Run(outputs, 0.0, 0.0, compute, [(payload.items, compute)], done)
+
+    def seize(self, items: int) -> Instance | None:
+        """Take a free instance for so many items, to run here and now; None where they have to wait.
+
+        Only for payloads that `may_run_here`. It is given back by `release` before the loop turns.
+
+        Raises
+        ------
+        RetiredError
+            The line takes no more.
+        """
+        if self._queue or not self._idle:
+            return None
+        seconds = self._costs.seconds(items)
+        if seconds >= _TINY and (seconds >= _SHORT or not self._company.is_alone()):
+            return None
+        if items > 1 and (self.model.batching != "batched" or self._costs.best(items) < items):
             return None
         with self._lock:
             if self._retired:
@@ -274,32 +297,35 @@ class Line:
             if not self._idle:
                 return None
             instance = self._idle.pop()
-            counts.pending += 1  # else a retired model might be released
-            started = instance.started = time.monotonic()
-            instance.until = started + _TINY
-        run = None
-        try:
-            outputs = run_tensors(model, instance.engine, payload.tensors(_nothing), items)
-            done = time.monotonic()
-            compute = done - started
-            run = Run(outputs, 0.0, 0.0, compute, [(items, compute)], done)
-        finally:
-            with self._lock:
-                hung, instance.started, instance.hangs = instance.hangs, None, False
-                self._idle.append(instance)
-                counts.pending -= 1
-                counts.last_inference = int(time.time() * 1e3)
-                if run is None:
-                    counts.failure.add(time.monotonic() - arrived)
-                else:
-                    counts.answered(items, arrived, started, done, 0.0, compute)
-                    counts.ran(items, compute)
-                    self._costs.correct_short(items, compute)
-            if hung:
-                self._say_back()
-        return run
+            self.counts.pending += 1  # else a retired model might be released
+            instance.started = time.monotonic()
+        return instance
 
-    def _run_here(self, instance: _Instance, jobs: list[Job]) -> None:
+    def release(self, instance: Instance, items: int, arrived: float, done: float | None) -> None:
+        """Give back what `seize` gave, and say when it was through; None where nothing is to be counted."""
+        with self._lock:
+            started, instance.started = instance.started, None
+            hung, instance.hangs = instance.hangs, False
+            self._idle.append(instance)
+            self.counts.pending -= 1
+            if done is not None and started is not None:
+                self._ran.append((items, arrived, started, done))
+                self._company.ended = done
+                if len(self._ran) >= _RAN:
+                    self._count_ran()
+        if hung:
+            self._say_back()
+
+    def _count_ran(self) -> None:
+        for items, arrived, started, done in self._ran:
+            self.counts.answered(items, arrived, started, done, 0.0, done - started)
+            self.counts.ran(items, done - started)
+            self._costs.correct_short(items, done - started)
+        if self._ran:
+            self.counts.last_inference = int((time.time() - time.monotonic() + self._ran[-1][-1]) * 1e3)
+        self._ran.clear()
+
+    def _run_here(self, instance: Instance, jobs: list[Job]) -> None:
         """Run a short batch on the loop, and let the loop turn before the next."""
         results = self._run(instance, jobs, self._costs.correct_short)
         with self._lock:
@@ -310,7 +336,7 @@ class Line:
             self._scheduled.call_soon(self._dispatch)
         _settle_here(results)
 
-    def _work(self, instance: _Instance) -> None:
+    def _work(self, instance: Instance) -> None:
         while (jobs := instance.inbox.get()) is not None:
             while jobs:
                 self._settle(self._run(instance, jobs, self._costs.correct))
@@ -322,7 +348,7 @@ class Line:
 
     # running: in an instance's thread, or on the loop
 
-    def _run(self, instance: _Instance, jobs: list[Job], correct: Callable[[int, float], None]) -> Results:
+    def _run(self, instance: Instance, jobs: list[Job], correct: Callable[[int, float], None]) -> Results:
         items = sum(job.payload.items for job in jobs)
         with self._lock:
             started = instance.started = time.monotonic()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from edge_sdk.cloud.server.core import Core, Request
+from edge_sdk.cloud.server.asked import Request
+from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.exchange import (
     Failure,
     answered,
@@ -19,6 +21,9 @@ from edge_sdk.cloud.server.exchange import (
     priority_of,
     wanted_outputs,
 )
+from edge_sdk.cloud.server.heads import cut
+from edge_sdk.cloud.server.lines import RetiredError
+from edge_sdk.cloud.server.plans import Contents, Plan, Plans
 from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.cloud.server.writing import serialize
 from edge_sdk.errors import InputError, OverloadedError
@@ -27,7 +32,9 @@ from edge_sdk.protocol.names import TIMEOUT_PARAMETER
 
 __all__ = ["Responder", "unreadable"]
 
+Parameters = Mapping[str, bool | int | float | str]
 _RETRY_SECONDS = 0.05
+_NONE: Parameters = {}
 
 
 class Responder:
@@ -44,7 +51,7 @@ class Responder:
     """
 
     def __init__(self, core: Core, *, max_concurrent: int, log: RequestLog | None = None) -> None:
-        self._core, self._log = core, log
+        self._core, self._log, self._plans = core, log, Plans()
         self._at_work, self._max_concurrent = 0, max_concurrent
 
     async def respond(
@@ -71,42 +78,128 @@ class Responder:
         front
             As for `RequestLog.note`.
         """
-        try:
-            request = messages.ModelInferRequest.FromString(data)
-        except DecodeError:
-            return failure_of(InputError(unreadable("ModelInferRequest")), "")
-        status = "CANCELLED"
+        known = self._recognize(data)
+        if known is not None:
+            plan, contents, request_id, parameters = known
+            model, version = plan.model, plan.version
+        else:
+            try:
+                request = messages.ModelInferRequest.FromString(data)
+            except DecodeError:
+                return failure_of(InputError(unreadable("ModelInferRequest")), "")
+            model, version, request_id = request.model_name, request.model_version, request.id
+        status, response = "CANCELLED", None
         try:
             if admit is not None:
-                admit(request.model_name)
-            response = await self._infer(request, time_remaining, arrived)
+                admit(model)
+            if known is not None:
+                deadline = deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER))
+                if deadline is None or time.monotonic() < deadline:
+                    response = self._at_once(plan, data, contents, request_id, arrived)
+                    if response is None:
+                        response = await self._planned(plan, data, contents, request_id, parameters, deadline)
+                if response is None:
+                    request = messages.ModelInferRequest.FromString(data)
+            if response is None:
+                response = await self._infer(request, data, time_remaining, arrived)
             status = "OK"
             return response
         except Exception as error:  # noqa: BLE001 - a fault of the server, too, has its answer
-            failure = failure_of(error, request.model_name)
+            failure = failure_of(error, model)
             status = failure.status.name
-            return replace(failure, request_id=request.id)
+            return replace(failure, request_id=request_id)
         finally:
             if self._log is not None:
-                self._log.note(front, request.id, request.model_name, request.model_version, status, arrived)
+                self._log.note(front, request_id, model, version, status, arrived)
 
-    async def _infer(self, request: Any, time_remaining: float | None, arrived: float) -> bytes:
+    def _recognize(self, data: bytes) -> tuple[Plan, Contents, str, Parameters] | None:
+        """Return the plan of a request, and what is its own; None where it has to be looked at as a whole."""
+        request_id, parameters = "", _NONE
+        plan = self._plans.at_hand(data)
+        if plan is not None:
+            contents = plan.contents
+        else:
+            parts = cut(data)
+            plan = None if parts is None else self._plans.get(parts)
+            if plan is None or parts is None:
+                return None
+            contents, request_id = parts.contents, parts.request_id
+            if parts.parameters:
+                try:
+                    asked = read_parameters(messages.ModelInferRequest.FromString(parts.parameters).parameters)
+                    deadline_of(0.0, None, asked.get(TIMEOUT_PARAMETER))
+                    priority_of(asked)
+                    key_of(asked, request_id)
+                    if encoding_of(asked) != "tensor":
+                        return None
+                except (DecodeError, InputError):
+                    return None
+                parameters = asked
+        if plan.served is not self._core.served:
+            self._plans.forget()
+            return None
+        return plan, contents, request_id, parameters
+
+    def _at_once(self, plan: Plan, data: bytes, contents: Contents, request_id: str, arrived: float) -> bytes | None:
+        """Return the response to a request that may run here and now; None where it may not, or failed."""
+        line, payload = plan.line, plan.payload
+        full = self._at_work >= self._max_concurrent or not self._core.has_room(payload.nbytes)
+        if full or plan.example is None:
+            return None
+        try:
+            instance = line.seize(payload.items)
+        except RetiredError:
+            return None
+        if instance is None:
+            return None
+        response, done = None, None
+        try:
+            seat = plan.seat(instance)
+            if seat is not None:
+                response = seat.answer(data, contents, request_id)
+                done = time.monotonic()
+        except Exception:  # noqa: BLE001 - of a runtime, which is anybody's; it is told when it fails in the usual way
+            plan.example = None
+        finally:
+            line.release(instance, payload.items, arrived, done)
+        return response
+
+    async def _planned(
+        self,
+        plan: Plan,
+        data: bytes,
+        contents: Contents,
+        request_id: str,
+        parameters: Parameters,
+        deadline: float | None,
+    ) -> bytes | None:
+        """Return the response to a request with a plan; None where that has become void."""
+        inputs = plan.inputs(data, contents)
+        asked = Request(plan.model, plan.version, inputs, "tensor", deadline, priority_of(parameters))
+        self._enter()
+        try:
+            run = await self._core.ask(plan.line, plan.holding(inputs), asked)
+        except RetiredError:
+            return None
+        finally:
+            self._at_work -= 1
+        return plan.response(run, request_id)
+
+    async def _infer(self, request: Any, data: bytes, time_remaining: float | None, arrived: float) -> bytes:
         parameters = read_parameters(request.parameters)
         name, version = request.model_name, request.model_version
         model = self._core.model(name, version)
         asked = [(output.name, read_parameters(output.parameters)) for output in request.outputs]
         wanted = wanted_outputs(asked, model)
-        # counted here, not by a transport, to which calls whose message never comes are at work, too
-        if self._at_work >= self._max_concurrent:
-            raise OverloadedError(f"{self._at_work} requests are at work already", retry_after=_RETRY_SECONDS)
-        self._at_work += 1
+        self._enter()
         try:
+            inputs, encoding = read_inputs(request), encoding_of(parameters)
             said = await self._core.infer(
                 Request(
                     model=name,
                     version=version,
-                    inputs=read_inputs(request),
-                    encoding=encoding_of(parameters),
+                    inputs=inputs,
+                    encoding=encoding,
                     deadline=deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
                     priority=priority_of(parameters),
                     key=key_of(parameters, request.id),
@@ -115,8 +208,17 @@ class Responder:
             )
         finally:
             self._at_work -= 1
+        outputs = answered(said, wanted)
+        if encoding == "tensor" and outputs is said.outputs and (parts := cut(data)) is not None:
+            self._plans.learn(self._core, parts, request, inputs, said)
         # of the model that answered: a newer one may have taken over meanwhile
-        return serialize(said.model, request.id, answered(said, wanted), cached=said.cached)
+        return serialize(said.model, request.id, outputs, cached=said.cached)
+
+    def _enter(self) -> None:
+        # counted here, not by a transport, to which calls whose message never comes are at work, too
+        if self._at_work >= self._max_concurrent:
+            raise OverloadedError(f"{self._at_work} requests are at work already", retry_after=_RETRY_SECONDS)
+        self._at_work += 1
 
 
 def unreadable(name: str) -> str:

@@ -19,7 +19,8 @@ from aiohttp import web
 
 from edge_sdk.cloud.server.access import Access, Caller, Kind
 from edge_sdk.cloud.server.admin import Admin
-from edge_sdk.cloud.server.core import Core, Request
+from edge_sdk.cloud.server.asked import Request
+from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.descriptions import (
     model_config,
     model_metadata,

@@ -11,23 +11,20 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from edge_sdk.cloud.server.asked import Answer, Request
 from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.routing import MOST_REMEMBERED, Router, Routing
 from edge_sdk.errors import OverloadedError
-
-if TYPE_CHECKING:
-    from edge_sdk.cloud.server.core import Answer, Request
-
-    _Infer = Callable[[Request], Awaitable[Answer]]
 
 __all__ = ["Agreement", "Routes", "ShadowCounts", "compare"]
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]
+_Infer = Callable[[Request], Awaitable[Answer]]
 LAST = 2**30
 """Priority of mirrored requests."""
 _MOST_AT_ONCE = 4  # mirrored requests of a model

@@ -16,7 +16,7 @@ from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.protocol import datatype_of, messages, set_parameter, to_raw
 from edge_sdk.protocol.names import CACHED_PARAMETER, DIGEST_PARAMETER
 
-__all__ = ["serialize", "within_stream"]
+__all__ = ["before_contents", "head_of", "id_field", "serialize", "within_stream"]
 
 Array = np.ndarray[Any, Any]
 Outputs = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
@@ -51,15 +51,30 @@ def serialize(model: ServedModel, request_id: str, outputs: Mapping[str, Array],
     InputError
         The protocol has no datatype for one.
     """
-    described = tuple([(name, array.dtype, array.shape) for name, array in outputs.items()])
-    parts = [_head(model.name, model.version, model.digest, described, cached)]
+    parts = [head_of(model, outputs, cached=cached)]
     if request_id:
-        name = request_id.encode()
-        parts += [_ID, _length(len(name)), name]
+        parts.append(id_field(request_id))
     for array in outputs.values():
         raw = to_raw(array)
         parts += [_RAW, _length(len(raw)), raw]
     return b"".join(parts)
+
+
+def head_of(model: ServedModel, outputs: Mapping[str, Array], *, cached: bool) -> bytes:
+    """Return a response but for its id and contents; see `serialize`."""
+    described = tuple([(name, array.dtype, array.shape) for name, array in outputs.items()])
+    return _head(model.name, model.version, model.digest, described, cached)
+
+
+def id_field(request_id: str) -> bytes:
+    """Return what a response says of an id."""
+    name = request_id.encode()
+    return b"".join([_ID, _length(len(name)), name])
+
+
+def before_contents(size: int) -> bytes:
+    """Return what goes before contents of so many bytes."""
+    return _RAW + _length(size)
 
 
 def within_stream(answer: bytes) -> bytes:

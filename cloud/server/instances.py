@@ -1,0 +1,71 @@
+"""What a line runs its model with, and whether requests come alone."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+
+from edge_sdk.cloud.server.engines import Engine
+from edge_sdk.cloud.server.waiting import Job
+
+__all__ = ["Company", "Instance"]
+
+_ALONE = 8  # requests in a row that found nobody to share a batch with
+_CLOSE = 50e-6  # seconds: who comes so soon after a run came while it ran
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """A model loaded for one thread, and what that thread is at.
+
+    Attributes
+    ----------
+    engine
+        Runs the model.
+    inbox
+        What its thread is given; None ends it.
+    thread
+        Its thread.
+    jobs, started
+        What runs now, and since when (a `time.monotonic` reading); also where it runs on the event loop.
+    until
+        When it is thought to be through.
+    hangs
+        It was given up, and has not returned yet.
+    """
+
+    engine: Engine
+    inbox: queue.SimpleQueue[list[Job] | None] = field(default_factory=queue.SimpleQueue)
+    thread: threading.Thread | None = None
+    jobs: list[Job] = field(default_factory=list)
+    started: float | None = None
+    until: float = 0.0
+    hangs: bool = False
+
+
+class Company:
+    """Whether requests come one by one: then to wait for others only costs time.
+
+    Attributes
+    ----------
+    ended
+        `time.monotonic` reading of when the last run on the event loop was through.
+    """
+
+    def __init__(self) -> None:
+        self._alone, self.ended = 0, 0.0
+
+    def came(self, together: int) -> None:
+        """Note how many requests were there to share a batch."""
+        self._alone = self._alone + 1 if together == 1 else 0
+
+    def is_alone(self) -> bool:
+        """Tell whether nobody else is to be expected."""
+        if self._alone < _ALONE:
+            return False
+        if time.monotonic() - self.ended < _CLOSE:
+            self._alone = 0
+            return False
+        return True
