@@ -18,7 +18,7 @@ from edge_sdk.errors import InputError, ModelError
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
 
-__all__ = ["PROVIDERS", "Bound", "Engine", "open_engine"]
+__all__ = ["PROVIDERS", "Bound", "Engine", "bind", "open_engine"]
 
 Array = np.ndarray[Any, Any]
 
@@ -63,9 +63,6 @@ class Engine(Protocol):
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Run the model on its inputs by name; raise `ModelError` where the runtime fails."""
 
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Bound | None:
-        """Return the model with buffers like these arrays, and of these outputs only; None where that cannot be."""
-
     def another(self) -> Engine:
         """Return one for another thread."""
 
@@ -104,6 +101,11 @@ def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, provider
         assert isinstance(model, Path)
         return _TensorFlowEngine(SavedModel(model, threads))
     return _SessionEngine(model, runtime, threads)
+
+
+def bind(engine: Engine, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Bound | None:
+    """Return a model with buffers like these arrays, and with these outputs only; None where that cannot be."""
+    return engine.bind(inputs, outputs) if isinstance(engine, _OnnxEngine) else None
 
 
 class _OnnxEngine:
@@ -172,9 +174,6 @@ class _SessionEngine:
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         (x,) = feeds.values()
         return self._session.run(x)
-
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Bound | None:
-        return None
 
     def another(self) -> _SessionEngine:
         return _SessionEngine(*self._source)

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_sdk.cloud.server.asked import Answer
 from edge_sdk.cloud.server.core import Core
-from edge_sdk.cloud.server.engines import Bound
+from edge_sdk.cloud.server.engines import Bound, bind
 from edge_sdk.cloud.server.heads import Parts
 from edge_sdk.cloud.server.instances import Instance
 from edge_sdk.cloud.server.lines import Line
@@ -101,7 +101,7 @@ class Plan:
         """Return buffers of an instance; None where there are none for these requests."""
         seat = self._seats.get(instance)
         if seat is None and self.example is not None:
-            bound = instance.engine.bind(*self.example)
+            bound = bind(instance.engine, *self.example)
             if bound is None:
                 self.example = None
                 return None
