@@ -346,7 +346,7 @@ def test_a_call_that_nobody_waits_for_any_more_is_ended_and_held_against_the_ser
     coalescer = rows.coalescer()
     held(rows, coalescer)
     for at in range(5):
-        late = [begin(rows, coalescer, n, seconds=0.3) for n in range(2)]
+        late = [begin(rows, coalescer, n, seconds=0.1) for n in range(2)]
         with ThreadPoolExecutor(2) as pool:
             assert list(pool.map(answer, late)) == ["deadline"] * 2
         rows.wait_for(at + 3)
