@@ -29,7 +29,6 @@ from edge_sdk.cloud.server.descriptions import (
     statistics,
 )
 from edge_sdk.cloud.server.exchange import (
-    FAILURES,
     Failure,
     answered,
     deadline_of,
@@ -57,6 +56,8 @@ _LENGTH = "Inference-Header-Content-Length"
 _INLINE_BYTES = 65_536  # bodies beyond are parsed beside the event loop
 _log = logging.getLogger("edge_sdk.cloud.server")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_CALLER = web.RequestKey("caller", Caller)
+_ID = web.RequestKey("id", str)
 
 
 class RestFront:
@@ -117,7 +118,7 @@ class RestFront:
         """Ask who it is, and say in JSON what went wrong."""
         try:
             if self._access is not None and not request.path.startswith("/v2/health/"):
-                request["caller"] = self._access.identify(
+                request[_CALLER] = self._access.identify(
                     request.headers.get("authorization"), _certificate_names(request)
                 )
             return await handler(request)
@@ -126,7 +127,9 @@ class RestFront:
                 raise
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             return _error(error.status, f"{error.reason}: {request.method} {request.raw_path[:200]}", allow)
-        except FAILURES as error:
+        except ConnectionError:
+            raise  # nobody is there to be told
+        except Exception as error:  # noqa: BLE001 - a fault of the server, too, has its answer
             return _refusal(failure_of(error, request.match_info.get("model", "")))
 
     @staticmethod
@@ -150,7 +153,7 @@ class RestFront:
         """Raise where the caller may not do what it asks for; return which models it sees."""
         if self._access is None:
             return bool
-        caller: Caller = request["caller"]
+        caller: Caller = request[_CALLER]
         self._access.admit(caller, kind, request.match_info.get("model", ""))
         return caller.sees
 
@@ -186,7 +189,7 @@ class RestFront:
         if not isinstance(parameters, dict):
             raise InputError("parameters is a JSON object")
         act = self._admin.load if request.match_info["action"] == "load" else self._admin.unload
-        who = f"http:{request.remote}" if self._access is None else f"{request['caller'].name} (http:{request.remote})"
+        who = f"http:{request.remote}" if self._access is None else f"{request[_CALLER].name} (http:{request.remote})"
         await act(request.match_info["model"], who, parameters)
         return web.json_response({})
 
@@ -203,17 +206,19 @@ class RestFront:
             response = await self._answer(request, arrived)
             status = "OK"
             return response
-        except FAILURES as error:
-            failure = failure_of(error, request.match_info["model"])
-            status = failure.status.name
-            return _refusal(failure)
         except web.HTTPException as error:
             status = f"HTTP {error.status}"
             raise
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_guard`
+            failure = failure_of(error, request.match_info["model"])
+            status = failure.status.name
+            return _refusal(failure)
         finally:
             self._free += 1
             if self._log is not None:
-                self._log.note("http", request.get("id", ""), *_model(request), status, arrived)
+                self._log.note("http", request.get(_ID, ""), *_model(request), status, arrived)
 
     async def _answer(self, request: web.Request, arrived: float) -> web.StreamResponse:
         name, version = _model(request)
@@ -224,7 +229,7 @@ class RestFront:
             asked = read_request(body, length)
         else:
             asked = await asyncio.to_thread(read_request, body, length)
-        request["id"] = asked.request_id
+        request[_ID] = asked.request_id
         wanted = wanted_outputs(asked.outputs, self._core.model(name, version))
         said = await self._core.infer(
             Request(

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 import edge_sdk
+from edge_sdk.cloud.server.core import Answer, Core, Request
+from edge_sdk.cloud.server.rest_front import RestFront, start
 from edge_sdk.protocol import from_raw, messages
 from outside.bundles import SIDE, TinyBundle
 from outside.services import Service
@@ -392,3 +394,42 @@ def test_connections_that_are_silent_or_too_slow_are_closed(rest: Service) -> No
     assert said[2].startswith(b"HTTP/1.1 408")
     for connection in slow:
         connection.close()
+
+
+class Faulty(Core):
+    """Models that are there, and a server with a fault."""
+
+    async def infer(self, request: Request) -> Answer:
+        raise RuntimeError("secret")
+
+
+def test_a_fault_within_the_server_is_said_as_other_errors_are_and_logged(tiny_edge_bundle, caplog) -> None:
+    core = Faulty.load([tiny_edge_bundle.path])
+    front = RestFront(core, access=None, max_bytes=10**6, max_concurrent=4)
+
+    def ask(port: int) -> tuple[int, str | None, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENT)
+        connection.request("POST", "/v2/models/tiny/infer", json.dumps(message()))
+        response = connection.getresponse()
+        try:
+            return response.status, response.headers["Content-Type"], response.read()
+        finally:
+            connection.close()
+
+    async def story() -> tuple[int, str | None, bytes]:
+        listening = socket.create_server(("127.0.0.1", 0))
+        runner = await start(front.application(), listening, None, 1.0)
+        try:
+            return await asyncio.to_thread(ask, listening.getsockname()[1])
+        finally:
+            await runner.cleanup()
+
+    try:
+        status, kind, body = asyncio.run(story())
+    finally:
+        core.close()
+    assert (status, kind) == (500, "application/json; charset=utf-8")
+    assert json.loads(body) == {"error": "the server failed at this request; its log says more"}
+    (line,) = [record for record in caplog.records if record.name == "edge_sdk.cloud.server"]
+    assert line.exc_info is not None
+    assert "secret" in str(line.exc_info[1])
