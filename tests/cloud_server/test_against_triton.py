@@ -27,7 +27,9 @@ _VERSION = "a version is a text: bundles have versions such as 1.2.0, so that 'x
 _UNKNOWN = "what is not there is NOT_FOUND, or 404, whatever is asked of it"
 _BLAME = "a body that cannot be read is the sender's fault, 400, and no fault of the server's, 500"
 _LOSSY = "Triton takes other values than were sent; ours refuses them"
+_ITEMS = "a request to ours may hold 256 items, however few are run at once"
 KNOWING = {
+    **{name: _ITEMS for name in ("configuration of exported", "GET /v2/models/exported/config")},
     **{f"{what} of free x": _VERSION for what in ("metadata", "configuration", "readiness", "statistics")},
     **{f"GET /v2/models/free/versions/x{what}": _VERSION for what in ("", "/ready", "/config", "/stats")},
     "a version that is no number": _VERSION,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -134,6 +135,23 @@ def test_the_manifests_of_kserve_belong_together() -> None:
     assert model["modelFormat"] in [
         {"name": one["name"], "version": one["version"]} for one in runtime["spec"]["supportedModelFormats"]
     ]
+
+
+def test_the_service_on_triton_differs_from_ours_in_its_runtime_only() -> None:
+    ours = documents("kubernetes/kserve.yaml")["InferenceService"]
+    theirs = documents("kubernetes/kserve-triton.yaml")["InferenceService"]
+    model = theirs["spec"]["predictor"]["model"]
+    assert (model.pop("runtime"), model.pop("modelFormat")["name"]) == ("kserve-tritonserver", "triton")
+    assert [port["name"] for port in model.pop("ports")] == ["h2c"]
+    for key in ("runtime", "modelFormat"):
+        del ours["spec"]["predictor"]["model"][key]
+    assert theirs == ours
+    text = (ROOT / "docs" / "use-triton-or-kserve.md").read_text()
+    shown = yaml.safe_load(textwrap.dedent(re.search(r"    apiVersion:.*?\n\n", text, re.DOTALL)[0]))
+    whole = documents("kubernetes/kserve-triton.yaml")["InferenceService"]
+    for key in ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"):
+        del whole["spec"]["predictor"][key]
+    assert shown == whole
 
 
 def check_container(container: dict[str, Any]) -> None:
