@@ -29,7 +29,7 @@ _BLAME = "a body that cannot be read is the sender's fault, 400, and no fault of
 _LOSSY = "Triton takes other values than were sent; ours refuses them"
 _ITEMS = "a request to ours may hold 256 items, however few are run at once"
 KNOWING = {
-    **{name: _ITEMS for name in ("configuration of exported", "GET /v2/models/exported/config")},
+    **dict.fromkeys(("configuration of exported", "GET /v2/models/exported/config"), _ITEMS),
     **{f"{what} of free x": _VERSION for what in ("metadata", "configuration", "readiness", "statistics")},
     **{f"GET /v2/models/free/versions/x{what}": _VERSION for what in ("", "/ready", "/config", "/stats")},
     "a version that is no number": _VERSION,
