@@ -9,9 +9,6 @@ each after the other, so that all see the same machine; the medians of the round
 - ``floor``: ONNX Runtime in this process, without a server;
 - ``mlserver``, where its interpreter is given (in an environment of its own).
 
-With ``--overload`` ours alone is offered three times what it can do, each request with a deadline: how many are
-answered in time, of as many as it answers at its best.
-
 example:
   python benchmarks/server.py --rounds 5 --seconds 2 --mlserver mlserver.venv/bin/python --json server.json
 """
@@ -275,62 +272,6 @@ def measure(
     )
 
 
-def flood(address: str, data: bytes, rate: float, seconds: float, deadline: float, out: Any) -> None:
-    """Send so many requests a second, whatever becomes of them; a process of its own."""
-
-    async def run() -> dict[str, Any]:
-        import grpc
-
-        options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-        calls = []
-        for _ in range(8):
-            channel = grpc.aio.insecure_channel(address, options)
-            await channel.channel_ready()
-            calls.append(channel.unary_unary(METHOD))
-        ends: dict[str, int] = {}
-        times: list[float] = []
-
-        async def one(number: int, due: float) -> None:
-            try:
-                await calls[number % len(calls)](data, timeout=deadline)
-                name = "OK"
-                times.append(time.perf_counter() - due)
-            except grpc.aio.AioRpcError as error:
-                name = error.code().name
-            ends[name] = ends.get(name, 0) + 1
-
-        start, tasks, number = time.perf_counter(), set[asyncio.Task[None]](), 0
-        while (now := time.perf_counter()) < start + seconds:
-            while number < (now - start) * rate:
-                tasks.add(asyncio.create_task(one(number, start + number / rate)))
-                number += 1
-            await asyncio.sleep(0.001)
-        await asyncio.gather(*tasks)
-        times.sort()
-        p99 = times[len(times) * 99 // 100] if times else 0.0
-        return {"sent": number, "ends": ends, "p99_ms": 1e3 * p99, "p50_ms": 1e3 * times[len(times) // 2]}
-
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        out.send(runner.run(run()))
-
-
-def overload(address: str, pid: int, model: str, deadline: float, seconds: float) -> None:
-    """Find the peak with 16 connections, offer three times as much, and print what came of it."""
-    peak = measure("ours", address, pid, model, 16, 1, seconds).requests_per_second
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    arguments = (address, body(model, 1), 3 * peak, seconds, deadline, send)
-    loader = context.Process(target=flood, args=arguments)
-    loader.start()
-    found = receive.recv()
-    loader.join()
-    good = found["ends"].get("OK", 0) / seconds
-    print(f"{model}: peak {peak:.0f}/s, offered {found['sent'] / seconds:.0f}/s, answered in time {good:.0f}/s", end="")
-    print(f" ({good / peak:.0%}), p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms, {found['ends']}")
-
-
 def floor(folder: Path, model: str, items: int) -> float:
     """Return the microseconds a request that ONNX Runtime takes in this process."""
     import onnxruntime as ort
@@ -359,9 +300,6 @@ def main() -> int:
         "--serve", nargs="*", default=[], metavar="OPTION", help="options of edge-sdk serve, without --"
     )
     parser.add_argument("--mlserver", metavar="PYTHON", help="interpreter that has mlserver and onnxruntime")
-    parser.add_argument(
-        "--overload", type=float, metavar="MS", help="instead: offer three times the peak with this deadline"
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round, for programs")
     arguments = parser.parse_args()
     cells: list[Cell] = []
@@ -379,11 +317,6 @@ def main() -> int:
             program = folder / "mlserver_program.py"
             program.write_text(MLSERVER, encoding="utf-8")
             commands["mlserver"] = [arguments.mlserver, str(program), name, "18471"]
-        if arguments.overload:
-            address, pid = stack.enter_context(serving(commands["ours"]))
-            for _ in range(arguments.rounds):
-                overload(address, pid, arguments.models[0], arguments.overload / 1e3, arguments.seconds)
-            return 0
         servers = {key: stack.enter_context(serving(command)) for key, command in commands.items()}
         if "mlserver" in servers:
             time.sleep(5)

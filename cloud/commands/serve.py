@@ -39,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token clients must show")
     parser.add_argument("--allow-admin", action="store_true", help="let clients load and unload models")
     parser.add_argument("--log-requests", type=Path, metavar="FILE", help="append a line for each request (-: stderr)")
+    parser.add_argument(
+        "--max-concurrent", type=_count, default=256, help="requests under way at a time (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="runtime threads per inference (default: 1)")
     parser.add_argument("--config", type=Path, metavar="TOML", help="how models are served: docs/scale-the-server.md")
     parser.add_argument(
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         token_file=args.token_file,
         allow_admin=args.allow_admin,
         log_requests=args.log_requests,
+        max_concurrent=args.max_concurrent,
         serving=_serving(args),
     )
     run_server(config, on_ready=_print_ready)
@@ -78,6 +82,13 @@ def _serving(args: argparse.Namespace) -> Serving:
 def _print_ready(addresses: Mapping[str, str], models: tuple[str, ...]) -> None:
     where = " ".join(f"{front}={address}" for front, address in addresses.items())
     print(f"ready {where} models={','.join(models)}", flush=True)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a count: 1 or more")
+    return count
 
 
 def _port(text: str) -> int:

@@ -176,6 +176,11 @@ class Core:
             lines = self._lines[name].values()
         return tuple((line.model, line.counted()) for line in lines)
 
+    def refusal_of_any(self, deadline: float | None) -> OverloadedError | None:
+        """Return why whatever request would be refused now; None where one may be taken, and with several models."""
+        lines = self._all() if len(self._lines) == 1 else []
+        return lines[0].refusal(deadline) if len(lines) == 1 and not lines[0].has_priorities else None
+
     async def infer(self, request: Request) -> Answer:
         """Run one request and return what the model says.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -89,6 +90,12 @@ class Counts:
     pending: int = 0
     pending_bytes: int = 0
     cached_bytes: int = 0
+
+    def hit(self, seconds: float) -> None:
+        """Count a request that the cache answered."""
+        self.last_inference = int(time.time() * 1e3)
+        for tally in (self.hits, self.success, self.latency):
+            tally.add(seconds)
 
     def ran(self, size: int, seconds: float) -> None:
         """Count a run of the model, of a batch of a size."""

@@ -44,6 +44,7 @@ MAX_STREAM_REQUESTS = 64
 MAX_STREAM_BYTES = 2 * MAX_MESSAGE_BYTES
 """How many bytes they may hold; further ones are not read, either."""
 
+_INFER = f"/{SERVICE}/ModelInfer"
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
 Describe = Callable[[Callable[[str], bool]], Any]
@@ -97,7 +98,8 @@ class GrpcFront:
         # these take bytes: of a stream, a message that is none must not end it
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._model_infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        usual = grpc.method_handlers_generic_handler(SERVICE, handlers)
+        return _Door(usual, self._responder, grpc.stream_unary_rpc_method_handler(self._look_first))
 
     async def _server_live(self, request: Any, context: Any) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -190,6 +192,15 @@ class GrpcFront:
         assert isinstance(said, bytes)
         return said
 
+    async def _look_first(self, requests: Any, context: Any) -> bytes:
+        """Refuse a request before its message is read, or else answer it."""
+        failure = self._responder.refusal(context.time_remaining())
+        if failure is not None:
+            await _abort(context, failure)  # raises
+        async for data in requests:
+            return await self._model_infer(data, context)
+        raise asyncio.CancelledError  # the caller went before it had sent it
+
     def _admission(self, context: Any) -> Callable[[str], object] | None:
         """Return what raises where a call may not ask a model; None where everybody may."""
         return None if self._access is None else functools.partial(self.admit, context, "infer")
@@ -231,6 +242,19 @@ class GrpcFront:
             set_parameter(response.infer_response.parameters, PUSHBACK_PARAMETER, said.pushback_ms)
         answer: bytes = response.SerializeToString()
         return answer
+
+
+class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The handlers of the service; while much is at work, one for inference that looks before it reads."""
+
+    def __init__(self, usual: Any, responder: Responder, looks_first: Any) -> None:
+        self._usual, self._responder, self._looks_first = usual, responder, looks_first
+
+    def service(self, details: Any) -> Any:
+        """Return the handler of a call."""
+        if self._responder.is_pressed and details.method == _INFER:
+            return self._looks_first
+        return self._usual.service(details)
 
 
 class _Room:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_sdk.cloud.server.admission import Admission
 from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
@@ -27,7 +28,7 @@ from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run, run_batch, run_tensors
 from edge_sdk.cloud.server.settings import ModelSettings
-from edge_sdk.cloud.server.waiting import Job, WaitingList
+from edge_sdk.cloud.server.waiting import Job, Order, Results, WaitingList, settle, settle_here
 from edge_sdk.cloud.server.warmup import warm_up
 from edge_sdk.errors import EdgeSdkError, ModelError, NotReadyError, OverloadedError
 
@@ -36,10 +37,7 @@ __all__ = ["Line", "RetiredError"]
 _log = logging.getLogger("edge_sdk.cloud.server")
 
 Array = np.ndarray[Any, Any]
-Results = list[tuple[Job, Run | BaseException]]
 _LAG = 0.05  # how much one answer corrects what the way back takes
-_SPENT_WAITING = 0.5  # of the time that a request has to spare: a longer queue answers no more, only later
-_SHORTEST_RETRY = 0.001
 _TINY = 30e-6  # seconds of a batch that costs less than to wait for others
 _RAN = 32  # runs at once that are counted together, while the code that counts is at hand
 _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
@@ -67,6 +65,7 @@ class Line:
         self._lock = threading.Lock()
         self._queue = WaitingList()
         self._preparing: dict[str, float] = {}  # seconds an item, by encoding
+        self.has_priorities = False  # some requests go before others, so one may be taken where another is not
         self._lag = 0.0
         self._retired = False
         self._scheduled: asyncio.AbstractEventLoop | None = None  # on which instances will be given work
@@ -75,6 +74,9 @@ class Line:
         self._idle = list(self._instances)
         self._ran: list[tuple[int, float, float, float]] = []  # at once: items, arrived, started, done
         self._company = Company()
+        self._admission = Admission(
+            model.name, max_queue=settings.max_queue, waiting=self._queue, costs=self._costs, instances=self._instances
+        )
         for index, instance in enumerate(self._instances):
             instance.thread = threading.Thread(
                 # a model that hangs must not keep the process from ending
@@ -106,6 +108,15 @@ class Line:
     def costs_of_one(self) -> float:
         """Seconds that one item takes."""
         return self._costs.seconds(1)
+
+    def refusal(self, deadline: float | None) -> OverloadedError | None:
+        """Return why a request of one item is refused now, and count it as such; None where it may be taken."""
+        if not self._queue or self.cache is not None:  # what the cache knows needs no place here
+            return None
+        with self._lock:
+            if self._retired or self.hangs:
+                return None
+            return self._refusal(Order(self.settings.default_priority, deadline, time.monotonic()), 1, 0.0)
 
     async def ask(self, payload: Payload, deadline: float | None, priority: int) -> Run:
         """Wait in line and return what the model says.
@@ -152,10 +163,7 @@ class Line:
     def count_hit(self, seconds: float) -> None:
         """Count a request that the cache answered."""
         with self._lock:
-            self.counts.last_inference = int(time.time() * 1e3)
-            self.counts.hits.add(seconds)
-            self.counts.success.add(seconds)
-            self.counts.latency.add(seconds)
+            self.counts.hit(seconds)
 
     def retire(self) -> None:
         """Take no more; what waits is answered."""
@@ -201,38 +209,24 @@ class Line:
     # admission: under the lock, on the loop
 
     def _admit(self, job: Job) -> None:
-        name = self.model.name
         if self._retired:
             raise RetiredError
         if self.hangs:
-            raise NotReadyError(f"model {name} hangs")
-        waiting = self._queue
-        if len(waiting) >= self.settings.max_queue:
-            waiting.forget_the_gone()
-        if len(waiting) >= self.settings.max_queue:
-            self.counts.shed += 1
-            wait = self._wait(waiting.items, waiting.preparing) / 2
-            raise OverloadedError(
-                f"{len(waiting)} requests wait for model {name} already", retry_after=max(wait, _SHORTEST_RETRY)
-            )
-        if job.deadline is not None and (waiting or not self._idle):
-            items, preparing = waiting.before(job)
-            own = self._costs.drain(job.payload.items) + job.preparing
-            wait = max(0.0, self._wait(items + job.payload.items, preparing + job.preparing) - own)
-            late = job.arrived + wait / _SPENT_WAITING + own + self._lag - job.deadline
-            if late > 0:
-                self.counts.shed += 1
-                raise OverloadedError(
-                    f"model {name} has no time for it: {len(waiting)} requests wait already",
-                    retry_after=max(late * _SPENT_WAITING, _SHORTEST_RETRY),
-                )
-        waiting.put(job)
+            raise NotReadyError(f"model {self.model.name} hangs")
+        if error := self._refusal(job.order, job.payload.items, job.preparing):
+            raise error
+        self._admission.learn(refused=False)
+        self.has_priorities = self.has_priorities or job.priority != self.settings.default_priority
+        self._queue.put(job)
 
-    def _wait(self, items: int, preparing: float) -> float:
-        """Return the seconds until so many items are through, and what runs now."""
-        now, healthy = time.monotonic(), [instance for instance in self._instances if not instance.hangs]
-        running = sum(max(0.0, instance.until - now) for instance in healthy if instance.started is not None)
-        return (running + self._costs.drain(items) + preparing) / len(healthy)
+    def _refusal(self, order: Order, items: int, preparing: float) -> OverloadedError | None:
+        if self._idle and not self._queue:
+            return None  # with nobody before it nothing is lost by trying
+        error = self._admission.refusal(order, items, preparing, self._lag)
+        if error is not None:
+            self.counts.shed += 1
+            self._admission.learn(refused=True)
+        return error
 
     # taking from the line
 
@@ -334,12 +328,12 @@ class Line:
         if more:
             self._scheduled = jobs[0].loop
             self._scheduled.call_soon(self._dispatch)
-        _settle_here(results)
+        settle_here(results)
 
     def _work(self, instance: Instance) -> None:
         while (jobs := instance.inbox.get()) is not None:
             while jobs:
-                self._settle(self._run(instance, jobs, self._costs.correct))
+                settle(self._run(instance, jobs, self._costs.correct))
                 with self._lock:
                     jobs, late = self._queue.take(self._costs, self._lag)
                     if not jobs:
@@ -397,26 +391,8 @@ class Line:
             self._fail(jobs, TimeoutError("no time is left for this request"))
 
     def _fail(self, jobs: Iterable[Job], error: EdgeSdkError | TimeoutError) -> None:
-        self._settle([(job, error) for job in jobs])
-
-    def _settle(self, results: Results) -> None:
-        for loop in {job.loop for job, _ in results}:
-            mine = [(job, result) for job, result in results if job.loop is loop]
-            try:
-                loop.call_soon_threadsafe(_settle_here, mine)
-            except RuntimeError:  # the loop has been closed, and those who waited with it
-                _log.debug("%d answers came after the end", len(mine))
+        settle([(job, error) for job in jobs])
 
 
 def _nothing() -> None:
     """Go on: the loop does not turn, so nobody can have gone."""
-
-
-def _settle_here(results: Results) -> None:
-    for job, result in results:
-        if job.future.done():
-            continue
-        if isinstance(result, BaseException):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)

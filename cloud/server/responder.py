@@ -34,6 +34,7 @@ __all__ = ["Responder", "unreadable"]
 
 Parameters = Mapping[str, bool | int | float | str]
 _RETRY_SECONDS = 0.05
+_FEW = 4  # requests at work, beside which none is refused before it is read
 _NONE: Parameters = {}
 
 
@@ -53,6 +54,30 @@ class Responder:
     def __init__(self, core: Core, *, max_concurrent: int, log: RequestLog | None = None) -> None:
         self._core, self._log, self._plans = core, log, Plans()
         self._at_work, self._max_concurrent = 0, max_concurrent
+
+    @property
+    def is_pressed(self) -> bool:
+        """So much is at work that requests may be refused before they are read."""
+        return self._at_work > _FEW
+
+    def refusal(self, time_remaining: float | None, front: str = "grpc") -> Failure | None:
+        """Return why a request is refused before it is read, whatever it is; None where it may be answered.
+
+        Parameters
+        ----------
+        time_remaining
+            Seconds that the transport still gives it, or None.
+        front
+            As for `RequestLog.note`.
+        """
+        arrived = time.monotonic()
+        error = self._core.refusal_of_any(deadline_of(arrived, time_remaining, None))
+        if error is None:
+            return None
+        failure = failure_of(error, "")
+        if self._log is not None:
+            self._log.note(front, "", "", "", failure.status.name, arrived)
+        return failure
 
     async def respond(
         self,

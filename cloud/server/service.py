@@ -161,6 +161,9 @@ async def _start_grpc(config: ServerConfig, shared: _Shared, stack: contextlib.A
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.max_concurrent_streams", config.max_concurrent),
+            # who waits before Python sees him waits in vain where there are too many; to cancel his call costs little
+            ("grpc.server.max_pending_requests", config.max_concurrent),
+            ("grpc.server.max_pending_requests_hard_limit", config.max_concurrent + config.max_concurrent // 4 + 1),
             ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and is silent is let go
             ("grpc.keepalive_time_ms", 60_000),  # and so is who has vanished without a word
             ("grpc.keepalive_timeout_ms", 20_000),

@@ -1,20 +1,47 @@
-"""Requests that wait: in the order of their priority and deadline, taken out as many together as pay."""
+"""Requests that wait: in the order of their priority and deadline, taken out as many together as pay, and answered."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from bisect import insort
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run
 
-__all__ = ["Job", "WaitingList"]
+__all__ = ["Job", "Order", "Results", "WaitingList", "settle", "settle_here"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
 
 _PATIENCE = 10.0  # seconds after which a request without a deadline goes as if it had one
+
+
+class Order(NamedTuple):
+    """Who goes before whom: a lower priority first, of the same the earlier deadline.
+
+    Attributes
+    ----------
+    priority
+        1 goes first.
+    deadline
+        `time.monotonic` reading after which no one waits for the answer; None is never.
+    arrived
+        Likewise, when it came.
+    """
+
+    priority: int
+    deadline: float | None
+    arrived: float
+
+    @property
+    def key(self) -> tuple[int, float]:
+        """What orders are compared by."""
+        return self.priority, self.deadline if self.deadline is not None else self.arrived + _PATIENCE
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +77,14 @@ class Job:
         """Nobody waits any more."""
         return self.future.done()
 
+    @property
+    def order(self) -> Order:
+        """When it is its turn."""
+        return Order(self.priority, self.deadline, self.arrived)
+
+
+Results = list[tuple[Job, Run | BaseException]]
+
 
 class WaitingList:
     """Jobs in the order in which they go. Not thread-safe: the line of the model holds its lock.
@@ -68,9 +103,9 @@ class WaitingList:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def before(self, job: Job) -> tuple[int, float]:
-        """Return `items` and `preparing` of those that would go before a job."""
-        first = _order(job)
+    def before(self, order: Order) -> tuple[int, float]:
+        """Return `items` and `preparing` of those that would go before another."""
+        first = order.key
         if not self._queue or self._queue[-1][:2] <= first:
             return self.items, self.preparing
         jobs = [entry[3] for entry in self._queue if entry[:2] <= first]
@@ -78,7 +113,7 @@ class WaitingList:
 
     def put(self, job: Job) -> None:
         """Let a job wait; after those of the same order."""
-        insort(self._queue, (*_order(job), next(self._numbers), job))
+        insort(self._queue, (*job.order.key, next(self._numbers), job))
         self.items += job.payload.items
         self.preparing += job.preparing
 
@@ -136,5 +171,22 @@ class WaitingList:
         return now + job.preparing + costs.drain(job.payload.items) > job.deadline
 
 
-def _order(job: Job) -> tuple[int, float]:
-    return job.priority, job.deadline if job.deadline is not None else job.arrived + _PATIENCE
+def settle(results: Results) -> None:
+    """Answer jobs, from any thread."""
+    for loop in {job.loop for job, _ in results}:
+        mine = [(job, result) for job, result in results if job.loop is loop]
+        try:
+            loop.call_soon_threadsafe(settle_here, mine)
+        except RuntimeError:  # the loop has been closed, and those who waited with it
+            _log.debug("%d answers came after the end", len(mine))
+
+
+def settle_here(results: Results) -> None:
+    """Answer jobs, on their loop."""
+    for job, result in results:
+        if job.future.done():
+            continue
+        if isinstance(result, BaseException):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)

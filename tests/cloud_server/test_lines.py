@@ -161,6 +161,52 @@ def test_with_nobody_before_it_a_request_is_tried_whatever_it_is_thought_to_cost
     assert engine.ran == [[1]]
 
 
+def test_what_would_be_refused_whatever_it_held_is_known_before_it_is_read() -> None:
+    engine = Doubling(seconds_item=0.05)
+
+    async def story(core: Core) -> None:
+        def late(seconds: float = 20) -> OverloadedError | None:
+            return core.refusal_of_any(time.monotonic() + seconds)
+
+        assert late() is None, "nobody waits"
+        # those without a deadline go as if they had ten seconds; 300 take 15 s
+        tasks = [await held(core, engine), *(ask(core, number) for number in range(1, 301))]
+        await asyncio.sleep(0)
+        assert "no time for it" in str(late())
+        assert late().retry_after > 1
+        assert late(5) is None, "it goes before those who have more time"
+        assert late(600) is core.refusal_of_any(None) is None
+        urgent = ask(core, 1000, priority=1)
+        await asyncio.sleep(0)
+        assert late() is None, "it may be one that goes before others"
+        ((_, counts),) = core.statistics()
+        assert counts.shed == 2
+        for task in tasks[1:]:
+            task.cancel()
+        engine.let_go()
+        await asyncio.gather(tasks[0], urgent)
+
+    tell(engine, story, max_batch=1, max_queue=1000)
+
+
+def test_who_is_refused_among_many_is_told_to_stay_away_for_longer() -> None:
+    engine = Doubling()
+
+    async def story(core: Core) -> None:
+        tasks = [await held(core, engine), ask(core, 1)]
+        await asyncio.sleep(0)
+        waits = []
+        for number in range(60):
+            with pytest.raises(OverloadedError) as caught:
+                await ask(core, number)
+            waits.append(caught.value.retry_after)
+        assert waits[-1] > 2 * waits[0]
+        engine.let_go()
+        await asyncio.gather(*tasks)
+
+    tell(engine, story, max_queue=1)
+
+
 def test_only_so_many_requests_and_so_many_bytes_wait() -> None:
     engine = Doubling()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -92,6 +94,38 @@ def test_what_is_refused_for_want_of_room_may_come_again_in_a_time_that_is_said(
         statuses = [done.result() for done in [threads.submit(by_http) for _ in range(12)]]
         assert {status for status, _ in statuses} == {200, 503}
         assert all((after is None) == (status == 200) and int(after or 1) >= 1 for status, after in statuses)
+
+
+def test_under_pressure_a_request_is_refused_before_its_message_has_come(service, tmp_path: Path) -> None:
+    (tmp_path / "slow.onnx").write_bytes(slow_onnx())
+    (tmp_path / "serve.toml").write_text('[models."*"]\nmax_queue = 8\n')
+    log = tmp_path / "log"
+    process = service(
+        "serve", tmp_path / "slow.onnx", "--grpc-port", "0", "--config", tmp_path / "serve.toml", "--log-requests", log
+    )
+    method, sent = "/inference.GRPCInferenceService/ModelInfer", threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        sent.wait(PATIENT)
+        yield from ()
+
+    with grpc.insecure_channel(process.ready["grpc"]) as channel:
+        takes, gives = messages.METHODS["ModelInfer"]
+        infer = channel.unary_unary(method, takes.SerializeToString, gives.FromString)
+        calls = [infer.future(request(str(number)), timeout=PATIENT) for number in range(40)]
+        assert any(call.exception() for call in calls[9:])  # the line is full now
+        more = [infer.future(request(str(number)), timeout=PATIENT) for number in range(40, 60)]
+        silent = channel.stream_unary(method, None, gives.FromString).future(nothing(), timeout=PATIENT)
+        assert silent.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert int(dict(silent.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+        sent.set()
+        ended = [call.code() for call in calls + more]
+        assert set(ended) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert infer(request("last"), timeout=PATIENT).id == "last"
+    assert process.stop() == 0
+    statuses = [json.loads(line)["status"] for line in log.read_text().splitlines()]
+    assert len(statuses) == len(ended) + 2, "those that were not read are noted, too"
+    assert statuses.count("OK") == ended.count(grpc.StatusCode.OK) + 1
 
 
 def test_every_request_is_written_down_where_that_is_asked_for(
