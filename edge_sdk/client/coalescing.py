@@ -18,16 +18,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
+from edge_sdk.client.drafts import Kind, Message
 from edge_sdk.client.endpoint import Endpoint
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Gate
 from edge_sdk.client.payload import Contract
-from edge_sdk.client.sending import Message, Sending
-from edge_sdk.client.waves import Item, Kind, Make, Wave, kind_of, outcome_of
-from edge_sdk.protocol import ENCODING_PARAMETER, MAX_MESSAGE_BYTES
+from edge_sdk.client.sending import Sending
+from edge_sdk.client.waves import Item, Make, Wave, outcome_of
+from edge_sdk.protocol import MAX_MESSAGE_BYTES
 from edge_sdk.protocol.names import MAX_ITEMS
 
 __all__ = ["Coalescer"]
@@ -102,8 +102,10 @@ class Coalescer:
             It cannot be sent now.
         """
         item = Item(self, first, message, deadline, make, gate)
-        if item.size * 2 <= min(_MOST_BYTES, self.most_bytes) and self._stacks(message.request, first[1]):
-            item.kind = kind_of(item)
+        contract = first[1]
+        small = item.size * 2 <= min(_MOST_BYTES, self.most_bytes)
+        if small and self._limit(contract) > 1 and message.stacks(contract):
+            item.kind = first[0], id(contract), *message.kind
             now = time.perf_counter()
             with self._lock:
                 self._returning = max(0, self._returning - 1)
@@ -156,15 +158,6 @@ class Coalescer:
     def _limit(self, contract: Contract) -> int:
         known = self._limits.get(id(contract))
         return self._most_items if known is None else known[1]
-
-    def _stacks(self, request: Any, contract: Contract) -> bool:
-        """Tell whether the server takes several such requests as the rows of one."""
-        if self._limit(contract) < 2 or len(request.inputs) != 1 or len(request.raw_input_contents) != 1:
-            return False
-        if ENCODING_PARAMETER in request.parameters:
-            return True
-        shape = request.inputs[0].shape
-        return contract.shape[:1] == (-1,) and len(shape) == len(contract.shape) and shape[0] == 1
 
     def _may_leave(self, waits: int, now: float) -> bool:
         """Tell whether so many that wait may leave now, or had better wait for those who may ask again presently.

@@ -14,18 +14,18 @@ from typing import Any
 
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.coalescing import Coalescer
+from edge_sdk.client.drafts import Message
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Escalation, Gate, Origin, Outcome
 from edge_sdk.client.payload import Capture, Contract
 from edge_sdk.client.rungs import MARGIN_BYTES, MOST_BYTES, Ladder, Refused, prepare
-from edge_sdk.client.sending import Message, Reply
+from edge_sdk.client.sending import Reply
 from edge_sdk.client.waves import Item
 from edge_sdk.encodings import WHOLE
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
-from edge_sdk.protocol import set_parameter
 from edge_sdk.protocol.names import (
     DECISION_PARAMETER,
     DIGEST_PARAMETER,
@@ -126,7 +126,7 @@ class CloudLink:
         def make(contract: Contract) -> Message:
             self._check_labels(contract, labels)
             try:
-                request, seen = prepare(
+                message = prepare(
                     contract,
                     self._cloud.encoding,
                     capture,
@@ -138,8 +138,8 @@ class CloudLink:
             except Refused as refused:
                 raise Failed(refused.reason, _REFUSALS[refused.reason]) from refused
             if decision_id is not None:
-                set_parameter(request.parameters, DECISION_PARAMETER, decision_id)
-            return Message(request, seen)
+                message.set(DECISION_PARAMETER, decision_id)
+            return message
 
         def read(reply: Reply) -> Outcome:
             return self._read(reply, deadline, labels, reduced=capture.reduction != WHOLE)
@@ -193,9 +193,9 @@ class CloudLink:
         def make_urgent(contract: Contract) -> Message:
             message = make(contract)
             if priority is not None:
-                set_parameter(message.request.parameters, PRIORITY_PARAMETER, priority)
+                message.set(PRIORITY_PARAMETER, priority)
             if self._cloud.key is not None:
-                set_parameter(message.request.parameters, KEY_PARAMETER, self._cloud.key)
+                message.set(KEY_PARAMETER, self._cloud.key)
             return message
 
         most = self._most_bytes
@@ -203,7 +203,7 @@ class CloudLink:
             if remaining(deadline) == 0.0:
                 raise Failed("deadline", "no time was left to ask the cloud")
             first, message = self._made(make_urgent, deadline)
-            refused = None if gate is None else gate(message.request.ByteSize(), remaining(deadline))
+            refused = None if gate is None else gate(message.size, remaining(deadline))
             if refused is not None:
                 raise Failed(refused, _REFUSALS[refused])
             item = self._coalescer.begin(first, message, deadline, make=make_urgent, gate=gate)

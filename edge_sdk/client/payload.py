@@ -19,14 +19,7 @@ from edge_sdk.errors import InputError, ProcessingError
 from edge_sdk.frames import as_frame
 from edge_sdk.inputs import Input, as_input
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
-from edge_sdk.protocol import (
-    ENCODING_PARAMETER,
-    Encoding,
-    add_input,
-    dtype_of,
-    messages,
-    set_parameter,
-)
+from edge_sdk.protocol import dtype_of
 from edge_sdk.protocol.names import (
     DIGEST_PROPERTY,
     ENCODINGS_PROPERTY,
@@ -36,7 +29,7 @@ from edge_sdk.protocol.names import (
     QUANTIZATION_PROPERTY,
 )
 
-__all__ = ["Capture", "Contract", "new_request"]
+__all__ = ["Capture", "Contract"]
 
 _log = logging.getLogger("edge_sdk.client")
 
@@ -193,12 +186,3 @@ class Contract:
                 f"bytes, but processing gives {dtype}{list(shape)}"
             )
         return np.asarray(DeviceProcessor(spec)(capture.pixels))
-
-
-def new_request(contract: Contract, tensor: NDArray[Any], encoding: Encoding) -> Any:
-    """Return a ``ModelInferRequest`` that carries the tensor."""
-    request = messages.ModelInferRequest(model_name=contract.model)
-    add_input(request, contract.input, tensor)
-    if encoding != "tensor":
-        set_parameter(request.parameters, ENCODING_PARAMETER, encoding)
-    return request

@@ -9,14 +9,15 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.cascade.ladder import Making, Offer
-from edge_sdk.client.payload import Capture, Contract, new_request
+from edge_sdk.client.drafts import Draft, Head
+from edge_sdk.client.payload import Capture, Contract
 from edge_sdk.encodings import JPEG_QUALITY, WHOLE, Reduction, SentAs, encode_jpeg, resize_frame
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
@@ -137,11 +138,14 @@ class _Plan:
         Of each rung; see `Offer.ranked`.
     made_of
         What it was made for, kept so that nothing else gets the ids by which it is found.
+    heads
+        Of the requests, by the names of ways, as far as any were made.
     """
 
     ways: tuple[_Way, ...]
     accuracies: tuple[float, ...]
     made_of: tuple[object, ...]
+    heads: dict[str, Head] = field(default_factory=dict)
 
 
 _plans: dict[tuple[Any, ...], _Plan] = {}
@@ -158,8 +162,8 @@ def prepare(
     ladder: Ladder | None = None,
     remaining: Callable[[], float | None] = lambda: None,
     most_bytes: int = MOST_BYTES,
-) -> tuple[Any, str]:
-    """Return the request that asks about an input, and what the cloud's model sees of it.
+) -> Draft:
+    """Return the request that asks about an input.
 
     Parameters
     ----------
@@ -203,7 +207,10 @@ def prepare(
         if pilot is not None:
             pilot.made(way.name, way.pixels, size, time.perf_counter() - started)
         if size <= most_bytes:
-            return new_request(contract, tensor, way.wire), way.seen
+            head = plan.heads.get(way.name)
+            if head is None or not head.fits(tensor):
+                head = plan.heads[way.name] = Head(contract, tensor, way.wire)
+            return Draft(head, tensor, way.seen)
         ways.remove(way)  # it became larger than was expected
     raise InputError(f"the input is over {most_bytes} bytes as {wanted}, which is all that the cloud takes")
 

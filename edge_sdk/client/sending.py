@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.client.answers import read_probabilities
+from edge_sdk.client.drafts import Message
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
@@ -30,26 +31,10 @@ from edge_sdk.errors import EdgeSdkError, InputError
 from edge_sdk.protocol import read_outputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import TIMEOUT_PARAMETER
 
-__all__ = ["Message", "Reply", "Sending"]
+__all__ = ["Reply", "Sending"]
 
 _RETRIES = 2
 _PUSHBACK = "grpc-retry-pushback-ms"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What is sent.
-
-    Attributes
-    ----------
-    request
-        The ``ModelInferRequest``.
-    seen
-        What the model sees of an input in it; see `edge_sdk.client.payload.Contract.seen`.
-    """
-
-    request: Any
-    seen: str = ""
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request, in half the time

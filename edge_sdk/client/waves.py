@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,23 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.client.answers import read_all_probabilities
+from edge_sdk.client.drafts import Kind, Message, merge
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Gate
 from edge_sdk.client.payload import Contract
-from edge_sdk.client.sending import Message, Reply, Sending
+from edge_sdk.client.sending import Reply, Sending
 from edge_sdk.errors import InputError
-from edge_sdk.protocol import ENCODING_PARAMETER, messages
-from edge_sdk.protocol.names import DECISION_PARAMETER
 
-__all__ = ["Item", "Kind", "Make", "Owner", "Wave", "kind_of", "outcome_of"]
+__all__ = ["Item", "Make", "Owner", "Wave", "outcome_of"]
 
 # what one row may be to blame for
 _OF_CONTENT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 Make = Callable[[Contract], Message]
-Kind = tuple[Any, ...]
 
 
 class Owner(Protocol):
@@ -64,7 +62,7 @@ class Item:
     ) -> None:
         self.owner, self.first, self.message, self.deadline = owner, first, message, deadline
         self.make, self.gate = make, gate
-        self.size = message.request.ByteSize()
+        self.size = message.size
         self.kind: Kind = ()
         self.leaves_at = 0.0
         self.own: Sending | None = None
@@ -202,7 +200,7 @@ class Wave:
     def send(self, fleet: Fleet) -> Sending:
         """Send it; raise what `Sending` does."""
         first = self.items[0]
-        message = Message(_merge([item.message.request for item in self.items]), first.message.seen)
+        message = Message(merge([item.message for item in self.items]), first.message.seen)
         make = first.make if self.n == 1 else None
         self.sending = Sending(fleet, first.first, message, self.deadline, make=make, gate=first.gate)
         return self.sending
@@ -254,38 +252,6 @@ def outcome_of(sending: Sending) -> Reply | Failed:
         return sending.next_reply()
     except Failed as failed:
         return failed
-
-
-def kind_of(item: Item) -> Kind:
-    """Return what requests have in common that can be rows of one."""
-    request = item.message.request
-    tensor = request.inputs[0]
-    parameters = sorted(
-        (name, b"" if name == DECISION_PARAMETER else value.SerializeToString())
-        for name, value in request.parameters.items()
-    )
-    endpoint, contract = item.first
-    return id(endpoint), id(contract), tensor.datatype, *tensor.shape, *parameters
-
-
-def _merge(requests: Sequence[Any]) -> Any:
-    """Return one ``ModelInferRequest`` whose rows are those of several of a kind."""
-    first = requests[0]
-    if len(requests) == 1:
-        return first
-    merged = messages.ModelInferRequest(model_name=first.model_name, model_version=first.model_version)
-    for name, parameter in first.parameters.items():
-        merged.parameters[name].CopyFrom(parameter)
-    if DECISION_PARAMETER in first.parameters:
-        names = [request.parameters[DECISION_PARAMETER].string_param for request in requests]
-        merged.parameters[DECISION_PARAMETER].string_param = ",".join(names)  # one a row, in their order
-    tensor = first.inputs[0]
-    # an input as captured has no axis that counts rows, and gets one; files and processed tensors have it
-    has_axis = tensor.datatype == "BYTES" or ENCODING_PARAMETER not in first.parameters
-    tail = tensor.shape[1:] if has_axis else tensor.shape
-    merged.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(requests), *tail])
-    merged.raw_input_contents.append(b"".join([request.raw_input_contents[0] for request in requests]))
-    return merged
 
 
 def _rows(outputs: Mapping[str, NDArray[Any]], n: int) -> Mapping[str, NDArray[Any]]:

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from edge_sdk.client import Cloud
 from edge_sdk.client.coalescing import Coalescer
+from edge_sdk.client.drafts import Message
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Gate
 from edge_sdk.client.payload import Contract
-from edge_sdk.client.sending import Message
 from edge_sdk.client.waves import Item
 from edge_sdk.protocol import add_input, add_output, messages, read_inputs, read_parameters, set_parameter
 from edge_sdk.protocol.names import (

@@ -11,10 +11,11 @@ import pytest
 
 import edge_sdk
 from edge_sdk.client import Cloud, Question, escalation
+from edge_sdk.client.drafts import Message
 from edge_sdk.client.payload import Capture, Contract
 from edge_sdk.client.privacy import check_rules, judge, needs_answer
 from edge_sdk.client.rungs import MOST_BYTES, prepare
-from edge_sdk.client.sending import Message, Sending
+from edge_sdk.client.sending import Sending
 from edge_sdk.encodings import Reduction
 from edge_sdk.errors import EscalationError
 from edge_sdk.processing import ProcessingSpec
@@ -74,7 +75,7 @@ def fuzz(seed: int, n: int) -> tuple[int, int]:
         capture = Capture.of(as_file(frame) if came_as_file else frame, SPEC)
         if came_as_file and not may[0].all():  # compression has mixed what is apart
             capture = replace(capture, pixels=frame)
-        request, _ = prepare(CONTRACT, encoding, capture.reduced(reduction), SPEC)
+        request = prepare(CONTRACT, encoding, capture.reduced(reduction), SPEC).request
         check(request, encoding.partition(",")[0], may, capture.pixels)
     return kept, reduced
 
@@ -106,7 +107,7 @@ def test_a_picture_of_more_detail_than_may_leave_is_told_from_one_that_was_reduc
         frame = coded_frame(rng, (np.ones((16, 16), bool), most), 16)
         reduction = Reduction(max_side=most)
         for capture, leaks in ((Capture(frame, None), True), (Capture(frame, None).reduced(reduction), False)):
-            request, _ = prepare(CONTRACT, encoding, capture, SPEC)
+            request = prepare(CONTRACT, encoding, capture, SPEC).request
             assert (find_leak(request) is not None) == leaks, (most, leaks)
 
 

@@ -250,11 +250,11 @@ def test_sizes_of_jpeg_are_learned_and_not_all_of_it_is_encoded(laddered, cloud)
         pilot = Choosing(1)
         ladder = Ladder(SentAs.parse_all("jpeg:90,jpeg:60,resized"), pilot, (None, 0.9, None))
         for _ in range(20):
-            request, seen = prepare(link.known, "auto", Capture.of(scene(), spec), spec, ladder=ladder)
+            message = prepare(link.known, "auto", Capture.of(scene(), spec), spec, ladder=ladder)
     finally:
         link.close()
-    assert seen == "jpeg:60"
-    size = len(request.raw_input_contents[0]) - 4
+    assert message.seen == "jpeg:60"
+    size = len(message.raw) - 4
     assert pilot.offers[1].size == pytest.approx(size, rel=0.01)
     assert pilot.offers[1].seconds > 0
     assert set(pilot.making.sizes) == {"jpeg:60"}, "the others were never made"
