@@ -18,7 +18,7 @@ from edge_sdk.errors import InputError, ModelError
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
 
-__all__ = ["PROVIDERS", "Bound", "Engine", "bind", "open_engine"]
+__all__ = ["PROVIDERS", "Bound", "Engine", "bind", "open_engine", "stop"]
 
 Array = np.ndarray[Any, Any]
 
@@ -108,12 +108,21 @@ def bind(engine: Engine, inputs: Mapping[str, Array], outputs: Mapping[str, Arra
     return engine.bind(inputs, outputs) if isinstance(engine, _OnnxEngine) else None
 
 
+def stop(engine: Engine) -> None:
+    """Let a run in another thread fail before its next operation, where the runtime can; else it goes on."""
+    if isinstance(engine, _OnnxEngine):
+        engine.stop()
+
+
 class _OnnxEngine:
     """ONNX Runtime, whose sessions may be run from several threads at once."""
 
     def __init__(self, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        from onnxruntime import RunOptions
+
         self._session, self.inputs, self.outputs = session, inputs, outputs
         self._names = [spec.name for spec in outputs]
+        self._options = RunOptions()
 
     @classmethod
     def load(cls, model: Path | bytes, threads: int, providers: Sequence[str]) -> Self:
@@ -124,8 +133,9 @@ class _OnnxEngine:
         return cls(session, *describe(session, texts=True))
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        self._options.terminate = False
         try:
-            outputs: list[Array] = self._session.run(self._names, feeds)
+            outputs: list[Array] = self._session.run(self._names, feeds, self._options)
         except Exception as error:  # onnxruntime raises types of its own that share no base
             raise ModelError(f"ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from error
         return outputs
@@ -141,6 +151,9 @@ class _OnnxEngine:
                 views.append(array.reshape(-1).view(np.uint8).data)  # keeps the array
         run = functools.partial(self._session.run_with_iobinding, binding)
         return Bound(tuple(views[: len(inputs)]), tuple(views[len(inputs) :]), run)
+
+    def stop(self) -> None:
+        self._options.terminate = True
 
     def another(self) -> _OnnxEngine:
         return _OnnxEngine(self._session, self.inputs, self.outputs)

@@ -23,6 +23,7 @@ from edge_sdk.cloud.server.admission import Admission
 from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
+from edge_sdk.cloud.server.engines import stop
 from edge_sdk.cloud.server.instances import Company, Instance
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
@@ -202,6 +203,7 @@ class Line:
                 waiting = self._queue.clear() if self.hangs else []
                 for job in jobs:
                     self.counts.failure.add(now - job.arrived)
+            stop(instance.engine)
             _log.error("model %s has not returned for %.1f s; it is not ready until it does", name, now - started)
             self._fail(jobs, ModelError(f"model {name} did not answer within {now - started:.1f} s"))
             self._fail(waiting, NotReadyError(f"model {name} hangs"))

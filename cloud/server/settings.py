@@ -48,6 +48,8 @@ class ModelSettings:
         Of answers that are kept for equal requests; 0 keeps none.
     hang_seconds
         A run that takes longer is given up, and the model is not ready until it returns.
+    warm_up_seconds
+        A model whose warm-up takes longer is not served.
     versions
         Which versions in a repository folder are served: the latest so many, ``all``, or these; those that
         ``routing`` names are, too.
@@ -63,6 +65,7 @@ class ModelSettings:
     default_priority: int = 2
     cache_bytes: int = 0
     hang_seconds: float = 30.0
+    warm_up_seconds: float = 300.0
     versions: int | Literal["all"] | tuple[str, ...] = 1
     routing: Routing | None = None
 
@@ -73,8 +76,10 @@ class ModelSettings:
                 raise InputError(f"{name} is {value!r}; it should be a whole number, at least 1")
         if not _is_int(self.cache_bytes) or self.cache_bytes < 0:
             raise InputError(f"cache_bytes is {self.cache_bytes!r}; it should be a whole number, 0 or more")
-        if not isinstance(self.hang_seconds, int | float) or not self.hang_seconds > 0:
-            raise InputError(f"hang_seconds is {self.hang_seconds!r}; it should be more than 0")
+        for name in ("hang_seconds", "warm_up_seconds"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value > 0:
+                raise InputError(f"{name} is {value!r}; it should be more than 0")
         if not _are_texts(self.providers):
             raise InputError(f"providers is {self.providers!r}; it should be a list of names")
         latest = _is_int(self.versions) and self.versions >= 1  # type: ignore[operator]
@@ -213,7 +218,7 @@ def _parameter(path: Path, key: str, value: str) -> object:
     if key == "providers":
         return tuple(part.strip() for part in value.split(",") if part.strip())
     try:
-        return float(value) if key == "hang_seconds" else int(value)
+        return float(value) if key.endswith("_seconds") else int(value)
     except ValueError:
         raise InputError(f"{path}: parameter {key} is {value[:40]!r}; it should be a number") from None
 

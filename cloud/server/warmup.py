@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from edge_sdk.cloud.server.costs import BatchCosts
-from edge_sdk.cloud.server.engines import Engine
+from edge_sdk.cloud.server.engines import Engine, stop
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.settings import ModelSettings
+from edge_sdk.errors import ModelError
 
 __all__ = ["warm_up"]
 
@@ -20,6 +23,7 @@ _log = logging.getLogger("edge_sdk.cloud.server")
 
 Array = np.ndarray[Any, Any]
 _MOST = 64  # items of a batch, where nothing is said
+_STOPPING = 1.0  # seconds in which a run that is told to stop mostly does
 _TOLERANCE = 0.02  # of the largest value: kernels for other sizes round otherwise
 
 
@@ -29,8 +33,38 @@ def warm_up(model: ServedModel, settings: ModelSettings) -> BatchCosts:
     Raises
     ------
     ModelError
-        It does not run.
+        It does not run, or is not through in time. It is then released if it ever returns.
     """
+    found: queue.SimpleQueue[BatchCosts | BaseException] = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def work() -> None:
+        try:
+            found.put(_warm_up(model, settings))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            found.put(error)
+        if given_up.is_set():
+            model.engine.close()
+
+    # most runtimes cannot be told to end a run: the thread is left behind where it never does
+    thread = threading.Thread(target=work, name=f"warm-up-{model.name}", daemon=True)
+    thread.start()
+    try:
+        costs = found.get(timeout=settings.warm_up_seconds)
+    except queue.Empty:
+        given_up.set()
+        stop(model.engine)
+        thread.join(_STOPPING)
+        raise ModelError(
+            f"the warm-up of model {model.name} {model.version} is not through after {settings.warm_up_seconds:g} s; "
+            "warm_up_seconds gives it longer"
+        ) from None
+    if isinstance(costs, BaseException):
+        raise costs
+    return costs
+
+
+def _warm_up(model: ServedModel, settings: ModelSettings) -> BatchCosts:
     wanted = _MOST if settings.max_batch is None else settings.max_batch
     example, engine = model.example, model.engine
     if example is None:
