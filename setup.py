@@ -39,7 +39,7 @@ def packages() -> list[str]:
 
 
 def extensions() -> list[Extension]:
-    """One extension per ``ext/*.pyx``, each with the C sources of the same stem."""
+    """One extension per ``ext/*.pyx``, each with the C sources of the same stem, and per ``cloud/server/*.pyx``."""
     if PURE:
         return []
     from Cython.Build import cythonize
@@ -53,6 +53,10 @@ def extensions() -> list[Extension]:
             extra_compile_args=CFLAGS,
         )
         for pyx in sorted((ROOT / "ext").glob("*.pyx"))
+    ]
+    found += [
+        Extension(f"edge_sdk.cloud.server.{pyx.stem}", [f"cloud/server/{pyx.name}"], extra_compile_args=CFLAGS)
+        for pyx in sorted((ROOT / "cloud/server").glob("*.pyx"))
     ]
     directives = {
         "language_level": "3",
@@ -87,6 +91,7 @@ setup(
     package_data={
         "edge_sdk": ["py.typed", "protocol/*.proto", "protocol/*.desc"],
         "edge_sdk.ext": ["*.pyi"],
+        "edge_sdk.cloud.server": ["*.pyi"],
     },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildKernels},

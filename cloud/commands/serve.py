@@ -28,6 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="bundle, model file or repository folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--front",
+        choices=["grpc", "fast"],
+        default="grpc",
+        help="who speaks gRPC: gRPC's own library, or an HTTP/2 of ours that takes less time (default: %(default)s)",
+    )
     parser.add_argument("--grpc-port", type=_port, default=8001, help="of gRPC (default: %(default)s)")
     parser.add_argument("--http-port", type=_port, help="of REST, such as 8000 (default: none)")
     parser.add_argument("--metrics-port", type=_port, help="of Prometheus' /metrics, such as 8002 (default: none)")
@@ -54,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     config = ServerConfig(
         paths=args.paths,
         host=args.host,
+        front=args.front,
         grpc_port=args.grpc_port,
         http_port=args.http_port,
         metrics_port=args.metrics_port,

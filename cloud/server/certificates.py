@@ -67,12 +67,20 @@ class Certificates:
             self._configuration, lambda: self._configuration, require_client_authentication=self._client_ca is not None
         )
 
-    def ssl_context(self) -> ssl.SSLContext:
-        """Return a context for an HTTP server; authorities that are taken away stay in it until the server restarts."""
+    def ssl_context(self, *protocols: str) -> ssl.SSLContext:
+        """Return a context for an HTTP server; authorities that are taken away stay in it until the server restarts.
+
+        Parameters
+        ----------
+        *protocols
+            That clients may choose of, such as ``h2``; none leaves it to them.
+        """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
+        if protocols:
+            context.set_alpn_protocols(protocols)
         self._fill(context)
         self._contexts.append(context)
         return context

@@ -338,11 +338,17 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Go on with the call, or answer UNAUTHENTICATED."""
-        if not handler_call_details.method.startswith(f"/{HEALTH}/"):
-            authorization = _authorization(handler_call_details.invocation_metadata)
+        if not self.lets_in(handler_call_details.method, handler_call_details.invocation_metadata):
+            return self._refusal
+        return await continuation(handler_call_details)
+
+    def lets_in(self, method: str, metadata: Any) -> bool:
+        """Tell whether the caller of a method may be somebody."""
+        if not method.startswith(f"/{HEALTH}/"):
+            authorization = _authorization(metadata)
             if authorization is not None or not self._access.needs_certificates:
                 try:
                     self._access.identify(authorization)
                 except UnknownCallerError:
-                    return self._refusal
-        return await continuation(handler_call_details)
+                    return False
+        return True

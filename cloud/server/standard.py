@@ -21,7 +21,10 @@ from edge_sdk.protocol.services import (
     ServerReflectionResponse,
 )
 
-__all__ = ["Health", "reflection_handlers"]
+__all__ = ["SERVICES", "Health", "reflection_handlers"]
+
+SERVICES = (SERVICE, FEEDBACK, HEALTH, REFLECTION[0])
+"""Names of all services of a server, but for the older name of reflection."""
 
 
 class Health:
@@ -88,7 +91,7 @@ async def _reflect(requests: Any, context: Any) -> AsyncIterator[Any]:
         kind = request.WhichOneof("message_request")
         try:
             if kind == "list_services":
-                for name in (SERVICE, FEEDBACK, HEALTH, REFLECTION[0]):
+                for name in SERVICES:
                     response.list_services_response.service.add(name=name)
             elif kind == "file_by_filename":
                 _describe(response, POOL.FindFileByName(request.file_by_filename))

@@ -1,0 +1,232 @@
+"""One gRPC call over a connection of ours, with the face that handlers of ``grpc.aio`` know as their context."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from edge_sdk.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_sdk.cloud.server.http2 import Connection, Stream
+
+__all__ = ["Abort", "Call", "parse_timeout", "unpacked"]
+
+_MOST_UNSENT = 262_144  # bytes of a stream that wait for its client; a handler that writes more waits, too
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_PROBLEMS = {
+    "large": (grpc.StatusCode.RESOURCE_EXHAUSTED, "a message is larger than the {most} bytes that this server takes"),
+    "full": (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests are on their way to this server already"),
+    "cut": (grpc.StatusCode.INTERNAL, "the request ended before its message did"),
+    "more": (grpc.StatusCode.INTERNAL, "the method takes one message, and there came more"),
+}
+
+
+class Abort(Exception):  # noqa: N818 - no error of this program: how a handler ends a call
+    """A call ends with a status other than OK."""
+
+    def __init__(self, code: grpc.StatusCode, details: str = "", metadata: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(code, details)
+        self.code, self.details, self.metadata = code, details, metadata
+
+
+class Call:
+    """One call.
+
+    Parameters
+    ----------
+    connection
+        Whose it is.
+    stream
+        Its stream there.
+    handler
+        The method, as gRPC's registries have it.
+    transport
+        For the addresses and certificates.
+    flush
+        Sends what `connection` has to send.
+    max_message_bytes
+        The largest message, unpacked.
+    """
+
+    __slots__ = (
+        "_connection", "_flush", "_max_message_bytes", "_metadata", "_transport", "_waiting", "arrived", "deadline",
+        "handler", "stream", "task",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: Stream,
+        handler: Any,
+        transport: asyncio.BaseTransport,
+        flush: Callable[[], None],
+        max_message_bytes: int,
+    ) -> None:
+        self._connection, self._transport, self._flush = connection, transport, flush
+        self._max_message_bytes = max_message_bytes
+        self.stream, self.handler = stream, handler
+        self.arrived = time.monotonic()
+        timeout = stream.headers.get(b"grpc-timeout")
+        self.deadline = None if timeout is None else self.arrived + parse_timeout(timeout)
+        self.task: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._metadata: tuple[tuple[str, str], ...] | None = None
+
+    # what handlers use
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds that the client still waits; None is for ever."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what the client says beside its message."""
+        if self._metadata is None:
+            self._metadata = tuple(
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in self.stream.headers.items()
+                if name[:1] != b":"
+            )
+        return self._metadata
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """Return the names in the client's certificate, under gRPC's keys; nothing where it has shown none."""
+        shown = self._transport.get_extra_info("peercert") or {}
+        names = [value.encode() for _, value in shown.get("subjectAltName", ())]
+        common = [value.encode() for part in shown.get("subject", ()) for key, value in part if key == "commonName"]
+        return {"x509_subject_alternative_name": names, "x509_common_name": common}
+
+    def peer(self) -> str:
+        """Return the client's address, as gRPC writes it."""
+        address = self._transport.get_extra_info("peername") or ("?", 0)
+        host, port = address[:2]
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        """End the call with a status; does not return."""
+        raise Abort(code, details, trailing_metadata)
+
+    async def write(self, response: Any) -> None:
+        """Send one message of a stream; wait where the client does not keep up.
+
+        Raises
+        ------
+        grpc.aio.UsageError
+            The call is over.
+        """
+        serialize = self.handler.response_serializer
+        data = response if serialize is None else serialize(response)
+        if self.stream.gone:
+            raise grpc.aio.UsageError("the call is over")
+        self._connection.send(self.stream, data)
+        self._flush()
+        while self.stream.unsent > _MOST_UNSENT and not self.stream.gone:
+            await self._turn()
+
+    # what the connection uses
+
+    def message(self) -> Any:
+        """Return the one message of a call that takes one.
+
+        Raises
+        ------
+        Abort
+            It cannot be read.
+        """
+        found = self._connection.read(self.stream)
+        assert found is not None
+        return self._parsed(*found)
+
+    async def messages(self) -> AsyncIterator[Any]:
+        """Yield the messages of a call as they come; none is taken from the client before it is asked for.
+
+        Raises
+        ------
+        Abort
+            One cannot be read.
+        """
+        while True:
+            found = self._connection.read(self.stream)
+            if found is not None:
+                self._flush()  # there may be room for more now
+                yield self._parsed(*found)
+            elif self.stream.problem is not None:
+                raise self.complaint()
+            elif self.stream.ended:
+                return
+            else:
+                await self._turn()
+
+    def complaint(self) -> Abort:
+        """Return what is said of a request that is not read."""
+        assert self.stream.problem is not None
+        code, details = _PROBLEMS[self.stream.problem]
+        pushback = (("grpc-retry-pushback-ms", "100"),) if self.stream.problem == "full" else ()
+        return Abort(code, details.format(most=self._max_message_bytes), pushback)
+
+    def wake(self) -> None:
+        """Let a handler go on that waits for messages or room."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _turn(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _parsed(self, data: bytes, compressed: int) -> Any:
+        if compressed:
+            try:
+                data = unpacked(data, self.stream.headers.get(b"grpc-encoding", b""), self._max_message_bytes)
+            except InputError as error:
+                raise Abort(grpc.StatusCode.UNIMPLEMENTED, str(error)) from error
+        parse = self.handler.request_deserializer
+        try:
+            return data if parse is None else parse(data)
+        except Exception as error:  # whatever a deserializer raises
+            raise Abort(grpc.StatusCode.INTERNAL, "the message cannot be read") from error
+
+
+def parse_timeout(text: bytes) -> float:
+    """Return the seconds of a header ``grpc-timeout``, such as ``b"150m"``.
+
+    Raises
+    ------
+    InputError
+        It is none.
+    """
+    unit = _UNITS.get(text[-1:])
+    if unit is None or not 2 <= len(text) <= 9 or not text[:-1].isdigit():
+        raise InputError("grpc-timeout should be at most eight digits and one of H, M, S, m, u and n")
+    return int(text[:-1]) * unit
+
+
+def unpacked(data: bytes, encoding: bytes, most: int) -> bytes:
+    """Return a message as it was before its client compressed it.
+
+    Raises
+    ------
+    InputError
+        It is not compressed so, or is larger than `most` bytes.
+    """
+    if encoding not in (b"gzip", b"deflate"):
+        raise InputError(f"messages come as they are, or as gzip or deflate, not as {encoding[:40].decode('latin-1')}")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either, by its head
+    try:
+        message = unpacker.decompress(data, most + 1)
+    except zlib.error as error:
+        raise InputError(f"the message is no {encoding.decode()}") from error
+    if len(message) > most:
+        raise InputError(f"a message is larger than the {most} bytes that this server takes")
+    if not unpacker.eof:
+        raise InputError(f"the message is no {encoding.decode()}")
+    return message

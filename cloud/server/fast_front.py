@@ -1,0 +1,408 @@
+"""A gRPC server over an HTTP/2 of its own, on the event loop: what grpcio takes for a call is most of a small model's.
+
+It runs the handlers that are registered with a ``grpc.aio`` server, without change: they meet a context of
+ours, `Call`. What is not there: compressed answers, and HTTP/1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import grpc
+
+from edge_sdk.cloud.server.calls import Abort, Call
+from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
+from edge_sdk.cloud.server.standard import SERVICES
+from edge_sdk.errors import InputError
+from edge_sdk.protocol.messages import POOL
+from edge_sdk.protocol.services import REFLECTION
+
+__all__ = ["FastServer", "methods_of"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
+
+_TICK_SECONDS = 0.25
+_HANDSHAKE_SECONDS = 10.0  # who connects and is silent is let go
+_SILENT_SECONDS = 60.0  # after which a client is asked whether it is there
+_ANSWER_SECONDS = 20.0  # that it has to say so
+_CLOSE_SECONDS = 1.0  # that a client may take what is left of the answers when the server ends
+_REQUEST_SECONDS = 60.0  # that a call of one message may take to arrive
+_BUFFER_BYTES = 262_144
+_CANCEL = 8  # HTTP/2's code
+
+
+def methods_of(handlers: Iterable[grpc.GenericRpcHandler]) -> dict[bytes, Any]:
+    """Return the methods of generic handlers by their path: those of the services that any server of ours has."""
+    names = [method.name for service in SERVICES for method in POOL.FindServiceByName(service).methods]
+    methods = {}
+    for path in [f"/{service}/{name}" for service in {*SERVICES, *REFLECTION} for name in names]:
+        details = SimpleNamespace(method=path, invocation_metadata=())
+        for handler in handlers:
+            if (found := handler.service(details)) is not None:
+                methods[path.encode()] = found
+    return methods
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the connections of a server have in common."""
+
+    methods: Mapping[bytes, Any]
+    several: frozenset[bytes]
+    lets_in: Callable[[str, Any], bool] | None
+    unknown: str
+    max_message_bytes: int
+    max_streams: int
+    max_calls: int
+    budget: Budget
+    # one for all: it is read before anything else comes into it
+    buffer: bytearray = field(default_factory=lambda: bytearray(_BUFFER_BYTES))
+    connections: set[_Connection] = field(default_factory=set)
+    leaving: bool = False
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)  # no connection is left
+
+
+class FastServer:
+    """Serves gRPC methods on sockets.
+
+    Parameters
+    ----------
+    methods
+        By their path; see `methods_of`.
+    lets_in
+        Takes a method's path and metadata and tells whether the caller is known; None lets everybody in.
+    unknown
+        What those are told who are not.
+    max_message_bytes
+        The largest message.
+    max_streams
+        Calls of one connection at a time.
+    max_calls
+        Calls of all of them.
+    max_held_bytes
+        What messages that have not arrived completely may hold together.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[bytes, Any],
+        *,
+        lets_in: Callable[[str, Any], bool] | None = None,
+        unknown: str = "",
+        max_message_bytes: int,
+        max_streams: int,
+        max_calls: int,
+        max_held_bytes: int,
+    ) -> None:
+        several = frozenset(path for path, method in methods.items() if method.request_streaming)
+        self._shared = _Shared(
+            methods, several, lets_in, unknown, max_message_bytes, max_streams, max_calls, Budget(max_held_bytes)
+        )
+        self._servers: list[asyncio.Server] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Take connections from a socket that listens."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(
+            await loop.create_server(
+                lambda: _Connection(self._shared, loop),
+                sock=listening,
+                ssl=tls,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
+            )
+        )
+        if self._watching is None:
+            self._watching = loop.create_task(self._watch())
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no new calls, let the others end within some seconds, and close."""
+        shared = self._shared
+        shared.leaving = True
+        for server in self._servers:
+            server.close()
+        for connection in list(shared.connections):
+            connection.leave()
+        await self._emptied(grace_seconds)
+        if self._watching is not None:
+            self._watching.cancel()
+        for connection in list(shared.connections):
+            connection.close()
+        await self._emptied(_CLOSE_SECONDS)
+        for connection in list(shared.connections):
+            connection.abandon()
+
+    async def _emptied(self, seconds: float) -> None:
+        """Wait until there is no connection, or so long."""
+        if self._shared.connections:
+            self._shared.emptied.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._shared.emptied.wait(), seconds)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            for connection in list(self._shared.connections):
+                connection.watch(now)
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """One client's connection."""
+
+    def __init__(self, shared: _Shared, loop: asyncio.AbstractEventLoop) -> None:
+        self._shared, self._loop = shared, loop
+        self._http2 = Connection(
+            shared.several,
+            max_streams=shared.max_streams,
+            max_message_bytes=shared.max_message_bytes,
+            budget=shared.budget,
+        )
+        self._transport = asyncio.Transport()
+        self._heard = time.monotonic()
+        self._asked = False
+
+    # of the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._shared.connections.add(self)
+        self._flush()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Say where to put what comes."""
+        return self._shared.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has come."""
+        for stream in self._http2.receive(self._shared.buffer, nbytes):
+            self._react(stream)
+        self._flush()
+
+    def eof_received(self) -> bool:
+        """Close: who says no more does not listen, either."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what the client waited for."""
+        self._shared.connections.discard(self)
+        for stream in self._http2.lose():
+            self._react(stream)
+        if not self._shared.connections:
+            self._shared.emptied.set()
+
+    def pause_writing(self) -> None:
+        """Read no more from a client that does not read."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._transport.resume_reading()
+
+    # of the server
+
+    def watch(self, now: float) -> None:
+        """End calls whose time is up, and connections with nobody there."""
+        for stream in self._http2.streams:
+            call = stream.call
+            if call is None:
+                continue
+            if call.deadline is not None and now >= call.deadline:
+                self._end(call, Abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no time is left for this request"))
+            elif call.task is None and now - call.arrived > _REQUEST_SECONDS:
+                self._end(call, Abort(grpc.StatusCode.CANCELLED, "the request did not arrive"))
+        if not self._http2.silent:
+            self._http2.silent, self._asked, self._heard = True, False, now
+        silent = now - self._heard
+        if (silent > _HANDSHAKE_SECONDS and not self._http2.settled) or silent > _SILENT_SECONDS + _ANSWER_SECONDS:
+            self.abandon()
+        elif silent > _SILENT_SECONDS and not self._asked:
+            self._asked = True
+            self._http2.ping()
+        self._flush()
+
+    def leave(self) -> None:
+        """Tell the client to ask elsewhere from now on."""
+        self._http2.go_away()
+        self._flush()
+
+    def close(self) -> None:
+        """End every call, and the connection once all is sent."""
+        for stream in self._http2.streams:
+            if stream.call is not None:
+                self._end(stream.call, Abort(grpc.StatusCode.UNAVAILABLE, "the server ends"))
+        self._flush()
+        self._transport.close()
+
+    def abandon(self) -> None:
+        """End the connection at once."""
+        self._transport.abort()
+
+    # of the calls
+
+    def _react(self, stream: Stream) -> None:
+        call: Call | None = stream.call
+        if stream.gone:
+            if call is not None:
+                if call.task is not None:
+                    call.task.cancel()
+                call.wake()
+            return
+        if call is None:
+            call = self._open(stream)
+            if call is None:
+                return
+        if call.task is not None:
+            call.wake()
+        elif call.handler.request_streaming:
+            call.task = self._loop.create_task(self._run(self._converse(call), call))
+        elif stream.problem is not None:
+            self._end(call, call.complaint())
+        elif stream.ended:
+            self._begin(call, self._run(self._answer(call), call))
+
+    def _open(self, stream: Stream) -> Call | None:
+        """Return the call of a new stream; None where it is answered already."""
+        headers, http2, shared = stream.headers, self._http2, self._shared
+        if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            http2.refuse(stream, 415)
+            return None
+        path = headers[b":path"]
+        method = shared.methods.get(path)
+        if method is None:
+            http2.end(stream, _number(grpc.StatusCode.UNIMPLEMENTED), "there is no such method")
+            return None
+        if headers[b":method"] != b"POST":
+            http2.refuse(stream, 405)
+            return None
+        try:
+            call = Call(http2, stream, method, self._transport, self._flush, shared.max_message_bytes)
+        except InputError as error:
+            http2.end(stream, _number(grpc.StatusCode.INVALID_ARGUMENT), str(error))
+            return None
+        if shared.lets_in is not None and not shared.lets_in(path.decode("latin-1"), call.invocation_metadata()):
+            http2.end(stream, _number(grpc.StatusCode.UNAUTHENTICATED), shared.unknown)
+            return None
+        if shared.budget.calls > shared.max_calls:
+            http2.end(stream, _number(grpc.StatusCode.RESOURCE_EXHAUSTED), "too many calls are open")
+            return None
+        stream.call = call
+        return call
+
+    def _begin(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine up to its first wait, which may be its end; the rest as a task."""
+        try:
+            waiting = work.send(None)
+        except StopIteration:
+            return
+        call.task = self._loop.create_task(_Begun(work, waiting).rest())
+
+    async def _answer(self, call: Call) -> None:
+        """Answer a call of one message."""
+        handler = call.handler
+        if handler.response_streaming:
+            await self._write_all(call, handler.unary_stream(call.message(), call))
+            return
+        response = await handler.unary_unary(call.message(), call)
+        serialize = handler.response_serializer
+        self._http2.respond(call.stream, response if serialize is None else serialize(response))
+
+    async def _converse(self, call: Call) -> None:
+        """Answer a call of several messages."""
+        handler = call.handler.stream_stream
+        answers = handler(call.messages(), call)
+        if hasattr(answers, "__aiter__"):
+            await self._write_all(call, answers)
+        else:
+            await answers
+            self._http2.end(call.stream, 0)
+
+    async def _write_all(self, call: Call, answers: Any) -> None:
+        async for answer in answers:
+            await call.write(answer)
+        self._http2.end(call.stream, 0)
+
+    async def _run(self, work: Coroutine[Any, Any, None], call: Call) -> None:
+        """Do the work of a call, and see to it that it ends."""
+        try:
+            await work
+        except Abort as end:
+            self._http2.end(call.stream, _number(end.code), end.details, end.metadata)
+        except asyncio.CancelledError:
+            self._http2.end(call.stream, _number(grpc.StatusCode.CANCELLED), "the call was cancelled")
+        except BaseExceptionGroup as group:  # of a stream's tasks
+            aborts, others = group.split(Abort)
+            if others is not None:
+                _log.error("a call failed for a fault of the server", exc_info=others)
+            first = _first(aborts) or Abort(grpc.StatusCode.INTERNAL, "the server failed; its log says more")
+            self._http2.end(call.stream, _number(first.code), first.details, first.metadata)
+        except Exception:  # noqa: BLE001 - whatever a handler raises; the connection lives on
+            _log.exception("a call failed for a fault of the server")
+            self._http2.end(call.stream, _number(grpc.StatusCode.INTERNAL), "the server failed; its log says more")
+        finally:
+            self._flush()
+
+    def _end(self, call: Call, abort: Abort) -> None:
+        """End a call whatever its handler does."""
+        if call.task is not None:
+            call.task.cancel()
+        if call.stream.unsent:
+            self._http2.reset(call.stream, _CANCEL)  # its end would wait for what the client does not take
+        else:
+            self._http2.end(call.stream, _number(abort.code), abort.details, abort.metadata)
+
+    def _flush(self) -> None:
+        data = self._http2.take()
+        if data:
+            self._transport.write(data)
+        if self._http2.closed or (self._shared.leaving and not self._http2.busy):
+            self._transport.close()
+
+
+class _Begun:
+    """The rest of a coroutine that has been run up to its first wait."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], waiting: Any) -> None:
+        self._work, self._waiting = work, waiting
+
+    async def rest(self) -> None:
+        """Run it to its end."""
+        await self
+
+    def __await__(self) -> Generator[Any, None, None]:
+        work, waiting = self._work, self._waiting
+        try:
+            while True:
+                try:
+                    yield waiting
+                except BaseException as error:  # noqa: BLE001 - it is for the coroutine
+                    waiting = work.throw(error)
+                else:
+                    waiting = work.send(None)
+        except StopIteration:
+            return
+
+
+def _first(group: BaseExceptionGroup[Abort] | None) -> Abort | None:
+    while group is not None:
+        for error in group.exceptions:
+            if isinstance(error, Abort):
+                return error
+            group = error
+            break
+    return None
+
+
+def _number(code: grpc.StatusCode) -> int:
+    number: int = code.value[0]
+    return number

@@ -1,0 +1,6 @@
+__all__ = ["TABLE_BYTES", "Decoder"]
+
+TABLE_BYTES: int
+
+class Decoder:
+    def decode(self, block: bytes) -> list[tuple[bytes, bytes]]: ...

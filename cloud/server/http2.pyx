@@ -1,0 +1,753 @@
+"""The server's side of one HTTP/2 connection that carries gRPC: bytes in, calls out, and back (RFC 9113).
+
+No input or output: `Connection.receive` takes what came and returns the streams on which something happened,
+`Connection.take` returns what is to be sent. A connection that breaks the rules is told so and closed.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from edge_sdk.cloud.server.hpack import Decoder
+from edge_sdk.errors import InputError
+
+__all__ = ["Budget", "Connection", "Stream"]
+
+ctypedef const unsigned char *bytes_t
+
+cdef enum:
+    DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION
+
+cdef enum:
+    END_STREAM = 1  # and, of settings and pings, an answer
+    END_HEADERS = 4
+    PADDED = 8
+    WITH_PRIORITY = 32
+
+cdef enum:
+    NO_ERROR = 0
+    PROTOCOL_ERROR = 1
+    FLOW_CONTROL_ERROR = 3
+    STREAM_CLOSED = 5
+    FRAME_SIZE_ERROR = 6
+    REFUSED_STREAM = 7
+    COMPRESSION_ERROR = 9
+    ENHANCE_YOUR_CALM = 11
+
+cdef bytes _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+cdef Py_ssize_t _FRAME = 262144  # the largest that is taken
+cdef Py_ssize_t _BLOCK = 32768  # the most bytes of headers, packed
+cdef int _CONTINUATIONS = 8  # that headers may come in
+cdef int64_t _STREAM_WINDOW = 1 << 20  # what may come on a stream before it is known how much it will be
+cdef int64_t _CONNECTION_WINDOW = 1 << 26
+cdef int64_t _LARGEST_WINDOW = (1 << 31) - 1
+# ":status: 200", and the rest as literals: what is remembered nowhere cannot be remembered wrongly
+cdef bytes _HEAD = b"\x88\x0f\x10\x10application/grpc"
+cdef bytes _OK = b"\x00\x0bgrpc-status\x010"
+
+
+cdef class Budget:
+    """How much the connections of a server may hold together.
+
+    Parameters
+    ----------
+    most
+        Bytes of messages that are not complete, or not read.
+
+    Attributes
+    ----------
+    held
+        Bytes that they hold.
+    calls
+        Calls that are open.
+    """
+
+    cdef readonly int64_t held, most
+    cdef readonly int calls
+
+    def __init__(self, most):
+        self.most, self.held, self.calls = most, 0, 0
+
+
+cdef class Stream:
+    """One call.
+
+    Attributes
+    ----------
+    id
+        Its number in the connection.
+    headers
+        The first value of each, by name.
+    ended
+        The client sends no more.
+    gone
+        The client waits no more.
+    problem
+        Why what comes is not read: ``"large"`` (a message is), ``"full"`` (the budget is), ``"cut"`` (it ended within
+        a message, or without one), ``"more"`` (than the one message of its method); None where it is.
+    call
+        For the owner of the connection.
+    """
+
+    cdef readonly int id
+    cdef readonly dict headers
+    cdef readonly bint ended
+    cdef readonly bint gone
+    cdef readonly str problem
+    cdef public object call
+    cdef bint touched, several, began, over
+    cdef unsigned char prefix[5]
+    cdef int prefixed
+    cdef bytes message
+    cdef Py_ssize_t length, filled
+    cdef list messages
+    cdef int64_t held, unread
+    cdef int64_t window_in, window_out
+    cdef list out  # messages and their prefixes that found no room
+    cdef Py_ssize_t out_at
+    cdef int64_t out_bytes
+    cdef bytes trailers
+
+    @property
+    def unsent(self):
+        """How many bytes wait until the client takes them."""
+        return self.out_bytes
+
+
+cdef class Connection:
+    """One connection.
+
+    Parameters
+    ----------
+    several
+        Paths (bytes) of the methods that take several messages.
+    max_streams
+        Calls at a time.
+    max_message_bytes
+        The largest message that is taken.
+    budget
+        Shared with other connections.
+
+    Attributes
+    ----------
+    closed
+        Nothing more is read: what `take` returns is the last.
+    silent
+        Nothing has come since this was last set.
+    """
+
+    cdef readonly bint closed
+    cdef public bint silent
+    cdef readonly bint settled
+    cdef dict _streams
+    cdef object _decoder, _several
+    cdef Budget _budget
+    cdef int _max_streams
+    cdef Py_ssize_t _max_message
+    cdef list _out, _touched
+    cdef bytes _rest
+    cdef int _last
+    cdef bint _greeted, _leaving
+    cdef bytearray _block  # headers that go on in the next frame
+    cdef int _block_stream, _block_flags, _block_parts
+    cdef Stream _data_stream  # of the frame that is being read
+    cdef Py_ssize_t _data_left, _data_padding
+    cdef bint _data_end
+    cdef int64_t _window_in, _window_out, _stream_window_out
+    cdef Py_ssize_t _frame_out
+    cdef dict _blocked
+
+    def __init__(self, several, *, int max_streams, Py_ssize_t max_message_bytes, Budget budget not None):
+        self._several, self._budget, self._max_streams = several, budget, max_streams
+        self._max_message = max_message_bytes
+        self._streams, self._blocked, self._touched, self._rest, self._block = {}, {}, [], b"", bytearray()
+        self._decoder = Decoder()
+        self._window_in = _CONNECTION_WINDOW
+        self._window_out = self._stream_window_out = 65535
+        self._frame_out = 16384
+        settings = [(1, 4096), (3, max_streams), (4, _STREAM_WINDOW), (5, _FRAME), (6, 16384)]
+        self._out = [
+            _frame(SETTINGS, 0, 0, b"".join([k.to_bytes(2, "big") + v.to_bytes(4, "big") for k, v in settings])),
+            _frame(WINDOW_UPDATE, 0, 0, (_CONNECTION_WINDOW - 65535).to_bytes(4, "big")),
+        ]
+
+    @property
+    def busy(self):
+        """Whether calls are open."""
+        return len(self._streams) > 0
+
+    @property
+    def streams(self):
+        """The calls that are open."""
+        return list(self._streams.values())
+
+    def receive(self, bytearray buffer not None, Py_ssize_t size):
+        """Take the first bytes of a buffer; return the streams on which something has happened, each once."""
+        cdef bytes_t p = <bytes_t>PyByteArray_AS_STRING(buffer)
+        cdef bytes_t end
+        cdef bytes joined
+        cdef Stream stream
+        if self.closed or size > PyByteArray_GET_SIZE(buffer):
+            return []
+        self.silent = False
+        if self._rest:
+            joined = self._rest + PyBytes_FromStringAndSize(<const char *>p, size)
+            self._rest = b""
+            p, size = <bytes_t>PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined)
+        end = p + size
+        try:
+            p = self._read(p, end)
+            if p < end and not self.closed:
+                self._rest = PyBytes_FromStringAndSize(<const char *>p, end - p)
+        except InputError as error:
+            self._fail(COMPRESSION_ERROR, str(error))
+        touched, self._touched = self._touched, []
+        for stream in touched:
+            stream.touched = False
+        return touched
+
+    def take(self):
+        """Return what is to be sent now; empty where nothing is."""
+        cdef list out = self._out
+        if not out:
+            return b""
+        self._out = []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def read(self, Stream stream not None):
+        """Return the next message of a call and whether it is compressed; None where none has come."""
+        if not stream.messages:
+            return None
+        message, compressed = stream.messages.pop(0)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(message) + 5
+        stream.unread -= size
+        self._let_go(stream, size)
+        if not stream.ended and stream.several:
+            self._widen(stream, _STREAM_WINDOW - stream.unread, _STREAM_WINDOW // 2)
+            self._ask_for_rest(stream)
+        return message, compressed
+
+    def respond(self, Stream stream not None, bytes message not None):
+        """Answer a call with one message, and end it."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
+        cdef Py_ssize_t head = PyBytes_GET_SIZE(_HEAD), ok = PyBytes_GET_SIZE(_OK)
+        cdef bytes data
+        cdef unsigned char *p
+        if stream.over or self.closed:
+            return
+        if stream.began or stream.out or size + 5 > min(self._frame_out, stream.window_out, self._window_out):
+            self.send(stream, message)
+            self.end(stream, 0)
+            return
+        data = PyBytes_FromStringAndSize(NULL, 27 + head + 5 + size + ok)
+        p = <unsigned char *>PyBytes_AS_STRING(data)
+        p = _put_frame(p, head, HEADERS, END_HEADERS, stream.id)
+        memcpy(p, PyBytes_AS_STRING(_HEAD), head)
+        p = _put_frame(p + head, size + 5, DATA, 0, stream.id)
+        p[0] = 0
+        _put32(p + 1, <uint32_t>size)
+        memcpy(p + 5, PyBytes_AS_STRING(message), size)
+        p = _put_frame(p + 5 + size, ok, HEADERS, END_HEADERS | END_STREAM, stream.id)
+        memcpy(p, PyBytes_AS_STRING(_OK), ok)
+        stream.window_out -= size + 5
+        self._window_out -= size + 5
+        self._out.append(data)
+        self._finish(stream)
+
+    def send(self, Stream stream not None, bytes message not None):
+        """Send a message of a call; what the client does not take yet waits, `Stream.unsent`."""
+        if stream.over or self.closed:
+            return
+        self.begin(stream)
+        if stream.out is None:
+            stream.out = []
+        stream.out.append(b"\0" + PyBytes_GET_SIZE(message).to_bytes(4, "big"))
+        stream.out.append(message)
+        stream.out_bytes += PyBytes_GET_SIZE(message) + 5
+        self._pump(stream)
+
+    def begin(self, Stream stream not None):
+        """Send the headers of an answer, if that has not been done."""
+        if not stream.began and not stream.over:
+            stream.began = True
+            self._out.append(_frame(HEADERS, END_HEADERS, stream.id, _HEAD))
+
+    def end(self, Stream stream not None, int status, str message="", metadata=()):
+        """End a call with a gRPC status, after what it has sent."""
+        if stream.over or stream.trailers is not None or self.closed:
+            return
+        parts = [] if stream.began else [_HEAD]
+        parts.append(_literal(b"grpc-status", str(status).encode()))
+        if message:
+            parts.append(_literal(b"grpc-message", _quoted(message)))
+        for name, value in metadata:
+            parts.append(_literal(name.encode(), value.encode()))
+        stream.trailers = b"".join(parts)
+        self._pump(stream)
+
+    def refuse(self, Stream stream not None, int status):
+        """Answer what is no gRPC with an HTTP status, and no more."""
+        if not stream.over and not self.closed:
+            stream.trailers = _literal(b":status", str(status).encode())
+            self._pump(stream)
+
+    def reset(self, Stream stream not None, int code):
+        """Break a call off."""
+        if not stream.over and not self.closed:
+            self._out.append(_frame(RST_STREAM, 0, stream.id, code.to_bytes(4, "big")))
+            stream.ended = True
+            self._finish(stream)
+
+    def ping(self):
+        """Ask for a sign of life."""
+        if not self.closed:
+            self._out.append(_frame(PING, 0, 0, bytes(8)))
+
+    def go_away(self):
+        """Take no new calls; what has begun is finished."""
+        if not self._leaving and not self.closed:
+            self._leaving = True
+            self._out.append(_frame(GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
+
+    def lose(self):
+        """Say that the connection is gone; return the calls that it takes with it."""
+        streams = list(self._streams.values())
+        self._drop()
+        return streams
+
+    # reading
+
+    cdef bytes_t _read(self, bytes_t p, bytes_t end) except NULL:
+        cdef Py_ssize_t length, n
+        cdef int kind, flags, stream
+        if not self._greeted:
+            n = min(end - p, PyBytes_GET_SIZE(_PREFACE))
+            if memcmp(p, PyBytes_AS_STRING(_PREFACE), n):
+                self._fail(PROTOCOL_ERROR, "this is no HTTP/2")
+                return end
+            if n < PyBytes_GET_SIZE(_PREFACE):
+                return p
+            self._greeted = True
+            p += n
+        while not self.closed:
+            if self._data_left or self._data_padding:
+                n = min(end - p, self._data_left)
+                if n:
+                    if self._data_stream is not None:
+                        self._take_data(self._data_stream, p, n)
+                    self._data_left -= n
+                    p += n
+                n = min(end - p, self._data_padding)
+                self._data_padding -= n
+                p += n
+                if self._data_left or self._data_padding:
+                    return p
+                self._end_data()
+                continue
+            if end - p < 9:
+                return p
+            length = p[0] << 16 | p[1] << 8 | p[2]
+            kind, flags, stream = p[3], p[4], <int>(_get32(p + 5) & 0x7FFFFFFF)
+            if length > _FRAME or (kind != DATA and length > _BLOCK):
+                self._fail(FRAME_SIZE_ERROR, "a frame is too large")
+                return end
+            if self._block_stream and (kind != CONTINUATION or stream != self._block_stream):
+                self._fail(PROTOCOL_ERROR, "headers break off")
+                return end
+            if not self.settled and (kind != SETTINGS or flags & END_STREAM):
+                self._fail(PROTOCOL_ERROR, "settings should come first")
+                return end
+            if kind == DATA:
+                n = flags & PADDED and 1
+                if end - p < 9 + n:
+                    return p
+                self._begin_data(length, flags, stream, p[9] if n else -1)
+                p += 9 + n
+                continue
+            if end - p < 9 + length:
+                return p
+            self._frame(kind, flags, stream, p + 9, length)
+            p += 9 + length
+        return end
+
+    cdef int _begin_data(self, Py_ssize_t length, int flags, int number, int padding) except -1:
+        cdef Stream stream
+        if number == 0 or number > self._last or (padding >= 0 and padding >= length):
+            return self._fail(PROTOCOL_ERROR, "data belong to no call")
+        self._window_in -= length
+        if self._window_in < 0:
+            return self._fail(FLOW_CONTROL_ERROR, "more came than was asked for")
+        if self._window_in < _CONNECTION_WINDOW // 2:
+            self._out.append(
+                _frame(WINDOW_UPDATE, 0, 0, (_CONNECTION_WINDOW - self._window_in).to_bytes(4, "big"))
+            )
+            self._window_in = _CONNECTION_WINDOW
+        stream = self._streams.get(number)  # None where it is over: what was on its way then is skipped
+        if stream is not None:
+            if stream.ended:
+                return self._fail(STREAM_CLOSED, "data came after the end")
+            stream.window_in -= length
+            if stream.window_in < 0:
+                return self._fail(FLOW_CONTROL_ERROR, "more came than was asked for")
+        self._data_stream, self._data_end = stream, flags & END_STREAM
+        self._data_left, self._data_padding = length, 0
+        if padding >= 0:
+            self._data_left, self._data_padding = length - 1 - padding, padding
+        if not self._data_left and not self._data_padding:
+            self._end_data()
+        return 0
+
+    cdef int _end_data(self) except -1:
+        stream, self._data_stream = self._data_stream, None
+        if stream is not None and self._data_end:
+            self._end_of(stream)
+        return 0
+
+    cdef int _take_data(self, Stream stream, bytes_t p, Py_ssize_t size) except -1:
+        cdef Py_ssize_t n
+        while size and stream.problem is None and not stream.over:
+            if stream.message is None:
+                n = min(size, 5 - stream.prefixed)
+                memcpy(stream.prefix + stream.prefixed, p, n)
+                stream.prefixed += <int>n
+                p += n
+                size -= n
+                if stream.prefixed < 5:
+                    return 0
+                stream.length = _get32(stream.prefix + 1)
+                if stream.messages and not stream.several:
+                    return self._give_up(stream, "more")
+                if stream.length > self._max_message:
+                    return self._give_up(stream, "large")
+                stream.message = PyBytes_FromStringAndSize(NULL, stream.length)  # the system gives room as it is filled
+                stream.filled = 0
+            n = min(size, stream.length - stream.filled)
+            if n:
+                memcpy(<unsigned char *>PyBytes_AS_STRING(stream.message) + stream.filled, p, n)
+                stream.filled += n
+                stream.held += n
+                self._budget.held += n
+                p += n
+                size -= n
+            if stream.filled == stream.length:
+                # what an empty one takes in memory counts, too: there might be many
+                stream.held += 5
+                self._budget.held += 5
+                stream.unread += stream.length + 5
+                if stream.messages is None:
+                    stream.messages = []
+                stream.messages.append((stream.message, stream.prefix[0] & 1))
+                stream.message, stream.prefixed = None, 0
+                if stream.several:
+                    self._touch(stream)
+            elif self._budget.held > self._budget.most:
+                return self._give_up(stream, "full")
+        return self._ask_for_rest(stream)
+
+    cdef int _ask_for_rest(self, Stream stream) except -1:
+        """Let a message come as a whole that has begun, but none behind others that are not read."""
+        cdef int64_t n
+        if stream.message is not None and not stream.messages and not stream.over:
+            n = stream.length - stream.filled
+            if stream.window_in < n:
+                self._widen(stream, n, n)
+        return 0
+
+    cdef int _give_up(self, Stream stream, str problem) except -1:
+        stream.problem, stream.message = problem, None
+        self._touch(stream)
+        return 0
+
+    cdef int _end_of(self, Stream stream) except -1:
+        stream.ended = True
+        if stream.problem is None and (stream.prefixed or not (stream.several or stream.messages)):
+            stream.problem = "cut"
+        self._touch(stream)
+        return 0
+
+    cdef int _frame(self, int kind, int flags, int number, bytes_t p, Py_ssize_t length) except -1:
+        cdef Stream stream
+        cdef int64_t increment
+        if kind == HEADERS:
+            return self._headers(flags, number, p, length)
+        if kind == CONTINUATION:
+            self._block_parts += 1
+            if not self._block_stream:
+                return self._fail(PROTOCOL_ERROR, "headers go on that did not begin")
+            if self._block_parts > _CONTINUATIONS or len(self._block) + length > _BLOCK:
+                return self._fail(ENHANCE_YOUR_CALM, "headers are too large")
+            self._block += PyBytes_FromStringAndSize(<const char *>p, length)
+            if flags & END_HEADERS:
+                block, number, self._block_stream = bytes(self._block), self._block_stream, 0
+                self._block.clear()
+                return self._open(number, self._block_flags, block)
+        elif kind == WINDOW_UPDATE:
+            if length != 4:
+                return self._fail(FRAME_SIZE_ERROR, "a window has four bytes")
+            increment = _get32(p) & 0x7FFFFFFF
+            if number == 0:
+                self._window_out += increment
+                if increment == 0 or self._window_out > _LARGEST_WINDOW:
+                    return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
+                self._pump_all()
+                return 0
+            if number > self._last:
+                return self._fail(PROTOCOL_ERROR, "a window belongs to no call")
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.window_out += increment
+                if increment == 0 or stream.window_out > _LARGEST_WINDOW:
+                    return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
+                self._pump(stream)
+        elif kind == RST_STREAM:
+            if length != 4:
+                return self._fail(FRAME_SIZE_ERROR, "a reset has four bytes")
+            if number == 0 or number > self._last:
+                return self._fail(PROTOCOL_ERROR, "a reset belongs to no call")
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.ended = stream.gone = True
+                self._touch(stream)
+                self._finish(stream)
+        elif kind == SETTINGS:
+            if number or length % 6 or (flags & END_STREAM and length):
+                return self._fail(FRAME_SIZE_ERROR, "these are no settings")
+            if not flags & END_STREAM:
+                return self._settings(p, length)
+        elif kind == PING:
+            if number or length != 8:
+                return self._fail(FRAME_SIZE_ERROR, "a ping has eight bytes")
+            if not flags & END_STREAM:
+                self._out.append(_frame(PING, END_STREAM, 0, PyBytes_FromStringAndSize(<const char *>p, 8)))
+        elif kind == PUSH_PROMISE:
+            return self._fail(PROTOCOL_ERROR, "clients promise nothing")
+        elif kind == PRIORITY and (number == 0 or length != 5):
+            return self._fail(FRAME_SIZE_ERROR, "this is no priority")
+        return 0
+
+    cdef int _settings(self, bytes_t p, Py_ssize_t length) except -1:
+        cdef Py_ssize_t at
+        cdef int64_t value
+        cdef int name
+        cdef Stream stream
+        for at in range(0, length, 6):
+            name, value = p[at] << 8 | p[at + 1], _get32(p + at + 2)
+            if name == 4:
+                if value > _LARGEST_WINDOW:
+                    return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
+                for stream in self._streams.values():
+                    stream.window_out += value - self._stream_window_out
+                    if stream.window_out > _LARGEST_WINDOW:
+                        return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
+                self._stream_window_out = value
+            elif name == 5:
+                if not 16384 <= value < 1 << 24:
+                    return self._fail(PROTOCOL_ERROR, "frames cannot have that size")
+                self._frame_out = value
+        self.settled = True
+        self._out.append(_frame(SETTINGS, END_STREAM, 0, b""))
+        self._pump_all()
+        return 0
+
+    cdef int _headers(self, int flags, int number, bytes_t p, Py_ssize_t length) except -1:
+        cdef Py_ssize_t before = 0, padding = 0
+        if flags & PADDED:
+            before, padding = 1, p[0] if length else 0
+        if flags & WITH_PRIORITY:
+            before += 5
+        if number % 2 == 0 or before + padding > length:
+            return self._fail(PROTOCOL_ERROR, "headers belong to no call")
+        block = PyBytes_FromStringAndSize(<const char *>p + before, length - before - padding)
+        if flags & END_HEADERS:
+            return self._open(number, flags, block)
+        self._block_stream, self._block_flags, self._block_parts = number, flags, 0
+        self._block += block
+        return 0
+
+    cdef int _open(self, int number, int flags, bytes block) except -1:
+        cdef list fields = self._decoder.decode(block)
+        cdef Stream stream
+        cdef dict headers
+        cdef bytes name, value
+        cdef bint regular = False
+        if number <= self._last:
+            stream = self._streams.get(number)
+            if stream is not None:  # else it is over already
+                if stream.ended or not flags & END_STREAM:
+                    return self._fail(PROTOCOL_ERROR, "headers came twice")
+                self._end_of(stream)
+            return 0
+        self._last = number
+        if self._leaving:
+            return 0  # the client was told that nothing new is looked at
+        if len(self._streams) >= self._max_streams:
+            self._out.append(_frame(RST_STREAM, 0, number, REFUSED_STREAM.to_bytes(4, "big")))
+            return 0
+        headers = {}
+        for name, value in fields:
+            if PyBytes_AS_STRING(name)[0] == b":":
+                if regular or name in headers:
+                    return self._fail(PROTOCOL_ERROR, "headers are out of order")
+            else:
+                regular = True
+                if name in headers:
+                    continue
+            headers[name] = value
+        if b":method" not in headers or b":path" not in headers or b":scheme" not in headers:
+            return self._fail(PROTOCOL_ERROR, "a request has no method, scheme or path")
+        stream = Stream.__new__(Stream)
+        stream.id, stream.headers = number, headers
+        stream.several = headers[b":path"] in self._several
+        stream.window_in, stream.window_out = _STREAM_WINDOW, self._stream_window_out
+        self._streams[number] = stream
+        self._budget.calls += 1
+        self._touch(stream)
+        if flags & END_STREAM:
+            self._end_of(stream)
+        return 0
+
+    cdef int _touch(self, Stream stream) except -1:
+        if not stream.touched:
+            stream.touched = True
+            self._touched.append(stream)
+        return 0
+
+    cdef int _widen(self, Stream stream, int64_t to, int64_t below) except -1:
+        """Let the client send up to so much, where it may send less than something else."""
+        if stream.window_in < below and to > stream.window_in:
+            self._out.append(_frame(WINDOW_UPDATE, 0, stream.id, (to - stream.window_in).to_bytes(4, "big")))
+            stream.window_in = to
+        return 0
+
+    # sending
+
+    cdef int _pump(self, Stream stream) except -1:
+        """Send what the windows let through of a call."""
+        cdef Py_ssize_t n, size
+        cdef bytes data
+        while stream.out:
+            n = min(min(stream.out_bytes, <int64_t>self._frame_out), min(stream.window_out, self._window_out))
+            if n <= 0:
+                self._blocked[stream.id] = stream
+                return 0
+            stream.window_out -= n
+            self._window_out -= n
+            stream.out_bytes -= n
+            data = PyBytes_FromStringAndSize(NULL, 9)
+            _put_frame(<unsigned char *>PyBytes_AS_STRING(data), n, DATA, 0, stream.id)
+            self._out.append(data)
+            while n:
+                data = stream.out[0]
+                size = PyBytes_GET_SIZE(data) - stream.out_at
+                if size <= n:
+                    self._out.append(data[stream.out_at:] if stream.out_at else data)
+                    del stream.out[0]
+                    stream.out_at = 0
+                    n -= size
+                else:
+                    self._out.append(data[stream.out_at:stream.out_at + n])
+                    stream.out_at += n
+                    n = 0
+            if stream.out and not stream.out_bytes:
+                del stream.out[0]  # an empty message's contents
+        if self._blocked.pop(stream.id, None) is not None:
+            self._touch(stream)  # who waits for room may go on
+        if stream.trailers is not None and not stream.over:
+            self._out.append(_frame(HEADERS, END_HEADERS | END_STREAM, stream.id, stream.trailers))
+            self._finish(stream)
+        return 0
+
+    cdef int _pump_all(self) except -1:
+        for stream in list(self._blocked.values()):
+            self._pump(stream)
+        return 0
+
+    cdef int _finish(self, Stream stream) except -1:
+        """Forget a call."""
+        if not stream.over:
+            if not stream.ended:  # the answer does not wait for the rest of the request
+                self._out.append(_frame(RST_STREAM, 0, stream.id, bytes(4)))
+            stream.over = stream.ended = True
+            stream.out, stream.message, stream.out_bytes = None, None, 0
+            self._let_go(stream, stream.held)
+            del self._streams[stream.id]
+            self._blocked.pop(stream.id, None)
+            self._budget.calls -= 1
+        return 0
+
+    cdef int _let_go(self, Stream stream, int64_t size) except -1:
+        stream.held -= size
+        self._budget.held -= size
+        return 0
+
+    cdef int _fail(self, int code, str why) except -1:
+        """Close the connection and say why."""
+        self._out.append(
+            _frame(GOAWAY, 0, 0, self._last.to_bytes(4, "big") + code.to_bytes(4, "big") + why.encode())
+        )
+        self._drop()
+        return 0
+
+    cdef int _drop(self) except -1:
+        cdef Stream stream
+        self.closed = True
+        self._data_stream = None
+        for stream in list(self._streams.values()):
+            stream.ended = stream.gone = stream.over = True
+            stream.message = None
+            self._let_go(stream, stream.held)
+            self._touch(stream)
+        self._budget.calls -= len(self._streams)
+        self._streams.clear()
+        self._blocked.clear()
+        return 0
+
+
+cdef inline uint32_t _get32(bytes_t p) noexcept nogil:
+    return <uint32_t>p[0] << 24 | <uint32_t>p[1] << 16 | <uint32_t>p[2] << 8 | p[3]
+
+
+cdef inline void _put32(unsigned char *p, uint32_t value) noexcept nogil:
+    p[0], p[1], p[2], p[3] = value >> 24, value >> 16 & 0xFF, value >> 8 & 0xFF, value & 0xFF
+
+
+cdef inline unsigned char *_put_frame(
+    unsigned char *p, Py_ssize_t length, int kind, int flags, int stream
+) noexcept nogil:
+    """Write the head of a frame; return where its contents go."""
+    p[0], p[1], p[2], p[3], p[4] = length >> 16 & 0xFF, length >> 8 & 0xFF, length & 0xFF, kind, flags
+    _put32(p + 5, <uint32_t>stream)
+    return p + 9
+
+
+cdef bytes _frame(int kind, int flags, int stream, bytes contents):
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(contents)
+    cdef bytes frame = PyBytes_FromStringAndSize(NULL, 9 + size)
+    cdef unsigned char *p = <unsigned char *>PyBytes_AS_STRING(frame)
+    memcpy(_put_frame(p, size, kind, flags, stream), PyBytes_AS_STRING(contents), size)
+    return frame
+
+
+cdef bytes _literal(bytes name, bytes value):
+    """Return a header that nobody should remember."""
+    return b"".join([b"\0", _size(len(name)), name, _size(len(value)), value])
+
+
+cdef bytes _size(Py_ssize_t number):
+    if number < 127:
+        return bytes([number])
+    digits = bytearray([127])
+    number -= 127
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
+cdef bytes _quoted(str text):
+    """Return a text as gRPC's status message has it: what is not plain ASCII as %XX."""
+    return b"".join([
+        bytes([c]) if 32 <= c < 127 and c != 37 else b"%%%02X" % c for c in text.encode(errors="replace")
+    ])
