@@ -1,27 +1,43 @@
-"""Serve models to devices over the Open Inference Protocol v2: gRPC, and HTTP where it is asked for.
+"""Serve models to devices over the Open Inference Protocol v2: gRPC, REST, and metrics for Prometheus.
 
 A PATH is a bundle (.edge or its unpacked folder), a plain .onnx or .tflite file, a SavedModel folder,
 or a repository folder with NAME/VERSION/ in it. When requests are taken, one line is printed: "ready
-grpc=HOST:PORT models=NAME,NAME", with "http=" and "metrics=" where they are open. Port 0 takes a free
-one. SIGTERM and Ctrl-C end the server.
+grpc=HOST:PORT http=HOST:PORT metrics=HOST:PORT models=NAME,NAME". Port 0 takes a free one. SIGTERM
+and Ctrl-C end the server when what runs is finished.
 
 example:
   edge-sdk serve teacher-1.0.0.edge
-  edge-sdk serve teacher-1.0.0.edge --http-port 8000 --metrics-port 8002
+  edge-sdk serve models --workers auto --http-port off --metrics-port 9002
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from edge_sdk.cloud.server import ServerConfig
 from edge_sdk.cloud.server import run as run_server
+from edge_sdk.cloud.server.listening import check_address
+from edge_sdk.cloud.server.processors import available_cores
 from edge_sdk.cloud.server.settings import Serving
+from edge_sdk.errors import PortInUseError
 
 __all__ = ["configure", "run"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
+_MOST_WORKERS = 1024
+_UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
+
+
+class _Unasked(int):
+    """A port that was not given."""
+
+
+_DEFAULT_PORTS = {"http": _Unasked(8000), "metrics": _Unasked(8002)}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +51,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="who speaks gRPC: gRPC's own library, or an HTTP/2 of ours that takes less time (default: %(default)s)",
     )
     parser.add_argument("--grpc-port", type=_port, default=8001, help="of gRPC (default: %(default)s)")
-    parser.add_argument("--http-port", type=_port, help="of REST, such as 8000 (default: none)")
-    parser.add_argument("--metrics-port", type=_port, help="of Prometheus' /metrics, such as 8002 (default: none)")
+    for front, what in (("http", "of REST"), ("metrics", "of Prometheus' /metrics")):
+        parser.add_argument(
+            f"--{front}-port",
+            type=_port_or_off,
+            default=_DEFAULT_PORTS[front],
+            metavar="PORT",
+            help=f"{what}, or off (default: {_DEFAULT_PORTS[front]}; off where --grpc-port is 0)",
+        )
+    parser.add_argument("--metrics-host", metavar="HOST", help="address of /metrics (default: that of --host)")
+    parser.add_argument("--metrics-plain", action="store_true", help="/metrics without TLS and token, for everybody")
+    parser.add_argument(
+        "--workers", type=_workers, metavar="N", help="so many processes, or auto: one a core, or one a GPU of --gpus"
+    )
+    parser.add_argument("--gpus", type=_names, default=(), metavar="ID,ID", help="one for each worker, in turn")
+    parser.add_argument(
+        "--max-worker-memory", type=_bytes, metavar="SIZE", help="replace workers that hold more, such as 2GiB"
+    )
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate chain; turns TLS on")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
     parser.add_argument(
@@ -57,13 +88,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
+    workers = args.workers
+    if workers == "auto":
+        workers = len(args.gpus) or available_cores()
     config = ServerConfig(
         paths=args.paths,
         host=args.host,
         front=args.front,
         grpc_port=args.grpc_port,
-        http_port=args.http_port,
-        metrics_port=args.metrics_port,
+        http_port=_optional(args, "http", args.host),
+        metrics_port=_optional(args, "metrics", args.metrics_host or args.host),
+        metrics_host=args.metrics_host,
+        metrics_plain=args.metrics_plain,
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         tls_client_ca=args.tls_client_ca,
@@ -72,6 +108,9 @@ def run(args: argparse.Namespace) -> int:
         log_requests=args.log_requests,
         max_concurrent=args.max_concurrent,
         serving=_serving(args),
+        workers=workers,
+        max_worker_bytes=args.max_worker_memory,
+        gpus=args.gpus,
     )
     run_server(config, on_ready=_print_ready)
     return 0
@@ -98,8 +137,47 @@ def _count(text: str) -> int:
     return count
 
 
+def _optional(args: argparse.Namespace, front: str, host: str) -> int | None:
+    """Return the port of a front that need not be open: of one that nobody asked for, only where it is free."""
+    given: int | _Unasked | None = getattr(args, f"{front}_port")
+    if not isinstance(given, _Unasked):
+        return given
+    if args.grpc_port == 0:
+        return None
+    port = int(given)
+    try:
+        check_address(host, port, f"--{front}-port")
+    except PortInUseError:
+        _log.warning(
+            "port %d on %s is in use, so there is no %s: give another with --%s-port, or off", port, host, front, front
+        )
+        return None
+    return port
+
+
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
     return port
+
+
+def _port_or_off(text: str) -> int | None:
+    return None if text == "off" else _port(text)
+
+
+def _workers(text: str) -> int | str:
+    if text != "auto" and not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_WORKERS):
+        raise argparse.ArgumentTypeError(f"{text} is no number of processes: 1 to {_MOST_WORKERS}, or auto")
+    return text if text == "auto" else int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?(MiB|GiB|MB|GB)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} is no size, such as 800MiB or 1.5GiB")
+    return int(float(found[1]) * _UNITS[found[2]])

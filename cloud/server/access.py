@@ -29,10 +29,10 @@ from typing import Any, Literal, get_args
 from edge_sdk.cloud.server.certificates import read_file
 from edge_sdk.errors import InputError, RateLimitError, UnknownCallerError
 
-__all__ = ["Access", "Caller", "Kind", "callers_from", "read_token"]
+__all__ = ["KINDS", "Access", "Caller", "Kind", "callers_from", "read_token"]
 
-Kind = Literal["describe", "infer", "admin"]
-_KINDS: tuple[str, ...] = get_args(Kind)
+Kind = Literal["describe", "infer", "admin", "metrics"]
+KINDS: tuple[str, ...] = get_args(Kind)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _audit = logging.getLogger("edge_sdk.cloud.server.audit")
 
@@ -52,7 +52,8 @@ class Caller:
     models
         Names or patterns (``*``, ``?``, ``[…]``) of the models that it may use.
     methods
-        ``describe`` (metadata, configuration, statistics, readiness, index), ``infer``, ``admin`` (load and unload).
+        ``describe`` (metadata, configuration, statistics, readiness, index), ``infer``, ``admin`` (load and unload),
+        ``metrics`` (of all models).
     requests_per_second
         How often it may ask in the long run; None sets no limit. Each request of a stream counts.
     burst
@@ -71,8 +72,8 @@ class Caller:
         if not self.tokens and not self.certificates:
             raise InputError(f"caller {self.name} needs token_file, token_sha256 or certificates, to be known by")
         for method in self.methods:
-            if method not in _KINDS:
-                raise InputError(f"caller {self.name}: there is no method {method!r}; there are {', '.join(_KINDS)}")
+            if method not in KINDS:
+                raise InputError(f"caller {self.name}: there is no method {method!r}; there are {', '.join(KINDS)}")
         rate, burst = self.requests_per_second, self.burst
         if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
             raise InputError(f"caller {self.name}: requests_per_second is {rate!r}; it should be more than 0")

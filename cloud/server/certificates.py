@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import ssl
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from edge_sdk.errors import InputError, StorageError
 
 __all__ = ["Certificates", "read_file"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
+_REFRESH_SECONDS = 1.0
 
 
 class Certificates:
@@ -41,7 +41,8 @@ class Certificates:
     def __init__(self, cert: Path, key: Path, client_ca: Path | None = None) -> None:
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._stamp = self._look()
-        self._configuration = self._read()
+        self._pem = self._read()
+        self._configuration: Any = None  # of gRPC, where that is asked for
         self._contexts: list[ssl.SSLContext] = []
 
     def refresh(self) -> None:
@@ -51,17 +52,28 @@ class Certificates:
             if stamp == self._stamp:
                 return
             self._stamp = stamp  # what is wrong is said once
-            configuration = self._read()
+            pem = self._read()
             for context in self._contexts:
                 self._fill(context)
         except (InputError, StorageError) as error:
             _log.warning("the certificate in use stays: %s", error)
         else:
-            self._configuration = configuration
+            self._pem = pem
+            if self._configuration is not None:
+                self._configuration = _grpc_configuration(pem)
             _log.info("a new certificate is in use")
+
+    async def keep_fresh(self) -> None:
+        """Look again and again; ends when it is cancelled."""
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            self.refresh()
 
     def grpc_credentials(self) -> Any:
         """Return credentials for a gRPC server."""
+        import grpc  # metrics need none
+
+        self._configuration = _grpc_configuration(self._pem)
         # gRPC asks before each handshake; an equal answer costs it a little more than none
         return grpc.dynamic_ssl_server_credentials(
             self._configuration, lambda: self._configuration, require_client_authentication=self._client_ca is not None
@@ -97,12 +109,12 @@ class Certificates:
                     stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
         return tuple(stamps)
 
-    def _read(self) -> Any:
+    def _read(self) -> tuple[bytes, bytes, bytes | None]:
+        """Return key, chain and authorities."""
         # gRPC would say what is wrong only in a log of its own, and only at a handshake
         self._fill(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
-        pairs = [(read_file(self._key), read_file(self._cert))]
         authorities = None if self._client_ca is None else read_file(self._client_ca)
-        return grpc.ssl_server_certificate_configuration(pairs, authorities)
+        return read_file(self._key), read_file(self._cert), authorities
 
     def _fill(self, context: ssl.SSLContext) -> None:
         for path in (self._cert, self._key):
@@ -118,6 +130,13 @@ class Certificates:
                 context.load_verify_locations(cadata=read_file(self._client_ca).decode("ascii", errors="replace"))
             except (ssl.SSLError, ValueError) as error:
                 raise InputError(f"{self._client_ca} holds no certificates in PEM: {error}") from error
+
+
+def _grpc_configuration(pem: tuple[bytes, bytes, bytes | None]) -> Any:
+    import grpc
+
+    key, chain, authorities = pem
+    return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
 
 
 def read_file(path: Path) -> bytes:

@@ -14,10 +14,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edge_sdk.cloud.server.asked import Answer, Request
 from edge_sdk.cloud.server.counts import Counts
@@ -35,6 +35,7 @@ from edge_sdk.errors import InputError, NotReadyError, OverloadedError, UnknownM
 __all__ = ["Answer", "Core", "ModelState", "Request", "State"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
+AskOthers = Callable[..., Awaitable[Any]]
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 _WATCH_SECONDS = 0.1
 _SHORTEST_RETRY = 0.001
@@ -68,6 +69,7 @@ class Core:
         self._lines: dict[str, dict[str, Line]] = {}  # the versions in order; replaced, never changed
         self._retired: list[Line] = []
         self.routes = Routes()
+        self.ask_others: AskOthers | None = None  # where other processes serve the same models
         self._changing = threading.Lock()
         self._pending_bytes = 0
         self._end = threading.Event()
@@ -295,11 +297,16 @@ class Core:
         EdgeSdkError
             It cannot be loaded; what was served before still is.
         """
-        await asyncio.to_thread(self._repository_of(name).load, name)
+        await self._change("load", name)
 
     async def unload_model(self, name: str) -> None:
         """Serve a model of a repository folder no longer; raise `UnknownModelError` where no repository has it."""
-        await asyncio.to_thread(self._repository_of(name).unload, name)
+        await self._change("unload", name)
+
+    async def change_here(self, what: Literal["load", "unload"], name: str) -> None:
+        """Do as `load_model` or `unload_model`, in this process alone."""
+        repository = self._repository_of(name)
+        await asyncio.to_thread(repository.load if what == "load" else repository.unload, name)
 
     def close(self) -> None:
         """Finish what runs, drop what waits, release the models."""
@@ -310,6 +317,12 @@ class Core:
         for line in [*self._all(), *self._retired]:
             line.close()
         _log.debug("models released")
+
+    async def _change(self, what: Literal["load", "unload"], name: str) -> None:
+        if self.ask_others is None:
+            await self.change_here(what, name)
+        else:
+            await self.ask_others(what, name=name)  # and this one, so that all do the same in the same order
 
     def _names(self) -> list[str]:
         return [*self._lines, *(name for repository in self._repositories for name in repository.names())]

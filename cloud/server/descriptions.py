@@ -13,9 +13,18 @@ from typing import Any
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.counts import Counts, Tally
 from edge_sdk.cloud.server.models import ServedModel, TensorMetadata
+from edge_sdk.cloud.server.sums import sum_statistics
 from edge_sdk.protocol.names import MAX_ITEMS
 
-__all__ = ["EXTENSIONS", "model_config", "model_metadata", "repository_index", "server_metadata", "statistics"]
+__all__ = [
+    "EXTENSIONS",
+    "all_statistics",
+    "model_config",
+    "model_metadata",
+    "repository_index",
+    "server_metadata",
+    "statistics",
+]
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -86,6 +95,14 @@ def statistics(core: Core, name: str, version: str, sees: Callable[[str], bool] 
     """
     counted = core.statistics(name, version)
     return {"model_stats": [_statistics(model, counts) for model, counts in counted if sees(model.name)]}
+
+
+async def all_statistics(core: Core, name: str, version: str, sees: Callable[[str], bool] = bool) -> dict[str, Any]:
+    """Return what `statistics` says of all processes of the server together; errors are the same."""
+    ours = statistics(core, name, version, sees)
+    if core.ask_others is None:
+        return ours
+    return sum_statistics([ours, *await core.ask_others("statistics", name=name, version=version)])
 
 
 def _statistics(model: ServedModel, counts: Counts) -> dict[str, Any]:

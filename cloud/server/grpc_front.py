@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any
 
 import grpc
@@ -17,11 +18,11 @@ from edge_sdk.cloud.server.access import Access, Caller, Kind
 from edge_sdk.cloud.server.admin import Admin
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.descriptions import (
+    all_statistics,
     model_config,
     model_metadata,
     repository_index,
     server_metadata,
-    statistics,
 )
 from edge_sdk.cloud.server.exchange import FAILURES, Failure, failure_of
 from edge_sdk.cloud.server.request_log import RequestLog
@@ -45,6 +46,7 @@ MAX_STREAM_BYTES = 2 * MAX_MESSAGE_BYTES
 """How many bytes they may hold; further ones are not read, either."""
 
 _INFER = f"/{SERVICE}/ModelInfer"
+_LOOK_SECONDS, _QUIET_LOOKS = 0.002, 10
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
 Describe = Callable[[Callable[[str], bool]], Any]
@@ -79,6 +81,23 @@ class GrpcFront:
         self._access = access
         self._core, self._admin = core, Admin(core, allowed=allow_admin)
         self._responder = Responder(core, max_concurrent=max_concurrent, log=log)
+
+    async def lull(self, seconds: float) -> None:
+        """Wait until nothing has come or been at work for a while; the longer that takes, the shorter a while will do.
+
+        Parameters
+        ----------
+        seconds
+            To wait at most.
+        """
+        began, quiet, before = time.monotonic(), 0, None
+        while (waited := time.monotonic() - began) < seconds:
+            now = self._responder.activity
+            quiet = quiet + 1 if now == before and not now[1] else 0
+            if quiet > _QUIET_LOOKS * (1 - waited / seconds):
+                return
+            before = now
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def handler(self) -> Any:
         """Return the generic handler to register with a ``grpc.aio`` server."""
@@ -137,7 +156,10 @@ class GrpcFront:
     async def _model_statistics(self, request: Any, context: Any) -> Any:
         name, version = request.name, request.version
         return await self._say(
-            messages.ModelStatisticsResponse(), name, context, lambda sees: statistics(self._core, name, version, sees)
+            messages.ModelStatisticsResponse(),
+            name,
+            context,
+            lambda sees: all_statistics(self._core, name, version, sees),
         )
 
     async def _repository_index(self, request: Any, context: Any) -> Any:
@@ -171,7 +193,8 @@ class GrpcFront:
         """Fill a message with what is said of a model, or of those that the caller may see."""
         try:
             caller = self.admit(context, "describe", model)
-            return ParseDict(describe(bool if caller is None else caller.sees), message)
+            said = describe(bool if caller is None else caller.sees)
+            return ParseDict(await said if isawaitable(said) else said, message)
         except FAILURES as error:
             await _abort(context, failure_of(error, model))
 

@@ -1,27 +1,17 @@
-"""Metrics in Prometheus' text format: Triton's names where they mean the same, ours for the rest.
-
-Written by hand: the names that Triton gave its counters, without ``_total``, are none that
-Prometheus' client library would write.
-"""
+"""What is counted of a server's models, for Prometheus: Triton's names where they mean the same, ours for the rest."""
 
 from __future__ import annotations
 
-import contextlib
-import resource
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import accumulate
-from pathlib import Path
 
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.counts import BUCKETS, Counts, Histogram
+from edge_sdk.cloud.server.families import Family, Sample, process_metrics
 from edge_sdk.cloud.server.models import ServedModel
 
-__all__ = ["CONTENT_TYPE", "metrics_text"]
+__all__ = ["metrics_of"]
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-_Sample = tuple[str, Mapping[str, str], float]  # suffix of the name, labels, value
 _Read = Callable[[Counts], float]
 
 _OF_MODELS: tuple[tuple[str, str, str, _Read], ...] = (
@@ -59,16 +49,13 @@ _FAILURES: tuple[tuple[str, _Read], ...] = (
 )
 
 
-def metrics_text(core: Core) -> str:
-    """Return all metrics of the server."""
+def metrics_of(core: Core) -> list[Family]:
+    """Return what is counted of the models in this process, and of the process itself."""
     entries = core.statistics()
-    lines: list[str] = []
+    families: list[Family] = []
 
-    def family(name: str, kind: str, says: str, samples: Iterable[_Sample]) -> None:
-        lines.extend((f"# HELP {name} {says}", f"# TYPE {name} {kind}"))
-        for suffix, labels, value in samples:
-            inner = ",".join(f'{label}="{_escape(text)}"' for label, text in labels.items())
-            lines.append(f"{name}{suffix}{{{inner}}} {value:.17g}" if inner else f"{name}{suffix} {value:.17g}")
+    def family(name: str, kind: str, says: str, samples: Iterable[Sample]) -> None:
+        families.append(Family(name, kind, says, list(samples)))
 
     for name, kind, says, read in _OF_MODELS:
         family(name, kind, says, [("", _labels(model), read(counts)) for model, counts in entries])
@@ -114,12 +101,10 @@ def metrics_text(core: Core) -> str:
         ],
     )
     _routing(core, family)
-    family("process_cpu_seconds_total", "counter", "Processor time.", [("", {}, time.process_time())])
-    family("process_resident_memory_bytes", "gauge", "Memory that is in use.", [("", {}, _resident_bytes())])
-    return "\n".join(lines) + "\n"
+    return [*families, *process_metrics()]
 
 
-def _routing(core: Core, family: Callable[[str, str, str, Iterable[_Sample]], None]) -> None:
+def _routing(core: Core, family: Callable[[str, str, str, Iterable[Sample]], None]) -> None:
     """Write what was counted where versions share the requests of a model, if any do."""
     routers, shadows = dict(core.routes.routers), dict(core.routes.shadows)
     if not routers and not shadows:
@@ -174,19 +159,9 @@ def _labels(model: ServedModel) -> dict[str, str]:
     return {"model": model.name, "version": model.version}
 
 
-def _buckets(labels: dict[str, str], histogram: Histogram) -> Iterable[_Sample]:
+def _buckets(labels: dict[str, str], histogram: Histogram) -> Iterable[Sample]:
     counts = list(accumulate(histogram.counts))
     for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
         yield "_bucket", {**labels, "le": bound}, count
     yield "_sum", labels, histogram.sum
     yield "_count", labels, counts[-1]
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def _resident_bytes() -> int:
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS has no /proc: the highest so far, in bytes

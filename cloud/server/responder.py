@@ -54,6 +54,12 @@ class Responder:
     def __init__(self, core: Core, *, max_concurrent: int, log: RequestLog | None = None) -> None:
         self._core, self._log, self._plans = core, log, Plans()
         self._at_work, self._max_concurrent = 0, max_concurrent
+        self._arrived = 0
+
+    @property
+    def activity(self) -> tuple[int, int]:
+        """How many requests came so far, and how many are at work or queued."""
+        return self._arrived, self._at_work
 
     @property
     def is_pressed(self) -> bool:
@@ -103,6 +109,7 @@ class Responder:
         front
             As for `RequestLog.note`.
         """
+        self._arrived += 1
         known = self._recognize(data)
         if known is not None:
             plan, contents, request_id, parameters = known

@@ -1,4 +1,4 @@
-"""The HTTP front: the Open Inference Protocol as REST, and metrics on a port of their own.
+"""The HTTP front: the Open Inference Protocol as REST.
 
 For curl, dashboards and clients without gRPC. Each path is in ``openapi.json``, which it serves.
 """
@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import logging
 import math
-import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any
 
 from aiohttp import web
@@ -22,11 +21,11 @@ from edge_sdk.cloud.server.admin import Admin
 from edge_sdk.cloud.server.asked import Request
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.descriptions import (
+    all_statistics,
     model_config,
     model_metadata,
     repository_index,
     server_metadata,
-    statistics,
 )
 from edge_sdk.cloud.server.exchange import (
     Failure,
@@ -38,19 +37,17 @@ from edge_sdk.cloud.server.exchange import (
     priority_of,
     wanted_outputs,
 )
-from edge_sdk.cloud.server.metrics import CONTENT_TYPE, metrics_text
+from edge_sdk.cloud.server.http_server import caller_of
 from edge_sdk.cloud.server.openapi import openapi
 from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.cloud.server.rest_tensors import read_object, read_request, write_answer
 from edge_sdk.errors import InputError
 from edge_sdk.protocol.names import CACHED_PARAMETER, DIGEST_PARAMETER, TIMEOUT_PARAMETER
 
-__all__ = ["MetricsFront", "RestFront", "start"]
+__all__ = ["RestFront"]
 
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
-IDLE_SECONDS = 30.0
-"""How long a connection may be silent, or take to send the head of a request."""
 
 _LENGTH = "Inference-Header-Content-Length"
 _INLINE_BYTES = 65_536  # bodies beyond are parsed beside the event loop
@@ -101,12 +98,12 @@ class RestFront:
         app.router.add_get("/v2/health/ready", self._ready)
         app.router.add_get("/v2", self._say(lambda request: server_metadata()))
         app.router.add_get("/openapi.json", self._say(lambda request: openapi()))
-        app.router.add_get("/v2/models/stats", self._describe(lambda _, sees: statistics(self._core, "", "", sees)))
+        app.router.add_get("/v2/models/stats", self._describe(lambda _, sees: all_statistics(self._core, "", "", sees)))
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             app.router.add_get(path, self._describe(lambda r, _: model_metadata(self._core, *_model(r))))
             app.router.add_get(f"{path}/ready", self._model_ready)
             app.router.add_get(f"{path}/config", self._describe(lambda r, _: model_config(self._core, *_model(r))))
-            app.router.add_get(f"{path}/stats", self._describe(lambda r, _: statistics(self._core, *_model(r))))
+            app.router.add_get(f"{path}/stats", self._describe(lambda r, _: all_statistics(self._core, *_model(r))))
             app.router.add_post(f"{path}/infer", self._infer)
         app.router.add_post("/v2/models/{model}/feedback", self._feedback)
         app.router.add_post("/v2/repository/index", self._index)
@@ -118,9 +115,7 @@ class RestFront:
         """Ask who it is, and say in JSON what went wrong."""
         try:
             if self._access is not None and not request.path.startswith("/v2/health/"):
-                request[_CALLER] = self._access.identify(
-                    request.headers.get("authorization"), _certificate_names(request)
-                )
+                request[_CALLER] = caller_of(self._access, request)
             return await handler(request)
         except web.HTTPException as error:
             if error.status < 400:
@@ -145,7 +140,8 @@ class RestFront:
         """Return a handler for what is said of a model, or of those that the caller sees."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return web.json_response(say(request, self._admit(request, "describe")))
+            said = say(request, self._admit(request, "describe"))
+            return web.json_response(await said if isawaitable(said) else said)
 
         return handle
 
@@ -256,38 +252,6 @@ class RestFront:
         return web.Response(body=content, content_type="application/octet-stream", headers={_LENGTH: str(length)})
 
 
-class MetricsFront:
-    """Prometheus' metrics of a `Core`, at ``/metrics``."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    def application(self) -> web.Application:
-        """Return what an `aiohttp.web.AppRunner` runs."""
-        app = web.Application()
-        app.router.add_get("/metrics", self._metrics)
-        return app
-
-    async def _metrics(self, _: web.Request) -> web.StreamResponse:
-        return web.Response(body=metrics_text(self._core).encode(), headers={"Content-Type": CONTENT_TYPE})
-
-
-async def start(
-    application: web.Application, listening: socket.socket, tls: ssl.SSLContext | None, grace_seconds: float
-) -> web.AppRunner:
-    """Serve an application on a socket that listens; ``cleanup`` of what is returned ends it."""
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        handler_cancellation=True,  # a request whose client has gone is not run
-        keepalive_timeout=IDLE_SECONDS,
-        shutdown_timeout=grace_seconds,
-    )
-    await runner.setup()
-    await web.SockSite(runner, listening, ssl_context=tls).start()
-    return runner
-
-
 def _model(request: web.Request) -> tuple[str, str]:
     return request.match_info["model"], request.match_info.get("version", "")
 
@@ -326,14 +290,6 @@ def _refusal(failure: Failure) -> web.Response:
     if failure.http == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return _error(failure.http, failure.message, headers)
-
-
-def _certificate_names(request: web.Request) -> list[str]:
-    """Return the names in the certificate that a connection was made with; none where there was none."""
-    transport = request.transport
-    shown = (transport and transport.get_extra_info("peercert")) or {}
-    names = [value for _, value in shown.get("subjectAltName", ())]
-    return names or [value for part in shown.get("subject", ()) for key, value in part if key == "commonName"]
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -4,117 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
-from edge_sdk.cloud.server.access import Access, Caller, read_token
+from edge_sdk.cloud.server.access import Access
 from edge_sdk.cloud.server.certificates import Certificates
+from edge_sdk.cloud.server.config import OnReady, ServerConfig
 from edge_sdk.cloud.server.core import Core
+from edge_sdk.cloud.server.families import Family
 from edge_sdk.cloud.server.feedback import FeedbackFront
 from edge_sdk.cloud.server.grpc_front import CallerInterceptor, GrpcFront
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
+from edge_sdk.cloud.server.metrics import metrics_of
 from edge_sdk.cloud.server.request_log import RequestLog
-from edge_sdk.cloud.server.settings import Serving
+from edge_sdk.cloud.server.security import secured, warn_of_tokens
 from edge_sdk.cloud.server.standard import Health, reflection_handlers
 from edge_sdk.errors import InputError, ServiceError
-from edge_sdk.protocol import MAX_MESSAGE_BYTES
 
-__all__ = ["ServerConfig", "run"]
+__all__ = ["Shared", "loop_factory", "opened", "run_alone", "serve"]
 
-_log = logging.getLogger("edge_sdk.cloud.server")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_REFRESH_SECONDS = 1.0
 _IDLE_CALLS = 16  # for each that is at work, so many may be open: streams that rest, and messages on their way
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """How to serve.
-
-    Attributes
-    ----------
-    paths
-        Bundles, plain model files and repository folders.
-    host
-        Address to listen on.
-    front
-        Who speaks gRPC: ``"grpc"``, gRPC's own library, or ``"fast"``, an HTTP/2 of ours that takes less time.
-    grpc_port, http_port, metrics_port
-        Port of each front; 0 takes a free one, None opens none.
-    tls_cert, tls_key
-        PEM files of the server's certificate chain and key; both or none. For gRPC and HTTP; metrics
-        are always plain. Changed files are taken for new connections within a second or two.
-    tls_client_ca
-        PEM file of the authorities whose certificates clients must show (mTLS).
-    token_file
-        File with a bearer token that lets its bearer do all. Without it and without ``serving.callers`` everybody may.
-    allow_admin
-        Whether clients may load and unload models of repository folders.
-    log_requests
-        File to which a line is appended for each inference request, ``-`` for standard error; None for none.
-    serving
-        How models are served.
-    max_message_bytes
-        Largest request or response.
-    max_concurrent
-        Requests at work or queued at a time, of each front; more are refused.
-    grace_seconds
-        How long running requests may go on after the server was told to stop.
-    """
-
-    paths: Sequence[Path]
-    host: str = "127.0.0.1"
-    front: Literal["grpc", "fast"] = "grpc"
-    grpc_port: int = 8001
-    http_port: int | None = None
-    metrics_port: int | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    token_file: Path | None = None
-    allow_admin: bool = False
-    log_requests: Path | None = None
-    serving: Serving = field(default_factory=Serving)
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-    max_concurrent: int = 256
-    grace_seconds: float = 2.0
+def run_alone(config: ServerConfig, on_ready: OnReady) -> None:
+    """Serve in this process; as `edge_sdk.cloud.server.run`."""
+    access, certificates = secured(config)
+    warn_of_tokens(config, access, certificates)
+    for front, (host, port) in config.addresses.items():
+        check_address(host, port, f"--{front}-port")  # before models are loaded: fail early
+    with opened(config, access, certificates) as shared, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(config, shared, on_ready))
 
 
-OnReady = Callable[[Mapping[str, str], tuple[str, ...]], None]
-
-
-def run(config: ServerConfig, on_ready: OnReady) -> None:
-    """Serve until SIGTERM or SIGINT; call from the main thread.
-
-    Parameters
-    ----------
-    config
-        How to serve.
-    on_ready
-        Called once with the address (``host:port``) of each front, ``grpc``, ``http`` and ``metrics``,
-        and the model names, when requests are taken.
-
-    Raises
-    ------
-    PortInUseError
-        A port is taken.
-    ServiceError
-        The address cannot be listened on.
-    InputError, StorageError, BundleError, ModelError
-        A model, certificate or token file is missing or unusable.
-    """
-    access = _access(config)
-    certificates = _certificates(config)
-    if access and certificates is None and config.host not in _LOOPBACK:
-        _log.warning("tokens travel unencrypted: give --tls-cert and --tls-key, or encrypt in front of this server")
-    for name, port in _ports(config).items():
-        check_address(config.host, port, f"--{name}-port")  # before models are loaded: fail early
+@contextlib.contextmanager
+def opened(config: ServerConfig, access: Access | None, certificates: Certificates | None) -> Iterator[Shared]:
+    """Yield the loaded models, and what else all fronts work with."""
     with contextlib.ExitStack() as stack:
         log = None
         if config.log_requests is not None:
@@ -122,12 +50,11 @@ def run(config: ServerConfig, on_ready: OnReady) -> None:
             stack.callback(log.close)
         core = Core.load(config.paths, config.serving)
         stack.callback(core.close)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, _Shared(core, certificates, access, log), on_ready))
+        yield Shared(core, certificates, access, log)
 
 
 @dataclass(frozen=True, slots=True)
-class _Shared:
+class Shared:
     """What all fronts work with."""
 
     core: Core
@@ -136,17 +63,29 @@ class _Shared:
     log: RequestLog | None
 
 
-async def _serve(config: ServerConfig, shared: _Shared, on_ready: OnReady) -> None:
+async def serve(config: ServerConfig, shared: Shared, on_ready: OnReady, *, ports_shared: bool = False) -> None:
+    """Open all fronts, and serve until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    config, shared
+        How to serve, and what.
+    on_ready
+        As for `edge_sdk.cloud.server.run`.
+    ports_shared
+        Whether other processes serve on the same ports.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         # instead of the command line's handler, which would raise in the middle of the loop
         loop.add_signal_handler(signum, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        over_http = await _start_http(config, shared, stack)
-        addresses = {"grpc": await _start_grpc(config, shared, stack), **over_http}  # what starts last ends first
+        over_http = await _start_http(config, shared, stack, ports_shared)
+        over_grpc = await _start_grpc(config, shared, stack, ports_shared)  # what starts last ends first
+        addresses = {"grpc": over_grpc, **over_http}
         if shared.certificates is not None:
-            refreshing = asyncio.create_task(_refresh(shared.certificates))
+            refreshing = asyncio.create_task(shared.certificates.keep_fresh())
             stack.callback(refreshing.cancel)
         on_ready(addresses, tuple(dict.fromkeys(model.name for model in shared.core.models)))
         await stop.wait()
@@ -154,13 +93,13 @@ async def _serve(config: ServerConfig, shared: _Shared, on_ready: OnReady) -> No
         loop.remove_signal_handler(signum)
 
 
-async def _start_grpc(config: ServerConfig, shared: _Shared, stack: contextlib.AsyncExitStack) -> str:
+async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, port_shared: bool) -> str:
     if config.front == "fast":
-        return await _start_fast(config, shared, stack)
+        return await _start_fast(config, shared, stack, port_shared)
     server = grpc.aio.server(
         interceptors=[CallerInterceptor(shared.access)] if shared.access else [],
         options=[
-            ("grpc.so_reuseport", 0),  # else a second server would silently share a busy port
+            ("grpc.so_reuseport", int(port_shared)),  # else a second server would silently share a busy port
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
             # clients of ours ping a silent connection; do not take that for abuse
@@ -176,9 +115,10 @@ async def _start_grpc(config: ServerConfig, shared: _Shared, stack: contextlib.A
         ],
         maximum_concurrent_rpcs=_IDLE_CALLS * config.max_concurrent,
     )
-    health, handlers = _grpc_handlers(config, shared)
+    health, front, handlers = _grpc_handlers(config, shared)
     server.add_generic_rpc_handlers(handlers)
-    check_address(config.host, config.grpc_port, "--grpc-port")
+    if not port_shared:
+        check_address(config.host, config.grpc_port, "--grpc-port")
     address = address_of(config.host, config.grpc_port)
     try:
         if shared.certificates is None:
@@ -191,20 +131,21 @@ async def _start_grpc(config: ServerConfig, shared: _Shared, stack: contextlib.A
 
     async def end() -> None:
         await health.set(serving=False)  # load balancers send no more while what runs is finished
+        await front.lull(config.grace_seconds / 2)  # gRPC drops requests that no handler has begun with when it stops
         await server.stop(config.grace_seconds)
 
     stack.push_async_callback(end)
     return address_of(config.host, port)
 
 
-async def _start_fast(config: ServerConfig, shared: _Shared, stack: contextlib.AsyncExitStack) -> str:
+async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, port_shared: bool) -> str:
     try:
         from edge_sdk.cloud.server.fast_front import FastServer, methods_of  # compiled, and not always there
     except ImportError as error:
         raise InputError(
             f"--front fast is compiled, and this installation is not ({error}): use --front grpc"
         ) from error
-    health, handlers = _grpc_handlers(config, shared)
+    health, _, handlers = _grpc_handlers(config, shared)
     interceptor = CallerInterceptor(shared.access) if shared.access else None
     server = FastServer(
         methods_of(handlers),
@@ -215,7 +156,7 @@ async def _start_fast(config: ServerConfig, shared: _Shared, stack: contextlib.A
         max_calls=_IDLE_CALLS * config.max_concurrent,
         max_held_bytes=shared.core.serving.max_pending_bytes,
     )
-    listening = open_socket(config.host, config.grpc_port, "--grpc-port")
+    listening = open_socket(config.host, config.grpc_port, "--grpc-port", shared=port_shared)
     port = listening.getsockname()[1]
     await server.start(listening, None if shared.certificates is None else shared.certificates.ssl_context("h2"))
 
@@ -227,7 +168,7 @@ async def _start_fast(config: ServerConfig, shared: _Shared, stack: contextlib.A
     return address_of(config.host, port)
 
 
-def _grpc_handlers(config: ServerConfig, shared: _Shared) -> tuple[Health, tuple[Any, ...]]:
+def _grpc_handlers(config: ServerConfig, shared: Shared) -> tuple[Health, GrpcFront, tuple[Any, ...]]:
     health = Health()
     front = GrpcFront(
         shared.core,
@@ -237,72 +178,53 @@ def _grpc_handlers(config: ServerConfig, shared: _Shared) -> tuple[Health, tuple
         access=shared.access,
     )
     feedback = FeedbackFront(shared.core, front.admit)
-    return health, (front.handler(), feedback.handler(), health.handler(), *reflection_handlers())
+    return health, front, (front.handler(), feedback.handler(), health.handler(), *reflection_handlers())
 
 
-async def _start_http(config: ServerConfig, shared: _Shared, stack: contextlib.AsyncExitStack) -> dict[str, str]:
+async def _start_http(
+    config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, ports_shared: bool
+) -> dict[str, str]:
     """Open the fronts over HTTP that are asked for; return their addresses."""
-    ports = {name: port for name, port in _ports(config).items() if name != "grpc"}
-    if not ports:
+    asked = {front: address for front, address in config.addresses.items() if front != "grpc"}
+    if not asked:
         return {}
-    from edge_sdk.cloud.server.rest_front import MetricsFront, RestFront, start  # what is not asked for is not loaded
+    from edge_sdk.cloud.server.http_server import start  # what is not asked for is not loaded
+    from edge_sdk.cloud.server.metrics_front import MetricsFront
+    from edge_sdk.cloud.server.rest_front import RestFront
 
     addresses = {}
-    for name, port in ports.items():
-        listening = open_socket(config.host, port, f"--{name}-port")
-        addresses[name] = address_of(config.host, listening.getsockname()[1])
-        if name == "http":
-            rest = RestFront(
+    for front, (host, port) in asked.items():
+        listening = open_socket(host, port, f"--{front}-port", shared=ports_shared)
+        addresses[front] = address_of(host, listening.getsockname()[1])
+        if front == "http":
+            application = RestFront(
                 shared.core,
                 access=shared.access,
                 max_bytes=config.max_message_bytes,
                 max_concurrent=config.max_concurrent,
                 allow_admin=config.allow_admin,
                 log=shared.log,
-            )
-            tls = None if shared.certificates is None else shared.certificates.ssl_context()
-            runner = await start(rest.application(), listening, tls, config.grace_seconds)
+            ).application()
         else:
-            runner = await start(MetricsFront(shared.core).application(), listening, None, config.grace_seconds)
+            application = MetricsFront(
+                lambda: _counted(shared.core), None if config.metrics_plain else shared.access
+            ).application()
+        certificates = None if front == "metrics" and config.metrics_plain else shared.certificates
+        tls = None if certificates is None else certificates.ssl_context()
+        runner = await start(application, listening, tls, config.grace_seconds)
         stack.push_async_callback(runner.cleanup)
     return addresses
 
 
-def _ports(config: ServerConfig) -> dict[str, int]:
-    ports = {"grpc": config.grpc_port, "http": config.http_port, "metrics": config.metrics_port}
-    return {name: port for name, port in ports.items() if port is not None}
+async def _counted(core: Core) -> list[Family]:
+    return metrics_of(core)
 
 
-async def _refresh(certificates: Certificates) -> None:
-    while True:
-        await asyncio.sleep(_REFRESH_SECONDS)
-        certificates.refresh()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops: the faster ones, where they are installed."""
     with contextlib.suppress(ModuleNotFoundError):
         import uvloop
 
         factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
         return factory
-    return None
-
-
-def _access(config: ServerConfig) -> Access | None:
-    callers = list(config.serving.callers)
-    if any(caller.certificates for caller in callers) and config.tls_client_ca is None:
-        raise InputError("callers known by certificates need --tls-client-ca")
-    if config.token_file is not None:
-        everything: tuple[str, ...] = ("describe", "infer", "admin")
-        callers.append(Caller(name="--token-file", tokens=(read_token(config.token_file),), methods=everything))
-    return Access(callers) if callers else None
-
-
-def _certificates(config: ServerConfig) -> Certificates | None:
-    if config.tls_cert is not None and config.tls_key is not None:
-        return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
-    if config.tls_cert is not None or config.tls_key is not None:
-        raise InputError("give both --tls-cert and --tls-key, or none")
-    if config.tls_client_ca is not None:
-        raise InputError("--tls-client-ca needs --tls-cert and --tls-key")
     return None

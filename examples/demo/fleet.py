@@ -24,6 +24,7 @@ __all__ = ["DEVICE", "Fleet", "Update", "check_broker"]
 DEVICE = "device-1"
 UPDATE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
+_ONLY_GRPC = ("--http-port", "off", "--metrics-port", "off")
 _FINAL = ("active", "refused", "rolled_back")
 
 
@@ -165,7 +166,7 @@ class Fleet:
         self._server.stop()  # the one that runs now: it may have been restarted
 
     def _serve(self, port: int) -> str:
-        self._server = self._child("server", "serve", str(self.cloud_bundle), "--grpc-port", str(port))
+        self._server = self._child("server", "serve", str(self.cloud_bundle), "--grpc-port", str(port), *_ONLY_GRPC)
         return self._server.facts["grpc"]
 
     def _child(self, name: str, *arguments: str) -> Child:

@@ -79,11 +79,11 @@ def test_an_update_of_the_edge_model_voids_what_is_kept(pair, net, cloud) -> Non
 
 def test_an_update_of_the_clouds_model_voids_what_is_kept(pair, service, tmp_path: Path) -> None:
     port, other = free_port(), build_tiny_bundle(tmp_path, name="teacher", seed=5)
-    first = service("serve", pair.cloud, "--grpc-port", port)
+    first = service("serve", pair.cloud, "--grpc-port", port, "--http-port", "off", "--metrics-port", "off")
     with edge_sdk.connect(pair.edge, cloud=f"127.0.0.1:{port}", deadline=PATIENT, cache=16) as model:
         assert [model.predict(pair.hard[0]).source for _ in range(3)][1:] == ["cache", "cache"]
         first.stop()
-        service("serve", other.path, "--grpc-port", port)
+        service("serve", other.path, "--grpc-port", port, "--http-port", "off", "--metrics-port", "off")
         seen = threading.Event()
         while not seen.wait(0.05):  # until an input that is not kept has met the new model
             if model.predict(pair.hard[1]).source == "cloud":

@@ -178,7 +178,7 @@ def small_server(pair) -> Iterator[Callable[[int], str]]:
 
     def start(limit: int) -> str:
         code = (
-            "import json, sys; from pathlib import Path; from edge_sdk.cloud.server.service import ServerConfig, run;"
+            "import json, sys; from pathlib import Path; from edge_sdk.cloud.server import ServerConfig, run;"
             "run(ServerConfig(paths=[Path(sys.argv[1])], grpc_port=0, max_message_bytes=int(sys.argv[2])),"
             " lambda ready, names: print(json.dumps(dict(ready)), flush=True))"
         )

@@ -44,7 +44,7 @@ def wait_for_cloud(model, frame) -> None:
 
 def test_a_server_killed_mid_stream_is_survived_and_found_again(pair, service) -> None:
     port = free_port()
-    first = service("serve", pair.cloud, "--grpc-port", port)
+    first = service("serve", pair.cloud, "--grpc-port", port, "--http-port", "off", "--metrics-port", "off")
     with edge_sdk.connect(pair.edge, cloud=f"127.0.0.1:{port}", deadline=DEADLINE) as model:
         wait_for_cloud(model, pair.hard[0])
         killer = threading.Timer(0.2, first.kill)
@@ -56,7 +56,7 @@ def test_a_server_killed_mid_stream_is_survived_and_found_again(pair, service) -
         seen += answers(model, pair.hard, 100)
         assert {reason for _, reason in seen} <= {"escalated", "offline", "deadline"}
         assert seen["edge", "offline"] >= 100
-        service("serve", pair.cloud, "--grpc-port", port)
+        service("serve", pair.cloud, "--grpc-port", port, "--http-port", "off", "--metrics-port", "off")
         wait_for_cloud(model, pair.hard[0])
         assert model.predict(pair.hard[1]).certified
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.core import Answer, Core, Request
+from edge_sdk.cloud.server.families import as_text
 from edge_sdk.cloud.server.lines import Line
-from edge_sdk.cloud.server.metrics import metrics_text
+from edge_sdk.cloud.server.metrics import metrics_of
 from edge_sdk.cloud.server.settings import ModelSettings, Serving
 from edge_sdk.errors import InputError, ModelError
 from edge_sdk.protocol import add_input, messages, read_parameters, set_parameter
@@ -55,7 +56,7 @@ def test_an_equal_request_is_answered_without_the_model_and_says_so() -> None:
     assert engine.ran == [[1, 2], [2, 1]]
     ((_, counts),) = core.statistics()
     assert (counts.hits.count, counts.misses.count, counts.success.count, counts.items) == (2, 2, 4, 4)
-    text = metrics_text(core)
+    text = as_text(metrics_of(core))
     assert 'nv_cache_num_hits_per_model{model="double",version="1"} 2\n' in text
     assert 'nv_cache_num_misses_per_model{model="double",version="1"} 2\n' in text
     assert counts.cached_bytes > 32

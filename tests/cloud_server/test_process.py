@@ -19,6 +19,7 @@ from outside.network import free_port
 from outside.services import edge_sdk as run_edge_sdk
 
 PATIENT = 20.0
+ONLY = ("--http-port", "off", "--metrics-port", "off")
 TOKEN = "s3cret-token-of-a-test"
 
 
@@ -42,19 +43,19 @@ def test_one_line_says_that_it_is_ready_and_where(service, tiny_edge_bundle: Tin
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly_and_frees_the_port(service, tiny_edge_bundle: TinyBundle, signum: int) -> None:
     port = free_port()
-    process = service("serve", tiny_edge_bundle.path, "--grpc-port", port)
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", port, *ONLY)
     with grpc.insecure_channel(process.ready["grpc"]) as channel:
         assert server_live(channel)  # a client that stays connected does not keep it alive
         os.kill(process.process.pid, signum)
         assert process.process.wait(PATIENT) == 0
     assert process.stop() == 0
     assert process.errors == ""
-    service("serve", tiny_edge_bundle.path, "--grpc-port", port)
+    service("serve", tiny_edge_bundle.path, "--grpc-port", port, *ONLY)
 
 
 def refused(*arguments: object) -> str:
     """Run ``serve`` where it must not start; return its one line."""
-    done = run_edge_sdk("serve", *arguments)
+    done = run_edge_sdk("serve", *arguments, *ONLY)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr

@@ -378,7 +378,8 @@ def test_a_token_is_asked_for_but_by_health_checks(service, tiny_edge_bundle: Ti
 
 @pytest.mark.slow
 def test_connections_that_are_silent_or_too_slow_are_closed(rest: Service) -> None:
-    from edge_sdk.cloud.server.rest_front import BODY_SECONDS, IDLE_SECONDS
+    from edge_sdk.cloud.server.http_server import IDLE_SECONDS
+    from edge_sdk.cloud.server.rest_front import BODY_SECONDS
 
     host, _, port = rest.ready["http"].rpartition(":")
     body = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode()

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from edge_sdk.cloud.server.core import Answer, Core, Request
 from edge_sdk.cloud.server.exchange import key_of
-from edge_sdk.cloud.server.metrics import metrics_text
+from edge_sdk.cloud.server.families import as_text
+from edge_sdk.cloud.server.metrics import metrics_of
 from edge_sdk.cloud.server.routes import compare
 from edge_sdk.cloud.server.routing import MOST_REMEMBERED, Router, Routing, share_of
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
@@ -333,13 +334,15 @@ def test_a_server_assigns_requests_and_a_named_version_is_what_answers(load):
     assert dict(core.routes.routers["add"].counts) == counts, "who names a version passes by"
     assert core.model("add").version == "1", "metadata without a version is of the primary one"
     canaries = list(expected.values()).count("2")
-    assert f'edge_routed_requests_total{{model="add",version="2",route="canary"}} {canaries}' in metrics_text(core)
+    assert f'edge_routed_requests_total{{model="add",version="2",route="canary"}} {canaries}' in as_text(
+        metrics_of(core)
+    )
 
 
 def test_without_routing_the_highest_version_answers_and_nothing_is_counted(load):
     core = load()
     assert asyncio.run(infer(core, "k")).model.version == "3"
-    assert "edge_routed" not in metrics_text(core)
+    assert "edge_routed" not in as_text(metrics_of(core))
 
 
 def test_a_shadow_is_compared_and_never_returned(load):
@@ -354,7 +357,7 @@ def test_a_shadow_is_compared_and_never_returned(load):
     counts = core.routes.shadows["add", "3"]
     assert (counts.compared, counts.failed, counts.skipped) == (20, 0, 0)
     assert (counts.items, counts.same, counts.difference) == (20, 20, 2.0)
-    said = metrics_text(core)
+    said = as_text(metrics_of(core))
     assert 'edge_shadow_requests_total{model="add",version="3",result="compared"} 20' in said
     assert 'edge_shadow_difference_max{model="add",version="3"} 2' in said
 
@@ -436,7 +439,7 @@ def test_a_bandit_in_a_server_learns_from_feedback(load):
     with pytest.raises(UnknownModelError):
         core.reward("add", "7", 1)
     assert f'edge_bandit_rewards_total{{model="add",version="2",digest="{core.model("add", "2").digest}"}}' in (
-        metrics_text(core)
+        as_text(metrics_of(core))
     )
 
 

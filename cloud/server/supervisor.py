@@ -1,0 +1,399 @@
+"""Several processes that serve on the same ports, and one that keeps them: this one, which loads no model.
+
+Each worker is a fresh interpreter that listens by itself (SO_REUSEPORT), so the kernel spreads connections among
+them. This process holds the ports, starts a worker again when it ends, replaces one that holds too much memory, adds up
+what they count, and passes on what one of them is asked for and all should do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from edge_sdk.cloud.server.access import Access
+from edge_sdk.cloud.server.certificates import Certificates
+from edge_sdk.cloud.server.config import OnReady, ServerConfig
+from edge_sdk.cloud.server.families import Family, process_metrics, resident_bytes
+from edge_sdk.cloud.server.link import Link
+from edge_sdk.cloud.server.listening import address_of, open_socket, reserve
+from edge_sdk.cloud.server.orders import Orders
+from edge_sdk.cloud.server.processors import available_cores
+from edge_sdk.cloud.server.security import secured, warn_of_tokens
+from edge_sdk.cloud.server.sums import Sums
+from edge_sdk.errors import EdgeSdkError, ModelError, ServiceError
+
+__all__ = ["environment_of", "run_workers", "share_of"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
+_LOOK_SECONDS = 1.0
+_SILENT_SECONDS = 60.0  # a worker that says nothing for so long is ended
+_SCRAPE_SECONDS = 2.0  # metrics wait for a worker at most; then what it said last is taken
+_END_SECONDS = 6.0  # that a worker has beyond the grace of what runs
+_AT_ONCE_SECONDS = 5.0
+_MOST_AT_ONCE = 5  # times in a row that a worker may end so soon after it was ready
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+
+
+def run_workers(config: ServerConfig, on_ready: OnReady) -> None:
+    """Serve with several processes; as `edge_sdk.cloud.server.run`."""
+    access, certificates = secured(config)
+    warn_of_tokens(config, access, certificates)
+    with contextlib.ExitStack() as stack:
+        ports = {}
+        for front, (host, port) in config.addresses.items():
+            if front != "metrics":
+                held = stack.enter_context(reserve(host, port, f"--{front}-port"))
+                ports[front] = held.getsockname()[1]
+        supervisor = _Supervisor(share_of(config, ports), config)
+        asyncio.run(supervisor.run(access, certificates, on_ready))
+
+
+def share_of(config: ServerConfig, ports: Mapping[str, int]) -> ServerConfig:
+    """Return what each worker is started with: its share of the server's processors and memory.
+
+    Parameters
+    ----------
+    config
+        Of the server.
+    ports
+        The ports of ``grpc`` and, where it is open, ``http``.
+    """
+    workers, serving = config.workers or 1, config.serving
+    threads = max(1, available_cores() // workers)
+    # a share has room for one large request at least
+    pending = max(serving.max_pending_bytes // workers, min(serving.max_pending_bytes, 2 * config.max_message_bytes))
+    usual = {"threads": threads, **serving.models.get("*", {})}
+    return replace(
+        config,
+        grpc_port=ports["grpc"],
+        http_port=ports.get("http"),
+        metrics_port=None,
+        workers=None,
+        max_worker_bytes=None,
+        gpus=(),
+        serving=replace(serving, max_pending_bytes=pending, models={**serving.models, "*": usual}),
+    )
+
+
+def environment_of(place: int, gpus: tuple[str, ...], base: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a worker.
+
+    Parameters
+    ----------
+    place
+        Which of the workers, from 0.
+    gpus
+        Of `ServerConfig`.
+    base
+        Our own.
+    """
+    return {**base, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
+
+
+class _StartError(Exception):
+    """A worker ended before it was ready."""
+
+    def __init__(self, line: str, *, crashed: bool) -> None:
+        super().__init__(line)
+        self.crashed = crashed
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    number: int
+    process: asyncio.subprocess.Process
+    link: Link
+    is_member: bool = False  # is asked what all are asked
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    ready_at: float = 0.0
+    models: tuple[str, ...] = ()
+    failure: str = ""
+    too_large: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def how_it_ended(self) -> str:
+        code = self.process.returncode or 0
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+class _Supervisor:
+    """Keeps workers while it runs.
+
+    Parameters
+    ----------
+    share
+        What each worker is started with.
+    config
+        Of the server.
+    """
+
+    def __init__(self, share: ServerConfig, config: ServerConfig) -> None:
+        self._share, self._config = share, config
+        self._numbers = itertools.count(1)
+        self._workers: dict[int, _Worker] = {}
+        self._is_complete = asyncio.Event()  # every worker has been ready once
+        self._missing = config.workers or 1
+        self._sums = Sums()
+        self._restarts: Counter[str] = Counter(died=0, memory=0)
+        self._unloaded: set[str] = set()
+        self._watching: set[asyncio.Task[None]] = set()
+        self._changing, self._replacing = asyncio.Lock(), asyncio.Lock()
+
+    async def run(self, access: Access | None, certificates: Certificates | None, on_ready: OnReady) -> None:
+        """Serve until SIGTERM or SIGINT; raise `ServiceError` where workers cannot."""
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        async with contextlib.AsyncExitStack() as stack:
+            addresses = {
+                front: address_of(self._config.host, port)
+                for front, port in (("grpc", self._share.grpc_port), ("http", self._share.http_port))
+                if port is not None
+            }
+            addresses |= await self._start_metrics(access, certificates, stack)
+            stack.push_async_callback(self._end_all)
+            tasks = [asyncio.create_task(self._keep(place)) for place in range(self._missing)]
+            tasks.append(asyncio.create_task(stop.wait()))  # type: ignore[arg-type]
+            complete = asyncio.create_task(self._is_complete.wait())
+            for task in (*tasks, complete):
+                stack.callback(task.cancel)
+            await asyncio.wait([*tasks, complete], return_when=asyncio.FIRST_COMPLETED)
+            if complete.done() and not any(task.done() for task in tasks):
+                models = itertools.chain.from_iterable(worker.models for worker in self._workers.values())
+                on_ready(addresses, tuple(dict.fromkeys(models)))
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+
+    async def _keep(self, place: int) -> None:
+        """Keep one of the workers; ends with an error where that is no use."""
+        failures, was_ready = 0, False
+        while True:
+            try:
+                worker = await self._bring_up(place)
+            except _StartError as error:
+                failures += 1
+                alone = not any(worker.ready.is_set() for worker in self._workers.values())
+                if (failures >= _MOST_AT_ONCE) if error.crashed else (not was_ready or alone):
+                    raise ServiceError(str(error)) from error
+                _log.error("a worker cannot be started: %s; it is tried again", error)
+            else:
+                if not was_ready:
+                    was_ready = True
+                    self._missing -= 1
+                    if not self._missing:
+                        self._is_complete.set()
+                worker = await self._until_it_ends(place, worker)
+                failures = failures + 1 if time.monotonic() < worker.ready_at + _AT_ONCE_SECONDS else 1
+                self._restarts["died"] += 1
+                if failures >= _MOST_AT_ONCE:
+                    raise ServiceError(
+                        f"a worker ended {failures} times in a row as soon as it was ready: {worker.how_it_ended}"
+                    )
+                _log.error("worker %d ended: %s; another is started", worker.number, worker.how_it_ended)
+            await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE))
+
+    async def _until_it_ends(self, place: int, worker: _Worker) -> _Worker:
+        """Wait until a worker ends that nobody told to; replace it whenever it is too large. Return the last one."""
+        while True:
+            ended, large = asyncio.create_task(worker.process.wait()), asyncio.create_task(worker.too_large.wait())
+            try:
+                await asyncio.wait({ended, large}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                large.cancel()
+                ended.cancel()
+            if worker.process.returncode is not None:
+                self._forget(worker)
+                return worker
+            async with self._replacing:  # one at a time
+                try:
+                    new = await self._bring_up(place)
+                except _StartError as error:
+                    _log.error("worker %d cannot be replaced: %s", worker.number, error)
+                    await asyncio.sleep(_LONGEST_PAUSE)
+                    worker.too_large.clear()
+                    continue
+                self._restarts["memory"] += 1
+                await self._end(worker)
+                worker = new
+
+    async def _bring_up(self, place: int) -> _Worker:
+        """Start a worker, and return it when it is ready; raise `_StartError` where it ends before."""
+        worker = await self._spawn(place)
+        ready, ended = asyncio.create_task(worker.ready.wait()), asyncio.create_task(worker.process.wait())
+        try:
+            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            ended.cancel()
+        if not worker.ready.is_set():
+            await worker.link.ended  # it may have said why
+            self._forget(worker)
+            line = worker.failure or f"a worker ended before it was ready: {worker.how_it_ended}"
+            raise _StartError(line, crashed=not worker.failure)
+        worker.ready_at = time.monotonic()
+        limit, held = self._config.max_worker_bytes, resident_bytes(worker.process.pid)
+        if limit is not None and held > limit:
+            line = f"a worker that has done nothing yet holds {held >> 20} MiB, more than --max-worker-memory"
+            if not self._is_complete.is_set():
+                raise ServiceError(line)
+            _log.warning(line)
+            limit = None
+        watching = asyncio.create_task(self._watch(worker, limit))
+        self._watching.add(watching)  # the loop holds tasks only weakly
+        watching.add_done_callback(self._watching.discard)
+        return worker
+
+    async def _spawn(self, place: int) -> _Worker:
+        number = next(self._numbers)
+        orders = Orders(self._share, number, logging.getLogger("edge_sdk").getEffectiveLevel())
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "edge_sdk.cloud.server.worker", str(theirs.fileno())),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=2,  # ours says only that all are ready
+                pass_fds=[theirs.fileno()],
+                env=environment_of(place, self._config.gpus, os.environ),
+            )
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps(orders))  # and stays open: its end is ours
+        answer = partial(self._answer, number)
+        worker = self._workers[number] = _Worker(number, process, await Link.open(ours, answer))
+        return worker
+
+    async def _watch(self, worker: _Worker, limit: int | None) -> None:
+        """Look at a worker while it lives: what it counts, whether it answers at all, and how large it is."""
+        with contextlib.suppress(ConnectionError):
+            while worker.process.returncode is None:
+                await asyncio.sleep(_LOOK_SECONDS)
+                try:
+                    await self._count(worker, _SILENT_SECONDS)
+                except TimeoutError:
+                    _log.error("worker %d is silent for %g s and is ended", worker.number, _SILENT_SECONDS)
+                    worker.process.kill()
+                    return
+                held = resident_bytes(worker.process.pid)
+                if limit is not None and held > limit and not worker.too_large.is_set():
+                    _log.warning("worker %d holds %d MiB and is replaced", worker.number, held >> 20)
+                    worker.too_large.set()
+
+    async def _answer(self, number: int, what: str, about: dict[str, Any]) -> Any:
+        """Answer what a worker asks."""
+        worker = self._workers[number]
+        match what:
+            case "loaded":
+                async with self._changing:
+                    worker.is_member = True
+                    return sorted(self._unloaded)
+            case "ready":
+                worker.models = tuple(about["models"])
+                worker.ready.set()
+            case "failed":
+                worker.failure = about["line"]
+            case "ending":
+                self._take(worker, about["families"])
+            case "load" | "unload":
+                await self._change(worker, what, about["name"])
+            case "statistics":
+                return await self._ask(self._members(but=worker), what, about)
+            case _:
+                raise ValueError(what)
+        return None
+
+    async def _change(self, asking: _Worker, what: str, name: str) -> None:
+        """Let all workers load or unload a model, in one order; what the asking one says counts first."""
+        async with self._changing:
+            members = [asking, *self._members(but=asking)]
+            ends = await asyncio.gather(*(one.link.ask(what, name=name) for one in members), return_exceptions=True)
+            if isinstance(ends[0], EdgeSdkError):
+                raise ends[0]
+            (self._unloaded.add if what == "unload" else self._unloaded.discard)(name)
+            for worker, end in zip(members, ends, strict=True):
+                if isinstance(end, EdgeSdkError):
+                    raise ModelError(f"worker {worker.number}: {end}")
+
+    async def _ask(self, workers: Iterable[_Worker], what: str, about: dict[str, Any]) -> list[Any]:
+        """Return what workers answer; of those that cannot, nothing."""
+        ends = await asyncio.gather(*(one.link.ask(what, **about) for one in workers), return_exceptions=True)
+        return [end for end in ends if not isinstance(end, BaseException)]
+
+    def _members(self, but: _Worker | None = None) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.is_member and worker is not but]
+
+    async def _start_metrics(
+        self, access: Access | None, certificates: Certificates | None, stack: contextlib.AsyncExitStack
+    ) -> dict[str, str]:
+        if "metrics" not in self._config.addresses:
+            return {}
+        from edge_sdk.cloud.server.http_server import start
+        from edge_sdk.cloud.server.metrics_front import MetricsFront
+
+        host, port = self._config.addresses["metrics"]
+        listening = open_socket(host, port, "--metrics-port")
+        address = address_of(host, listening.getsockname()[1])
+        tls = None
+        if self._config.metrics_plain:
+            access = None
+        elif certificates is not None:
+            tls = certificates.ssl_context()
+            refreshing = asyncio.create_task(certificates.keep_fresh())
+            stack.callback(refreshing.cancel)
+        runner = await start(MetricsFront(self._collect, access).application(), listening, tls, 0.0)
+        stack.push_async_callback(runner.cleanup)
+        return {"metrics": address}
+
+    async def _collect(self) -> list[Family]:
+        ready = [worker for worker in self._workers.values() if worker.ready.is_set()]
+        await asyncio.gather(*(self._count(worker, _SCRAPE_SECONDS) for worker in ready), return_exceptions=True)
+        restarts: list[tuple[str, Mapping[str, str], float]] = [
+            ("", {"reason": reason}, count) for reason, count in self._restarts.items()
+        ]
+        ours = [
+            *process_metrics(),
+            Family("edge_workers", "gauge", "Workers that are ready.", [("", {}, len(ready))]),
+            Family("edge_worker_restarts_total", "counter", "Workers that took the place of another.", restarts),
+        ]
+        self._sums.take(0, ours)
+        return self._sums.families()
+
+    async def _count(self, worker: _Worker, seconds: float) -> None:
+        self._take(worker, await asyncio.wait_for(worker.link.ask("metrics"), seconds))
+
+    def _take(self, worker: _Worker, families: Iterable[Any]) -> None:
+        if worker.number in self._workers:
+            self._sums.take(worker.number, [Family(*family) for family in families])
+
+    def _forget(self, worker: _Worker) -> None:
+        self._workers.pop(worker.number, None)
+        self._sums.end(worker.number)
+        worker.link.close()
+
+    async def _end(self, worker: _Worker) -> None:
+        """Let a worker finish what it does; end it where that takes too long."""
+        with contextlib.suppress(ProcessLookupError):
+            worker.process.terminate()
+        try:
+            await asyncio.wait_for(worker.process.wait(), self._config.grace_seconds + _END_SECONDS)
+        except TimeoutError:
+            _log.error("worker %d does not end and is killed", worker.number)
+            worker.process.kill()
+            await worker.process.wait()
+        self._forget(worker)
+
+    async def _end_all(self) -> None:
+        await asyncio.gather(*(self._end(worker) for worker in list(self._workers.values())))
