@@ -186,7 +186,7 @@ def test_a_killed_worker_costs_its_own_requests_at_most_and_is_started_again(pai
     assert pair.stop() == 0
 
 
-def test_what_was_asked_before_the_signal_is_answered(pair: Service, tiny_edge_bundle: TinyBundle) -> None:
+def test_what_was_asked_before_the_signal_is_answered(pair: Service) -> None:
     with contextlib.ExitStack() as stack:
         channels = [stack.enter_context(channel_to(pair.ready["grpc"])) for _ in range(8)]
         for channel in channels:
@@ -197,7 +197,7 @@ def test_what_was_asked_before_the_signal_is_answered(pair: Service, tiny_edge_b
         pair.process.send_signal(signal.SIGTERM)
         ends = [one.exception() for one in pending]
     assert [error for error in ends if error is not None] == []
-    assert pair.process.wait(PATIENT) == 0
+    assert pair.stop() == 0
 
 
 def test_no_worker_outlives_its_supervisor(pair: Service) -> None:
