@@ -207,6 +207,8 @@ class Core:
                         f"output {name[:80]!r} is unknown or asked for twice; there are {', '.join(there)}"
                     )
             payload = model.reader.read(request.inputs, request.encoding)
+            if payload.items > 1 and not request.version:
+                self.routes.count_more(line, payload.items - 1)
             try:
                 run = await self.ask(line, payload, request)
             except RetiredError:

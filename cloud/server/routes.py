@@ -119,6 +119,13 @@ class Routes:
         chosen = self._router(name).choose(routing, ready or _digests(versions), key)
         return versions[chosen]
 
+    def count_more(self, line: Line, items: int) -> None:
+        """Let a bandit know that a request which it chose a version for has so many more items, each to be rewarded."""
+        router = self.routers.get(line.model.name)
+        arm = router and router.arms.get((line.model.version, line.model.digest))
+        if arm:
+            arm.chosen += items
+
     def reward(self, name: str, versions: dict[str, Line], version: str, reward: object, decision: str = "") -> None:
         """Let a bandit learn how good an answer was; raise `InputError` where it cannot."""
         self._router(name).reward(_routing(versions), _digests(versions), version, reward, decision)

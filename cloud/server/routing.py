@@ -145,7 +145,7 @@ class Arm:
     Attributes
     ----------
     chosen
-        Requests that it was chosen for.
+        Answers that it was chosen to give: items of requests.
     rewards
         Rewards that were told.
     reward

@@ -443,6 +443,16 @@ def test_a_bandit_in_a_server_learns_from_feedback(load):
     )
 
 
+def test_each_item_of_a_request_may_be_rewarded(load):
+    core = load(bandit=["1", "2"], seed=1)
+    x = np.zeros((3, 2), np.float32)
+    version = asyncio.run(core.infer(Request("add", "", {"a": x, "b": x}, "tensor", None))).model.version
+    for _ in range(3):
+        core.reward("add", version, 1.0)
+    with pytest.raises(InputError, match="all its answers"):
+        core.reward("add", version, 1.0)
+
+
 # over the wire
 
 
