@@ -17,10 +17,11 @@ import numpy as np
 
 from edge_sdk.cloud.server.flights import Flights, frozen
 
-__all__ = ["ResponseCache"]
+__all__ = ["INLINE_BYTES", "ResponseCache", "digest_of"]
 
 Array = np.ndarray[Any, Any]
-_INLINE_BYTES = 64 * 1024  # of inputs that are hashed on the event loop: 30 µs
+INLINE_BYTES = 64 * 1024
+"""Of inputs that are hashed on the event loop: 30 µs."""
 _OVERHEAD = 512  # bytes of an entry beside its numbers
 
 
@@ -46,9 +47,9 @@ class ResponseCache:
 
     async def key(self, inputs: Mapping[str, Array], encoding: str, nbytes: int) -> bytes:
         """Return what a request of so many bytes is known by; large ones are hashed beside the loop."""
-        if nbytes <= _INLINE_BYTES:
-            return _key(inputs, encoding)
-        return await asyncio.to_thread(_key, inputs, encoding)
+        if nbytes <= INLINE_BYTES:
+            return digest_of(inputs, encoding)
+        return await asyncio.to_thread(digest_of, inputs, encoding)
 
     def get(self, key: bytes) -> Sequence[Array] | None:
         """Return the outputs, not to be written to; None where they are not known."""
@@ -73,7 +74,8 @@ class ResponseCache:
         return kept
 
 
-def _key(inputs: Mapping[str, Array], encoding: str) -> bytes:
+def digest_of(inputs: Mapping[str, Array], encoding: str) -> bytes:
+    """Return the SHA-256 of what is asked: the encoding, and names, datatypes, shapes and bytes of the tensors."""
     state = hashlib.sha256(encoding.encode())
     for name in sorted(inputs):
         x = inputs[name]

@@ -331,13 +331,13 @@ class Core:
 
     def _load_file(self, path: Path) -> None:
         usual = self.serving.of(name_of(path))
-        model = load_model(path, threads=usual.threads, providers=usual.providers)
+        model = _load(path, usual)
         if model.name in self._names():
             raise InputError(f"two models are called {model.name}; give one of them")
         settings = self.serving.of(model.name)
-        if (settings.threads, settings.providers) != (usual.threads, usual.providers):  # of a bundle named otherwise
-            model.engine.close()
-            model = load_model(path, threads=settings.threads, providers=settings.providers)
+        if (settings.threads, settings.providers, settings.table) != (usual.threads, usual.providers, usual.table):
+            model.engine.close()  # of a bundle named otherwise
+            model = _load(path, settings)
         self.put(Line(model, settings))
 
     def _repository_of(self, name: str) -> Repository:
@@ -388,3 +388,8 @@ class Core:
                 self._retired = [line for line in self._retired if line not in through]
             for line in through:
                 line.close()
+
+
+def _load(path: Path, settings: ModelSettings) -> ServedModel:
+    table = Path(settings.table) if settings.table else None
+    return load_model(path, threads=settings.threads, providers=settings.providers, table=table)

@@ -62,6 +62,8 @@ class Counts:
         Histograms of the queue and of whole requests.
     hits, misses
         Requests that the cache answered, or did not; the time to look them up, and to keep the answer.
+    table_hits, table_misses
+        Requests that the table answered, with the time for it, or did not.
     last_inference
         Milliseconds since the epoch.
     pending, pending_bytes
@@ -86,13 +88,15 @@ class Counts:
     latency: Histogram = field(default_factory=Histogram)
     hits: Tally = field(default_factory=Tally)
     misses: Tally = field(default_factory=Tally)
+    table_hits: Tally = field(default_factory=Tally)
+    table_misses: Tally = field(default_factory=Tally)
     last_inference: int = 0
     pending: int = 0
     pending_bytes: int = 0
     cached_bytes: int = 0
 
-    def hit(self, seconds: float) -> None:
-        """Count a request that the cache answered."""
+    def hit(self, seconds: float, *, of_table: bool = False) -> None:
+        """Count a request that the cache answered, or the table."""
         self.last_inference = int(time.time() * 1e3)
         for tally in (self.hits, self.success, self.latency):
             tally.add(seconds)

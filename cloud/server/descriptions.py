@@ -119,13 +119,17 @@ def _statistics(model: ServedModel, counts: Counts) -> dict[str, Any]:
             "compute_input": _duration(counts.prepare),
             "compute_infer": _duration(counts.compute),
             "compute_output": _duration(counts.finish),
-            "cache_hit": _duration(counts.hits),
-            "cache_miss": _duration(counts.misses),
+            "cache_hit": _duration(_both(counts.hits, counts.table_hits)),
+            "cache_miss": _duration(_both(counts.misses, counts.table_misses)),
         },
         "batch_stats": [
             {"batch_size": size, "compute_infer": _duration(tally)} for size, tally in sorted(counts.by_size.items())
         ],
     }
+
+
+def _both(one: Tally, other: Tally) -> Tally:
+    return Tally(one.count + other.count, one.seconds + other.seconds)
 
 
 def _duration(tally: Tally) -> dict[str, int]:

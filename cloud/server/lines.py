@@ -161,10 +161,10 @@ class Line:
         self._lag += _LAG * (time.monotonic() - run.done - self._lag)
         return run
 
-    def count_hit(self, seconds: float) -> None:
-        """Count a request that the cache answered."""
+    def count_hit(self, seconds: float, *, of_table: bool = False) -> None:
+        """Count a request that the cache answered, or the table."""
         with self._lock:
-            self.counts.hit(seconds)
+            self.counts.hit(seconds, of_table=of_table)
 
     def retire(self) -> None:
         """Take no more; what waits is answered."""

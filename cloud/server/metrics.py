@@ -39,6 +39,8 @@ _OF_MODELS: tuple[tuple[str, str, str, _Read], ...] = (
         "Time to look in vain, and to keep the answer.",
         lambda c: c.misses.seconds * 1e6,
     ),
+    ("edge_table_hits_total", "counter", "Requests that the table answered.", lambda c: c.table_hits.count),
+    ("edge_table_misses_total", "counter", "Requests that it did not.", lambda c: c.table_misses.count),
     ("edge_cache_bytes", "gauge", "What the cache holds.", lambda c: c.cached_bytes),
 )
 _FAILURES: tuple[tuple[str, _Read], ...] = (
@@ -99,6 +101,12 @@ def metrics_of(core: Core) -> list[Family]:
             ("", _labels(model) | {"digest": model.digest}, core.answers(model.name, model.version))
             for model, _ in entries
         ],
+    )
+    family(
+        "edge_table_rows",
+        "gauge",
+        "Answers that the table holds.",
+        [("", _labels(model), model.table.rows) for model, _ in entries if model.table is not None],
     )
     _routing(core, family)
     return [*families, *process_metrics()]

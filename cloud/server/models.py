@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from edge_sdk.cloud import saved_model
 from edge_sdk.cloud.server.bounded import is_bounded
 from edge_sdk.cloud.server.engines import Engine, open_engine
 from edge_sdk.cloud.server.payloads import Batching, Reader, batching_of
+from edge_sdk.cloud.server.table_files import open_table
+from edge_sdk.cloud.server.tables import Answers, Table
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec, samples
 from edge_sdk.protocol import datatype_of
@@ -73,6 +75,8 @@ class ServedModel:
         Tensors of one item for warm-up, or None where their shapes are not known.
     bounded
         A run takes as long as the shapes of its inputs say, whatever is in them.
+    table
+        Answers that were worked out before, or None.
     """
 
     name: str
@@ -87,10 +91,17 @@ class ServedModel:
     engine: Engine = field(repr=False)
     example: dict[str, Array] | None = field(repr=False)
     bounded: bool = False
+    table: Table | None = field(default=None, repr=False)
 
 
 def load_model(
-    path: Path, *, threads: int = 1, providers: Sequence[str] = (), name: str | None = None, version: str | None = None
+    path: Path,
+    *,
+    threads: int = 1,
+    providers: Sequence[str] = (),
+    name: str | None = None,
+    version: str | None = None,
+    table: Path | None = None,
 ) -> ServedModel:
     """Load a bundle (``.edge`` file or unpacked folder), a plain ``.onnx`` or ``.tflite`` file, or a SavedModel folder.
 
@@ -104,11 +115,15 @@ def load_model(
         As for `edge_sdk.cloud.server.engines.open_engine`.
     name, version
         In place of the bundle's own, or those of a plain model: `name_of` and ``1``.
+    table
+        Parquet file of answers that were worked out before; of another model it is not used.
 
     Raises
     ------
     InputError
-        There is no such file, or it is of none of these kinds.
+        There is no such file, or it is of none of these kinds; or the table cannot be used.
+    StorageError
+        There is no room for what is made of the table.
     BundleError, GoldenError, SkewError
         The bundle is damaged, or does not compute here what it should.
     ModelError
@@ -119,10 +134,21 @@ def load_model(
     if path.suffix in RUNTIMES and not path.is_file():
         raise InputError(f"there is no model at {path}")
     if path.suffix in RUNTIMES or saved_model.is_saved_model(path):
-        return _load_plain(path, name or name_of(path), version or "1", threads, providers)
+        model = _load_plain(path, name or name_of(path), version or "1", threads, providers)
+        return _with_table(model, table)
     if path.suffix != ".edge" and not path.is_dir():
         raise InputError(f"{path} is not a bundle (.edge), .onnx or .tflite file, nor a SavedModel folder")
-    return _load_bundle(path, name, version, threads, providers)
+    return _with_table(_load_bundle(path, name, version, threads, providers), table)
+
+
+def _with_table(model: ServedModel, path: Path | None) -> ServedModel:
+    if path is None:
+        return model
+    engine = model.engine
+    whole = model.batching == "whole"
+    return replace(
+        model, table=open_table(path, Answers(model.name, model.digest, engine.inputs, engine.outputs, whole))
+    )
 
 
 def name_of(path: Path) -> str:

@@ -22,6 +22,7 @@ from edge_sdk.cloud.saved_model import SUFFIX, is_saved_model
 from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.models import RUNTIMES, load_model
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
+from edge_sdk.cloud.server.table_files import SUFFIX as TABLE_SUFFIX
 from edge_sdk.errors import EdgeSdkError, InputError, UnknownModelError
 
 __all__ = ["Repository", "Shelf", "is_repository"]
@@ -49,6 +50,13 @@ class _Folder:
     path: Path
     settings: ModelSettings
     versions: tuple[str, ...]  # that there are, ascending
+
+    def table(self, version: str) -> Path | None:
+        """Return the Parquet file of a version's answers."""
+        if not self.settings.table:
+            return None
+        own = self.path / version / self.settings.table  # the same where the path is absolute
+        return own if own.exists() else self.path / self.settings.table
 
     def wanted(self) -> list[str]:
         policy, routing = self.settings.versions, self.settings.routing
@@ -162,7 +170,8 @@ class Repository:
         pending, failure = False, None
         for version in wanted:
             assert folder is not None
-            key, files = (name, version), _fingerprint(folder.path / version, folder.path / "config.pbtxt")
+            paths = folder.path / version, folder.path / "config.pbtxt", folder.table(version)
+            key, files = (name, version), _fingerprint(*(path for path in paths if path is not None))
             if files == self._served.get(key):
                 continue
             if files == self._failed.get(key):
@@ -186,8 +195,14 @@ class Repository:
             self._shelf.note(name, version, "LOADING")
         try:
             settings = folder.settings
-            path = _model_file(folder.path / version)
-            model = load_model(path, threads=settings.threads, providers=settings.providers, name=name, version=version)
+            model = load_model(
+                _model_file(folder.path / version),
+                threads=settings.threads,
+                providers=settings.providers,
+                name=name,
+                version=version,
+                table=folder.table(version),
+            )
             self._shelf.put(Line(model, settings))
         except (EdgeSdkError, OSError, ValueError, MemoryError) as error:
             line = " ".join(str(error).split())[:300]
@@ -271,6 +286,6 @@ def _files(paths: Iterable[Path]) -> Iterable[Path]:
     for path in paths:
         if path.is_dir():
             for folder, _, names in os.walk(path):
-                yield from (Path(folder, name) for name in names)
+                yield from (Path(folder, name) for name in names if not name.endswith(TABLE_SUFFIX))
         else:
             yield path

@@ -46,6 +46,9 @@ class ModelSettings:
         Of requests that name none; 1 goes first.
     cache_bytes
         Of answers that are kept for equal requests; 0 keeps none.
+    table
+        Parquet file of answers that were worked out before; empty for none. Named from the folder of the file that
+        names it, or from the version's own folder, if it is there.
     hang_seconds
         A run that takes longer is given up, and the model is not ready until it returns.
     warm_up_seconds
@@ -64,6 +67,7 @@ class ModelSettings:
     max_queue: int = 256
     default_priority: int = 2
     cache_bytes: int = 0
+    table: str = ""
     hang_seconds: float = 30.0
     warm_up_seconds: float = 300.0
     versions: int | Literal["all"] | tuple[str, ...] = 1
@@ -80,6 +84,8 @@ class ModelSettings:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not value > 0:
                 raise InputError(f"{name} is {value!r}; it should be more than 0")
+        if not isinstance(self.table, str):
+            raise InputError(f"table is {self.table!r}; it should be the path of a Parquet file")
         if not _are_texts(self.providers):
             raise InputError(f"providers is {self.providers!r}; it should be a list of names")
         latest = _is_int(self.versions) and self.versions >= 1  # type: ignore[operator]
@@ -136,6 +142,7 @@ class Serving:
             raise InputError(f"{path}: models should be tables, as [models.NAME]")
         try:
             _check_names(values, cls)
+            values["models"] = {name: _from_folder(model, path.parent) for name, model in models.items()}
             return cls(**{**values, "callers": callers_from(values.get("callers", {}), path.parent)})
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
@@ -164,6 +171,12 @@ class Serving:
             return ModelSettings(**values)
         except InputError as error:
             raise InputError(f"model {name}: {error}") from error
+
+
+def _from_folder(settings: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Return settings whose paths are no longer relative."""
+    table = settings.get("table")
+    return {**settings, "table": str(folder.resolve() / table)} if table and isinstance(table, str) else settings
 
 
 def read_model_config(path: Path, name: str) -> dict[str, Any]:
@@ -215,6 +228,8 @@ def _parameter(path: Path, key: str, value: str) -> object:
             return tomllib.loads(value)
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{path}: parameter routing: {error}") from error
+    if key == "table":
+        return value
     if key == "providers":
         return tuple(part.strip() for part in value.split(",") if part.strip())
     try:
