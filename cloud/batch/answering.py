@@ -21,7 +21,7 @@ from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
 from edge_sdk.verification import verify
 
-__all__ = ["Answering", "open_answering"]
+__all__ = ["Answering", "as_tensor", "open_answering", "struct_of"]
 
 _RUNTIMES = {".onnx": "onnx", ".tflite": "litert"}
 _DETECTION = pa.struct([
@@ -114,7 +114,7 @@ class _Bundled:
         spec, manifest = self._model.processor.spec, bundle.manifest
         columns = spec.find(Columns)
         self.wanted = Wanted(spec.modality, () if columns is None else columns.names)
-        outputs = (("outputs", _struct(manifest.artifacts[0].outputs, pa.float32())),)
+        outputs = (("outputs", struct_of(manifest.artifacts[0].outputs, pa.float32())),)
         self.columns: tuple[tuple[str, Any], ...] = _COLUMNS.get(manifest.task, outputs)
         self.identity = {
             "name": manifest.name,
@@ -161,7 +161,7 @@ class _Plain:
         for spec in (self._input, *outputs):
             if np.dtype(spec.dtype).kind not in "fiub":
                 raise ModelError(f"{path}: tensor {spec.name} holds {spec.dtype}; a batch is of numbers")
-        self.columns: tuple[tuple[str, Any], ...] = (("outputs", _struct(outputs, None)),)
+        self.columns: tuple[tuple[str, Any], ...] = (("outputs", struct_of(outputs)),)
         self.identity = {
             "name": saved_model.name_of(path) if path.is_dir() else path.stem,
             "version": "1",
@@ -170,21 +170,8 @@ class _Plain:
         }
 
     def answer(self, value: Any) -> dict[str, Any]:
-        given = _read(value) if isinstance(value, Path) else value
-        outputs = self._session.run(self._tensor(given))
+        outputs = self._session.run(as_tensor(value, self._input))
         return {"outputs": {spec.name: y.ravel() for spec, y in zip(self._session.outputs, outputs, strict=True)}}
-
-    def _tensor(self, given: Any) -> Any:
-        want, dtype = self._input.shape, np.dtype(self._input.dtype)
-        if given.dtype.kind not in "fiub" or (given.dtype.kind == "f" and dtype.kind != "f"):
-            raise InputError(f"the model takes {dtype}, not {given.dtype}")
-        shape = (1, *want[1:]) if want and want[0] in (-1, 1) else want
-        try:
-            if shape.count(-1) > 1:
-                return np.ascontiguousarray(given.reshape(1, *given.shape), dtype)
-            return np.ascontiguousarray(given.reshape(shape), dtype)
-        except ValueError as error:
-            raise InputError(f"{given.size} numbers do not make the model's {list(want)}") from error
 
     def another(self) -> Answering:
         return _Plain(*self._source)
@@ -207,6 +194,34 @@ class _TensorFlow:
         self._model.close()
 
 
+def as_tensor(value: Any, spec: TensorSpec) -> NDArray[Any]:
+    """Return a row's numbers as one item of a model's input.
+
+    Parameters
+    ----------
+    value
+        An array, or the path of a .npy file.
+    spec
+        The input.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or the numbers do not fit.
+    """
+    given = _read(value) if isinstance(value, Path) else value
+    want, dtype = spec.shape, np.dtype(spec.dtype)
+    if given.dtype.kind not in "fiub" or (given.dtype.kind == "f" and dtype.kind != "f"):
+        raise InputError(f"the model takes {dtype}, not {given.dtype}")
+    shape = (1, *want[1:]) if want and want[0] in (-1, 1) else want
+    try:
+        if shape.count(-1) > 1:
+            return np.ascontiguousarray(given.reshape(1, *given.shape), dtype)
+        return np.ascontiguousarray(given.reshape(shape), dtype)
+    except ValueError as error:
+        raise InputError(f"{given.size} numbers do not make the model's {list(want)}") from error
+
+
 def _read(path: Path) -> Any:
     try:
         given = np.load(path, allow_pickle=False)
@@ -217,8 +232,8 @@ def _read(path: Path) -> Any:
     raise InputError(f"{path} holds several arrays")
 
 
-def _struct(outputs: tuple[TensorSpec, ...], kind: Any) -> Any:
-    """Return the type of a struct with one list for each output, flat, in C order."""
+def struct_of(outputs: tuple[TensorSpec, ...], kind: Any = None) -> Any:
+    """Return the type of a struct with one list for each output, flat, in C order; of its own numbers, or of a kind."""
     return pa.struct([(spec.name, pa.list_(kind or _number(spec.dtype))) for spec in outputs])
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from edge_sdk.cloud.batch.answering import Answering, open_answering
 from edge_sdk.cloud.batch.parts import Parts
 from edge_sdk.cloud.batch.sources import Row, open_source
-from edge_sdk.errors import InputError, ModelError, ProcessingError
+from edge_sdk.errors import InputError, MissingExtraError, ModelError, ProcessingError
 
 __all__ = ["Summary", "predict_batch"]
 
@@ -65,6 +65,7 @@ def predict_batch(
     workers: int = 1,
     threads: int = 1,
     part_rows: int = 1000,
+    table: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Summary:
     """Let a model answer every input of a source, and write one row for each, in their order.
@@ -88,6 +89,8 @@ def predict_batch(
         Of the runtime, for one inference.
     part_rows
         Rows that become durable together, and a row group of the output; at most so many are lost by a kill.
+    table
+        Write a table for a server, of requests of this encoding: ``captured``, ``jpeg``, ``resized`` or ``tensor``.
     on_progress
         Called with the rows done, of how many, and how many of them failed.
 
@@ -107,7 +110,7 @@ def predict_batch(
         if number < 1:
             raise InputError(f"{name} is {number}; it should be at least 1")
     with contextlib.ExitStack() as stack:
-        first = open_answering(model, threads=threads)
+        first = _open(model, threads, table)
         stack.callback(first.close)
         rows = open_source(source, first.wanted, column=column, id_column=id_column)
         columns = [("id", rows.id_type), *first.columns, ("error", pa.string())]
@@ -128,6 +131,16 @@ def predict_batch(
             _write(answers, parts, rows.count, part_rows, on_progress or (lambda *_: None))
             parts.finish()
         return Summary(str(output), parts.rows, parts.failed, resumed, first.identity["model_digest"])
+
+
+def _open(model: Path, threads: int, table: str | None) -> Answering:
+    if table is None:
+        return open_answering(model, threads=threads)
+    try:
+        from edge_sdk.cloud.batch.tabling import Tabling  # the server, which a batch does without
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "grpcio", "cloud") from error
+    return Tabling(model, table, threads=threads)
 
 
 def _write(

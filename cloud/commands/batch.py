@@ -8,9 +8,13 @@ order; a row that cannot be answered has a text in its column "error", and does 
 A run that was killed goes on where it was when the same command is given again. The exit code is 0
 when the file is written, whatever number of rows failed, and 1 when not one row could be answered.
 
+With --table, OUTPUT is for `edge-sdk serve` instead: the model's output tensors, and for each input the
+key by which a request that holds it is known.
+
 example:
   edge-sdk batch teacher-1.0.0.edge pictures/ answers.parquet
   edge-sdk batch teacher-1.0.0.edge pictures.parquet answers.parquet --column image --workers 4 --json
+  edge-sdk batch teacher-1.0.0.edge pictures/ table.parquet --table jpeg
 """
 
 from __future__ import annotations
@@ -48,6 +52,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="rows kept together, and lost by a kill (default: 1000)",
     )
+    parser.add_argument(
+        "--table",
+        metavar="ENCODING",
+        choices=["captured", "jpeg", "resized", "tensor"],
+        help="write the table of a server instead, for requests of this encoding",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -63,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             threads=args.threads,
             part_rows=args.part_rows,
+            table=args.table,
             on_progress=on_progress,
         )
     if args.json:

@@ -8,7 +8,6 @@ The answers that were asked for least recently make room for others.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from edge_sdk.cloud.server.flights import Flights, frozen
+from edge_sdk.cloud.server.keys import digest_of
 
-__all__ = ["INLINE_BYTES", "ResponseCache", "digest_of"]
+__all__ = ["INLINE_BYTES", "ResponseCache"]
 
 Array = np.ndarray[Any, Any]
 INLINE_BYTES = 64 * 1024
@@ -72,21 +72,6 @@ class ResponseCache:
         while self.nbytes > self._max_bytes:
             self.nbytes -= self._entries.popitem(last=False)[1][1]
         return kept
-
-
-def digest_of(inputs: Mapping[str, Array], encoding: str) -> bytes:
-    """Return the SHA-256 of what is asked: the encoding, and names, datatypes, shapes and bytes of the tensors."""
-    state = hashlib.sha256(encoding.encode())
-    for name in sorted(inputs):
-        x = inputs[name]
-        state.update(f"\0{len(name)}:{name}{x.dtype.str}{x.shape}".encode())
-        if x.dtype == object:  # texts and files, of any length
-            for item in x.ravel():
-                state.update(f"{len(item)}:".encode())
-                state.update(item)
-        else:
-            state.update(np.ascontiguousarray(x).data.cast("B") if x.size else b"")
-    return state.digest()
 
 
 def _size(output: Array) -> int:

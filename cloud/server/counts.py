@@ -98,7 +98,7 @@ class Counts:
     def hit(self, seconds: float, *, of_table: bool = False) -> None:
         """Count a request that the cache answered, or the table."""
         self.last_inference = int(time.time() * 1e3)
-        for tally in (self.hits, self.success, self.latency):
+        for tally in (self.table_hits if of_table else self.hits, self.success, self.latency):
             tally.add(seconds)
 
     def ran(self, size: int, seconds: float) -> None:

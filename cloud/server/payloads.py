@@ -100,6 +100,11 @@ class Reader:
                 self._processors["resized"] = DeviceProcessor(second_half(processing))
 
     @property
+    def processing(self) -> ProcessingSpec | None:
+        """That of the model's bundle; None where it is a plain model."""
+        return self._spec
+
+    @property
     def encodings(self) -> tuple[str, ...]:
         """The encodings that are offered."""
         return (*self._processors, "tensor")

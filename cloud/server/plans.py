@@ -201,4 +201,5 @@ def _fits_buffers(line: Line, payload: Payload, said: Answer) -> bool:
     open_ended = any(-1 in tensor.shape[model.batching != "whole" :] for tensor in model.outputs)
     size = payload.nbytes + sum(output.nbytes for output in outputs)
     numbers = all(output.dtype.kind in "biuf" for output in outputs)
-    return line.cache is None and line.may_run_here(payload) and numbers and not open_ended and size <= _MOST_COPIED
+    asked_each_time = line.cache is None and model.table is None
+    return asked_each_time and line.may_run_here(payload) and numbers and not open_ended and size <= _MOST_COPIED

@@ -1,6 +1,6 @@
 """A table of answers from Parquet to the file that is mapped: made once, beside it, whole or not at all.
 
-The Parquet file has, in any order, rows with the key of an input (``key``, as `edge_sdk.cloud.server.tables.item_keys`
+The Parquet file has, in any order, rows with the key of an input (``key``, as `edge_sdk.cloud.server.keys.item_keys`
 gives it), or the input itself as a list of numbers under its name; and the outputs, as lists under their names or in a
 struct ``outputs``. Rows with a text in ``error`` are none. Its metadata name the model (``edge_model_digest``).
 
@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -110,7 +111,7 @@ def open_table(path: Path, answers: Answers) -> Table | None:
     return Table(mapped, header.rows, header.keys, header.columns, whole=answers.whole)
 
 
-def _take_turns(source: IO[bytes]) -> None:
+def _take_turns(source: BufferedReader) -> None:
     """Wait until no other process makes something of a file; the lock goes with the file."""
     with suppress(ImportError, OSError):  # not on Windows, nor on every network folder: then each makes its own
         import fcntl
@@ -118,7 +119,7 @@ def _take_turns(source: IO[bytes]) -> None:
         fcntl.flock(source, fcntl.LOCK_EX)
 
 
-def _open(index: Path, source: IO[bytes]) -> tuple[_Header, mmap.mmap] | None:
+def _open(index: Path, source: BufferedReader) -> tuple[_Header, mmap.mmap] | None:
     """Map a file that was made before; None where there is none, or not of this Parquet file, or it is damaged."""
     try:
         with index.open("rb") as stream:
@@ -147,15 +148,16 @@ def _read_header(stream: IO[bytes]) -> _Header | None:
     return _Header(columns=columns, **values)
 
 
-def _make(index: Path, path: Path, source: IO[bytes], answers: Answers) -> tuple[_Header, mmap.mmap] | str:
+def _make(index: Path, path: Path, source: BufferedReader, answers: Answers) -> tuple[_Header, mmap.mmap] | str:
     """Make the file and map it; return the model's digest where it is another's."""
     try:
         from edge_sdk.cloud.server.table_making import Reading
     except ModuleNotFoundError as error:
         raise MissingExtraError("pyarrow", "batch") from error
     reading = Reading(path, source, answers)
-    if reading.model != answers.digest:
-        return reading.model
+    model: str = reading.model
+    if model != answers.digest:
+        return model
     header, head = _plan(source, answers, reading.rows)
 
     def write(stream: IO[bytes]) -> None:
@@ -181,7 +183,7 @@ def _written(index: Path, write: Callable[[IO[bytes]], None]) -> mmap.mmap:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _plan(source: IO[bytes], answers: Answers, rows: int) -> tuple[_Header, bytes]:
+def _plan(source: BufferedReader, answers: Answers, rows: int) -> tuple[_Header, bytes]:
     """Return what the file will say of itself, and how it begins."""
     status = os.fstat(source.fileno())
     sha256, head, header = _sha256(source), b"", None
@@ -208,7 +210,7 @@ def _reserve(stream: IO[bytes], size: int) -> None:
         stream.flush()
 
 
-def _sha256(source: IO[bytes]) -> str:
+def _sha256(source: BufferedReader) -> str:
     import hashlib
 
     source.seek(0)

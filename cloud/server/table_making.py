@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from edge_sdk.cloud.server.cache import digest_of
-from edge_sdk.cloud.server.tables import KEY_BYTES, Answers, Table
+from edge_sdk.cloud.server.keys import KEY_BYTES, digest_of
+from edge_sdk.cloud.server.tables import Answers, Table
 from edge_sdk.errors import InputError
 from edge_sdk.types import TensorSpec
 
@@ -150,7 +150,8 @@ class Reading:
         cast = found.astype(dtype) if found.dtype.kind in "fiub" else found
         if found.dtype.kind not in "fiub" or (dtype.kind != "f" and not np.array_equal(cast, found)):
             raise InputError(f"{self._path}: {spec.name} is {dtype}, which column {spec.name} does not hold")
-        return cast.reshape(len(picked), *shape)
+        numbers: Array = cast.reshape(len(picked), *shape)
+        return numbers
 
     def _batches(self, columns: list[str]) -> Iterator[Any]:
         yield from self._file.iter_batches(_BATCH, columns=columns)

@@ -3,7 +3,7 @@
 A table belongs to one model. Its file holds the keys of all inputs, sorted, and the outputs in rows of fixed length, in
 the same order. An answer is found in a few steps, whatever the size, and processes that map one file share its pages.
 
-An input is known by the SHA-256 of its encoding, name, datatype, shape and bytes, of which the first half is kept.
+Of a key, as `edge_sdk.cloud.server.keys` has it, the first half is kept.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from edge_sdk.cloud.server.cache import digest_of
+from edge_sdk.cloud.server.keys import item_keys
 from edge_sdk.errors import InputError
 from edge_sdk.types import TensorSpec
 
-__all__ = ["KEY_BYTES", "Answers", "Column", "Table", "item_keys"]
+__all__ = ["Answers", "Column", "Table"]
 
 Array = np.ndarray[Any, Any]
-
-KEY_BYTES = 32
-"""Of a key, as `item_keys` gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,25 +142,3 @@ class Table:
                 return place
             place += 1
         return None
-
-
-def item_keys(inputs: Mapping[str, Array], encoding: str, items: int, *, whole: bool) -> Iterator[bytes]:
-    """Yield what each input of a request is known by, whatever it travels with.
-
-    Parameters
-    ----------
-    inputs, encoding
-        What the request holds.
-    items
-        How many inputs that are.
-    whole
-        They have no axis of items.
-    """
-    if encoding == "jpeg":
-        inputs = {name: x.reshape(-1) for name, x in inputs.items()}
-    # a single picture or clip may come without an axis of items
-    if not whole and items == 1 and any(x.shape[:1] != (1,) for x in inputs.values()):
-        inputs = {name: x[np.newaxis] for name, x in inputs.items()}
-    for place in range(items):
-        one = inputs if whole else {name: x[place : place + 1] for name, x in inputs.items()}
-        yield digest_of(one, encoding)
