@@ -14,7 +14,7 @@ __all__ = ["Sums", "sum_statistics"]
 
 _Key = tuple[str, str, tuple[tuple[str, str], ...]]  # name and suffix, and the labels
 # a model answers where every process's does; the rest of what is measured is added up
-_UNLIKE = {"edge_model_ready": min, "edge_shadow_difference_max": max}
+_UNLIKE = {"edge_model_ready": min, "edge_shadow_difference_max": max, "edge_table_rows": max}
 
 
 class Sums:

@@ -22,8 +22,9 @@ from PIL import Image
 
 from edge_sdk.cloud.batch import predict_batch
 from edge_sdk.cloud.server.core import Answer, Core, Request
+from edge_sdk.cloud.server.families import as_text
 from edge_sdk.cloud.server.keys import item_keys
-from edge_sdk.cloud.server.metrics import metrics_text
+from edge_sdk.cloud.server.metrics import metrics_of
 from edge_sdk.cloud.server.models import load_model
 from edge_sdk.cloud.server.settings import Serving
 from edge_sdk.cloud.server.table_files import SUFFIX, open_table
@@ -273,10 +274,10 @@ def test_a_table_made_by_a_batch_answers_as_the_model_does_and_the_rest_is_asked
         assert not ask(core, "linear", **{name: x[:1] + 1}).cached
         ((_, counts),) = core.statistics("linear")
         assert (counts.table_hits.count, counts.table_misses.count, counts.hits.count) == (2, 1, 0)
-        text = metrics_text(core)
+        text = as_text(metrics_of(core))
         for line in ("edge_table_hits_total", "edge_table_rows"):
             assert f'{line}{{model="linear",version="1"}} {2 if "hits" in line else 40}\n' in text
-        assert "edge_table_rows{" not in metrics_text(other)
+        assert "edge_table_rows{" not in as_text(metrics_of(other))
     finally:
         core.close()
         other.close()
