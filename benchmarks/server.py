@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a script, not a module of a package
-"""The server under load beside its peers: requests a second, latency, and processor time of the server a request.
+r"""The server under load beside its peers: requests a second, latency, and processor time of the server a request.
 
 Closed loop: so many connections, each with one request at a time. Every server runs alone, in turn, a round of
 each after the other, so that all see the same machine; the medians of the rounds are shown. Beside ours there are
@@ -7,10 +7,12 @@ each after the other, so that all see the same machine; the medians of the round
 - ``echo``: a bare ``grpc.aio`` server that gives back as many bytes as the model would, and parses nothing: what
   gRPC itself costs;
 - ``floor``: ONNX Runtime in this process, without a server;
-- ``mlserver``, where its interpreter is given (in an environment of its own).
+- ``mlserver`` and ``pytriton``, each where an interpreter is given that has it (in an environment of its own), with
+  the same models in ONNX Runtime. They are in ``benchmarks/peers``.
 
 example:
-  python benchmarks/server.py --rounds 5 --seconds 2 --mlserver mlserver.venv/bin/python --json server.json
+  python benchmarks/server.py --rounds 5 --seconds 2 --mlserver mlserver.venv/bin/python \
+    --pytriton triton.venv/bin/python --json server.json
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -36,6 +39,8 @@ import numpy as np
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 MODELS = {"identity": (16,), "mlp": (256,), "cnn": (3, 224, 224), "thumbnail": (3, 48, 48)}
+PEERS = Path(__file__).parent / "peers"
+READY_SECONDS = 180
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -170,51 +175,6 @@ def children(pid: int) -> list[int]:
     return found
 
 
-ECHO = """
-import asyncio, sys, grpc, uvloop
-sizes = {size: bytes(int(n)) for size, n in (pair.split(":") for pair in sys.argv[1].split(","))}
-async def handle(data, context):
-    return sizes.get(str(len(data)), b"")
-async def main():
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(
-        "inference.GRPCInferenceService", {"ModelInfer": grpc.unary_unary_rpc_method_handler(handle)}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"ready grpc=127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
-with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-    runner.run(main())
-"""
-
-MLSERVER = """
-import json, sys
-from pathlib import Path
-folder = Path(sys.argv[1]); port = int(sys.argv[2])
-import onnxruntime as ort
-from mlserver import MLModel, types, Settings, ModelSettings, MLServer
-from mlserver.codecs import NumpyCodec
-import asyncio, numpy as np
-class Onnx(MLModel):
-    async def load(self):
-        options = ort.SessionOptions(); options.intra_op_num_threads = 1
-        self._session = ort.InferenceSession(str(folder / f"{self.name}.onnx"), options)
-        return True
-    async def predict(self, payload):
-        x = NumpyCodec.decode_input(payload.inputs[0]).astype(np.float32, copy=False)
-        y = self._session.run(None, {"x": x})[0]
-        return types.InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", y)])
-async def main():
-    settings = Settings(host="127.0.0.1", grpc_port=port, http_port=port + 1, metrics_port=port + 2,
-                        parallel_workers=0, debug=False, grpc_max_message_length=2**28)
-    server = MLServer(settings)
-    models = [ModelSettings(name=n, implementation=Onnx) for n in ("identity", "mlp", "cnn")]
-    print(f"ready grpc=127.0.0.1:{port}", flush=True)
-    await server.start(models)
-asyncio.run(main())
-"""
-
-
 @contextlib.contextmanager
 def serving(command: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Yield the address and process id of a server that prints ``ready grpc=HOST:PORT``."""
@@ -234,6 +194,33 @@ def serving(command: Sequence[str]) -> Iterator[tuple[str, int]]:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def free_ports(count: int) -> list[str]:
+    """Return ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [str(one.getsockname()[1]) for one in found]
+
+
+def wait_until_ready(address: str, models: Sequence[str]) -> None:
+    """Return when a server says of every model that it is ready."""
+    import grpc
+
+    from edge_sdk.protocol import messages
+
+    takes, gives = messages.METHODS["ModelReady"]
+    end = time.monotonic() + READY_SECONDS
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(METHOD.replace("ModelInfer", "ModelReady"), takes.SerializeToString, gives.FromString)
+        for model in models:
+            while True:
+                with contextlib.suppress(grpc.RpcError):
+                    if ask(takes(name=model), timeout=5, wait_for_ready=True).ready:
+                        break
+                if time.monotonic() > end:
+                    raise SystemExit(f"{address}: {model} does not become ready")
+                time.sleep(0.2)
 
 
 def measure(
@@ -299,7 +286,8 @@ def main() -> int:
     parser.add_argument(
         "--serve", nargs="*", default=[], metavar="OPTION", help="options of edge-sdk serve, without --"
     )
-    parser.add_argument("--mlserver", metavar="PYTHON", help="interpreter that has mlserver and onnxruntime")
+    for peer in ("mlserver", "pytriton"):
+        parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter that has {peer} and onnxruntime")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round, for programs")
     arguments = parser.parse_args()
     cells: list[Cell] = []
@@ -311,15 +299,14 @@ def main() -> int:
         options = [f"--{option}" if not option[:1].isdigit() else option for option in arguments.serve]
         commands = {
             "ours": [sys.executable, "-P", "-m", "edge_sdk", "serve", *paths, "--grpc-port", "0", *options],
-            "echo": [sys.executable, "-c", ECHO, ",".join(f"{n}:{size + 90}" for n, size in sizes.items())],
+            "echo": [sys.executable, str(PEERS / "echo.py"), ",".join(f"{n}:{size + 90}" for n, size in sizes.items())],
         }
-        if arguments.mlserver:
-            program = folder / "mlserver_program.py"
-            program.write_text(MLSERVER, encoding="utf-8")
-            commands["mlserver"] = [arguments.mlserver, str(program), name, "18471"]
+        for peer in ("mlserver", "pytriton"):
+            if python := getattr(arguments, peer):
+                commands[peer] = [python, str(PEERS / f"{peer}_onnx.py"), name, *free_ports(3)]
         servers = {key: stack.enter_context(serving(command)) for key, command in commands.items()}
-        if "mlserver" in servers:
-            time.sleep(5)
+        for key in servers.keys() - {"ours", "echo"}:
+            wait_until_ready(servers[key][0], arguments.models)
         for _ in range(arguments.rounds):
             for model in arguments.models:
                 for connections in arguments.connections:
