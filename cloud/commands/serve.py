@@ -22,8 +22,8 @@ from pathlib import Path
 from edge_sdk.cloud.server import ServerConfig
 from edge_sdk.cloud.server import run as run_server
 from edge_sdk.cloud.server.listening import check_address
-from edge_sdk.cloud.server.processors import available_cores
 from edge_sdk.cloud.server.settings import Serving
+from edge_sdk.cloud.server.shares import available_cores
 from edge_sdk.errors import PortInUseError
 
 __all__ = ["configure", "run"]

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edge_sdk.cloud.server.certificates import read_file
+from edge_sdk.cloud.server.rates import Bucket, SharedBucket, SharedRates
 from edge_sdk.errors import InputError, RateLimitError, UnknownCallerError
 
 __all__ = ["KINDS", "Access", "Caller", "Kind", "callers_from", "read_token"]
@@ -96,6 +97,8 @@ class Access:
         All that are known; nobody else is let in.
     clock
         Seconds that never go back.
+    shared
+        Where it is kept how much each may still ask, where several processes serve the same callers.
 
     Raises
     ------
@@ -103,7 +106,12 @@ class Access:
         Two callers have a token or a certificate's name in common.
     """
 
-    def __init__(self, callers: Iterable[Caller], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        callers: Iterable[Caller],
+        clock: Callable[[], float] = time.monotonic,
+        shared: SharedRates | None = None,
+    ) -> None:
         self.callers = tuple(callers)
         self._by_token = [(digest, caller) for caller in self.callers for digest in caller.tokens]
         self._by_certificate = {name: caller for caller in self.callers for name in caller.certificates}
@@ -114,8 +122,10 @@ class Access:
             if len(keys) != len({*keys}):
                 raise InputError(f"two callers have the same {what}: nobody could tell which is asking")
         self._buckets = {
-            caller.name: _Bucket(caller.requests_per_second, caller.burst, clock)
-            for caller in self.callers
+            caller.name: Bucket(caller.requests_per_second, caller.burst, clock)
+            if shared is None
+            else SharedBucket(shared, place, caller.requests_per_second, caller.burst, clock)
+            for place, caller in enumerate(self.callers)
             if caller.requests_per_second is not None
         }
 
@@ -183,25 +193,6 @@ class Access:
             raise RateLimitError(
                 f"{caller.name} may ask {caller.requests_per_second:g} times a second", retry_after=wait
             )
-
-
-class _Bucket:
-    """Holds a right to each request; rights come back at a steady rate."""
-
-    def __init__(self, rate: float, burst: int | None, clock: Callable[[], float]) -> None:
-        self._rate, self._clock = rate, clock
-        self._most = float(max(1, math.floor(rate)) if burst is None else burst)
-        self._left, self._at = self._most, clock()
-
-    def take(self) -> float:
-        """Take one and return 0, or take none and return the seconds until there is one."""
-        now = self._clock()
-        self._left = min(self._most, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left >= 1:
-            self._left -= 1
-            return 0.0
-        return (1 - self._left) / self._rate
 
 
 def callers_from(tables: object, folder: Path) -> tuple[Caller, ...]:

@@ -260,6 +260,13 @@ class Core:
         line = self._line(name, version)
         self.routes.reward(name, self._lines.get(name) or {version: line}, version, reward, decision)
 
+    async def take_reward(self, name: str, version: str, reward: object, decision: str = "") -> None:
+        """Do as `reward`, for all processes of the server."""
+        if self.ask_others is None:
+            self.reward(name, version, reward, decision)
+        else:
+            await self.ask_others("reward", name=name, version=version, reward=reward, decision=decision)
+
     def put(self, line: Line) -> None:
         """Serve a version; one of the same name and version answers what waits for it, and is then released."""
         name, version = line.model.name, line.model.version

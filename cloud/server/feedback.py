@@ -47,7 +47,7 @@ class FeedbackFront:
             self._admit(context, "infer", model)  # who may ask may say how good the answer was
             if not request.model_version:
                 raise InputError("a reward names the version that gave the answer")
-            self._core.reward(model, request.model_version, request.reward, request.decision_id)
+            await self._core.take_reward(model, request.model_version, request.reward, request.decision_id)
         except FAILURES as error:
             failure = failure_of(error, model)
             await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)

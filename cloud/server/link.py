@@ -103,6 +103,8 @@ class Link:
         except errors.EdgeSdkError as error:
             plain = not isinstance(error, errors.OverloadedError | errors.MissingExtraError | errors.KernelError)
             said["error"] = [type(error).__name__ if plain else "ServiceError", " ".join(str(error).split())]
+        except ConnectionError:  # who asks, or who would answer for us, is gone
+            said["error"] = ["ServiceError", f"{message['what']} ended with a process"]
         except Exception:  # noqa: BLE001 - a fault, which the log tells
             _log.exception("cannot answer %s", message["what"])
             said["error"] = ["ServiceError", f"{message['what']} failed: the log says why"]

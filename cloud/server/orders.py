@@ -21,8 +21,11 @@ class Orders:
         Which worker it is, for the log.
     log_level
         Of the log.
+    rates
+        Descriptor of the file of `SharedRates`.
     """
 
     config: ServerConfig
     number: int
     log_level: int
+    rates: int

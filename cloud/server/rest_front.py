@@ -176,7 +176,7 @@ class RestFront:
         version = said.get("version")
         if not isinstance(version, str) or not version or said.keys() != {"version", "reward"}:
             raise InputError('feedback is {"version": TEXT, "reward": NUMBER}')
-        self._core.reward(request.match_info["model"], version, said["reward"])
+        await self._core.take_reward(request.match_info["model"], version, said["reward"])
         return web.json_response({})
 
     async def _do(self, request: web.Request) -> web.StreamResponse:

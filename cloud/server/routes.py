@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,13 @@ import numpy as np
 
 from edge_sdk.cloud.server.asked import Answer, Request
 from edge_sdk.cloud.server.lines import Line
-from edge_sdk.cloud.server.routing import MOST_REMEMBERED, Router, Routing
+from edge_sdk.cloud.server.routing import MOST_REMEMBERED, Arm, Router, Routing
 from edge_sdk.errors import OverloadedError
 
 __all__ = ["Agreement", "Routes", "ShadowCounts", "compare"]
 
 Array = np.ndarray[Any, Any]
+ArmRow = tuple[str, str, str, int, int, float]  # model, version, digest, and what `Arm` holds
 Outputs = Mapping[str, Array]
 _Infer = Callable[[Request], Awaitable[Answer]]
 LAST = 2**30
@@ -129,6 +130,20 @@ class Routes:
     def reward(self, name: str, versions: dict[str, Line], version: str, reward: object, decision: str = "") -> None:
         """Let a bandit learn how good an answer was; raise `InputError` where it cannot."""
         self._router(name).reward(_routing(versions), _digests(versions), version, reward, decision)
+
+    def arms(self) -> list[ArmRow]:
+        """Return what bandits know by their own answers, for other processes of the server."""
+        return [
+            (router.model, version, digest, arm.chosen, arm.rewards, arm.reward)
+            for router in self.routers.values()
+            for (version, digest), arm in router.arms.items()
+        ]
+
+    def learn(self, name: str, others: Iterable[Sequence[Any]], decision: str = "") -> None:
+        """Take over what other processes of the server know of a model, and which answer was rewarded there."""
+        rows = [row for row in others if row[0] == name]
+        if rows or decision:
+            self._router(name).learn({(row[1], row[2]): Arm(*row[3:]) for row in rows}, decision)
 
     def mirror(self, request: Request, versions: dict[str, Line], answer: Answer, infer: _Infer | None) -> None:
         """Send the shadow what has been answered, where there is one and it is its turn; returns at once.

@@ -156,6 +156,9 @@ class Arm:
     rewards: int = 0
     reward: float = 0.0
 
+    def __add__(self, other: Arm) -> Arm:
+        return Arm(self.chosen + other.chosen, self.rewards + other.rewards, self.reward + other.reward)
+
     def draw(self, generator: random.Random) -> float:
         """Return a mean reward that may be, from the posterior Beta(1 + reward, 1 + what it lacked)."""
         return generator.betavariate(1 + self.reward, 1 + self.rewards - self.reward)
@@ -174,6 +177,7 @@ class Router:
         self.model = model
         self.counts: Counter[tuple[str, Route]] = Counter()
         self.arms: dict[tuple[str, str], Arm] = {}  # by version and digest: another model begins anew
+        self.others: dict[tuple[str, str], Arm] = {}  # what other processes of the server know beside
         self._told: dict[bytes | str, None] = {}  # decisions that were rewarded, the oldest first
         self._generator: random.Random | None = None
         self._keys = random.Random()
@@ -239,16 +243,28 @@ class Router:
             raise InputError(f"version {version[:40]!r} of model {self.model} learns from no rewards; {named} do")
         if not _is_number(reward) or not 0 <= reward <= 1:  # type: ignore[operator]
             raise InputError("reward is a number from 0 to 1")
-        told = decision and hashlib.blake2b(decision.encode(errors="surrogatepass"), digest_size=16).digest()
-        if told in self._told:
+        if _told(decision) in self._told:
             return
-        arm = self.arms.get((version, ready.get(version, "")))
-        if arm is None or arm.rewards >= arm.chosen:
+        key = (version, ready.get(version, ""))
+        arm = self._known(key)
+        if arm.rewards >= arm.chosen:
             raise InputError(f"version {version} was rewarded for all its answers already")
+        arm = self.arms.setdefault(key, Arm())
         arm.rewards += 1
         arm.reward += float(reward)  # type: ignore[arg-type]
-        if told:
-            self._told[told] = None
+        self._remember(decision)
+
+    def learn(self, others: Mapping[tuple[str, str], Arm], decision: str = "") -> None:
+        """Take over what other processes of the server know, and which answer was rewarded there."""
+        self.others = dict(others)
+        self._remember(decision)
+
+    def _known(self, key: tuple[str, str]) -> Arm:
+        return self.arms.get(key, Arm()) + self.others.get(key, Arm())
+
+    def _remember(self, decision: str) -> None:
+        if decision:
+            self._told[_told(decision)] = None
             if len(self._told) > _MOST_TOLD:
                 del self._told[next(iter(self._told))]
 
@@ -264,7 +280,7 @@ class Router:
         if generator.random() * 100 < routing.floor * len(arms):
             index = generator.randrange(len(arms))
         else:
-            draws = [arm.draw(generator) for arm in arms]
+            draws = [self._known(key).draw(generator) for key in ready.items()]
             index = draws.index(max(draws))
         arms[index].chosen += 1
         return versions[index]
@@ -280,6 +296,10 @@ def _make_room(known: dict[tuple[str, Any], Any], is_there: Callable[[tuple[str,
     """Forget the oldest entry of what is no longer there, where too many are remembered."""
     if len(known) >= MOST_REMEMBERED and (gone := next((key for key in known if not is_there(key)), None)):
         del known[gone]
+
+
+def _told(decision: str) -> bytes | str:
+    return decision and hashlib.blake2b(decision.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def share_of(salt: str, text: str) -> float:

@@ -7,6 +7,7 @@ import logging
 from edge_sdk.cloud.server.access import KINDS, Access, Caller, read_token
 from edge_sdk.cloud.server.certificates import Certificates
 from edge_sdk.cloud.server.config import ServerConfig
+from edge_sdk.cloud.server.rates import SharedRates
 from edge_sdk.errors import InputError
 
 __all__ = ["secured", "warn_of_tokens"]
@@ -15,15 +16,22 @@ _log = logging.getLogger("edge_sdk.cloud.server")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def secured(config: ServerConfig) -> tuple[Access | None, Certificates | None]:
+def secured(config: ServerConfig, shared: SharedRates | None = None) -> tuple[Access | None, Certificates | None]:
     """Return who may do what, and the certificates; None where everybody may do all, and where there is no TLS.
+
+    Parameters
+    ----------
+    config
+        How to serve.
+    shared
+        As for `Access`.
 
     Raises
     ------
     InputError, StorageError
         A certificate or token file is missing or unusable, or one option needs another.
     """
-    return _access(config), _certificates(config)
+    return _access(config, shared), _certificates(config)
 
 
 def warn_of_tokens(config: ServerConfig, access: Access | None, certificates: Certificates | None) -> None:
@@ -32,13 +40,13 @@ def warn_of_tokens(config: ServerConfig, access: Access | None, certificates: Ce
         _log.warning("tokens travel unencrypted: give --tls-cert and --tls-key, or encrypt in front of this server")
 
 
-def _access(config: ServerConfig) -> Access | None:
+def _access(config: ServerConfig, shared: SharedRates | None) -> Access | None:
     callers = list(config.serving.callers)
     if any(caller.certificates for caller in callers) and config.tls_client_ca is None:
         raise InputError("callers known by certificates need --tls-client-ca")
     if config.token_file is not None:
         callers.append(Caller(name="--token-file", tokens=(read_token(config.token_file),), methods=KINDS))
-    return Access(callers) if callers else None
+    return Access(callers, shared=shared) if callers else None
 
 
 def _certificates(config: ServerConfig) -> Certificates | None:

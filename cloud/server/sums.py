@@ -10,9 +10,12 @@ from typing import Any
 
 from edge_sdk.cloud.server.families import Family
 
-__all__ = ["Sums", "sum_statistics"]
+__all__ = ["Arms", "Sums", "sum_statistics"]
 
 _Key = tuple[str, str, tuple[tuple[str, str], ...]]  # name and suffix, and the labels
+_Arm = tuple[str, str, str]  # model, version, digest
+_Known = tuple[int, int, float]  # chosen, rewards, their sum
+_ArmRow = tuple[str, str, str, int, int, float]
 # a model answers where every process's does; the rest of what is measured is added up
 _UNLIKE = {"edge_model_ready": min, "edge_shadow_difference_max": max, "edge_table_rows": max}
 
@@ -76,6 +79,36 @@ class Sums:
 
     def _keep(self, key: _Key, value: float) -> None:
         self._kept[key] = self._kept.get(key, 0) + value
+
+
+class Arms:
+    """What bandits of all processes know, as `edge_sdk.cloud.server.routes.Routes.arms` tells it."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, dict[_Arm, _Known]] = {}
+        self._kept: dict[_Arm, _Known] = {}  # by those who are no more
+
+    def take(self, process: int, rows: Iterable[Sequence[Any]]) -> None:
+        """Note what a process knows by its own answers."""
+        self._last[process] = {(row[0], row[1], row[2]): (row[3], row[4], row[5]) for row in rows}
+
+    def end(self, process: int) -> None:
+        """Note that a process is no more; what it knew stays."""
+        for key, known in self._last.pop(process, {}).items():
+            self._kept[key] = _plus(self._kept.get(key), known)
+
+    def others(self, process: int) -> list[_ArmRow]:
+        """Return what all but one process know together."""
+        merged = dict(self._kept)
+        for other, arms in self._last.items():
+            if other != process:
+                for key, known in arms.items():
+                    merged[key] = _plus(merged.get(key), known)
+        return [(*key, *known) for key, known in merged.items()]
+
+
+def _plus(one: _Known | None, other: _Known) -> _Known:
+    return other if one is None else (one[0] + other[0], one[1] + other[1], one[2] + other[2])
 
 
 def sum_statistics(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

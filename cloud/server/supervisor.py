@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,12 +30,13 @@ from edge_sdk.cloud.server.families import Family, process_metrics, resident_byt
 from edge_sdk.cloud.server.link import Link
 from edge_sdk.cloud.server.listening import address_of, open_socket, reserve
 from edge_sdk.cloud.server.orders import Orders
-from edge_sdk.cloud.server.processors import available_cores
+from edge_sdk.cloud.server.rates import SharedRates
 from edge_sdk.cloud.server.security import secured, warn_of_tokens
-from edge_sdk.cloud.server.sums import Sums
+from edge_sdk.cloud.server.shares import environment_of, share_of
+from edge_sdk.cloud.server.sums import Arms, Sums
 from edge_sdk.errors import EdgeSdkError, ModelError, ServiceError
 
-__all__ = ["environment_of", "run_workers", "share_of"]
+__all__ = ["run_workers"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 _LOOK_SECONDS = 1.0
@@ -49,58 +50,18 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 def run_workers(config: ServerConfig, on_ready: OnReady) -> None:
     """Serve with several processes; as `edge_sdk.cloud.server.run`."""
-    access, certificates = secured(config)
-    warn_of_tokens(config, access, certificates)
     with contextlib.ExitStack() as stack:
+        # one for each of the callers, and the one of --token-file
+        rates = stack.enter_context(SharedRates.file(len(config.serving.callers) + 1)).fileno()
+        access, certificates = secured(config, SharedRates(rates))
+        warn_of_tokens(config, access, certificates)
         ports = {}
         for front, (host, port) in config.addresses.items():
             if front != "metrics":
                 held = stack.enter_context(reserve(host, port, f"--{front}-port"))
                 ports[front] = held.getsockname()[1]
-        supervisor = _Supervisor(share_of(config, ports), config)
+        supervisor = _Supervisor(share_of(config, ports), config, rates)
         asyncio.run(supervisor.run(access, certificates, on_ready))
-
-
-def share_of(config: ServerConfig, ports: Mapping[str, int]) -> ServerConfig:
-    """Return what each worker is started with: its share of the server's processors and memory.
-
-    Parameters
-    ----------
-    config
-        Of the server.
-    ports
-        The ports of ``grpc`` and, where it is open, ``http``.
-    """
-    workers, serving = config.workers or 1, config.serving
-    threads = max(1, available_cores() // workers)
-    # a share has room for one large request at least
-    pending = max(serving.max_pending_bytes // workers, min(serving.max_pending_bytes, 2 * config.max_message_bytes))
-    usual = {"threads": threads, **serving.models.get("*", {})}
-    return replace(
-        config,
-        grpc_port=ports["grpc"],
-        http_port=ports.get("http"),
-        metrics_port=None,
-        workers=None,
-        max_worker_bytes=None,
-        gpus=(),
-        serving=replace(serving, max_pending_bytes=pending, models={**serving.models, "*": usual}),
-    )
-
-
-def environment_of(place: int, gpus: tuple[str, ...], base: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a worker.
-
-    Parameters
-    ----------
-    place
-        Which of the workers, from 0.
-    gpus
-        Of `ServerConfig`.
-    base
-        Our own.
-    """
-    return {**base, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
 
 
 class _StartError(Exception):
@@ -138,19 +99,21 @@ class _Supervisor:
         What each worker is started with.
     config
         Of the server.
+    rates
+        Descriptor of the file of `SharedRates`.
     """
 
-    def __init__(self, share: ServerConfig, config: ServerConfig) -> None:
-        self._share, self._config = share, config
+    def __init__(self, share: ServerConfig, config: ServerConfig, rates: int) -> None:
+        self._share, self._config, self._rates = share, config, rates
         self._numbers = itertools.count(1)
         self._workers: dict[int, _Worker] = {}
         self._is_complete = asyncio.Event()  # every worker has been ready once
         self._missing = config.workers or 1
-        self._sums = Sums()
+        self._sums, self._arms = Sums(), Arms()
         self._restarts: Counter[str] = Counter(died=0, memory=0)
         self._unloaded: set[str] = set()
         self._watching: set[asyncio.Task[None]] = set()
-        self._changing, self._replacing = asyncio.Lock(), asyncio.Lock()
+        self._changing, self._rewarding, self._replacing = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
 
     async def run(self, access: Access | None, certificates: Certificates | None, on_ready: OnReady) -> None:
         """Serve until SIGTERM or SIGINT; raise `ServiceError` where workers cannot."""
@@ -260,14 +223,14 @@ class _Supervisor:
 
     async def _spawn(self, place: int) -> _Worker:
         number = next(self._numbers)
-        orders = Orders(self._share, number, logging.getLogger("edge_sdk").getEffectiveLevel())
+        orders = Orders(self._share, number, logging.getLogger("edge_sdk").getEffectiveLevel(), self._rates)
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "edge_sdk.cloud.server.worker", str(theirs.fileno())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=2,  # ours says only that all are ready
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), self._rates],
                 env=environment_of(place, self._config.gpus, os.environ),
             )
         assert process.stdin is not None
@@ -299,16 +262,18 @@ class _Supervisor:
             case "loaded":
                 async with self._changing:
                     worker.is_member = True
-                    return sorted(self._unloaded)
+                    return {"unloaded": sorted(self._unloaded), "arms": self._arms.others(number)}
             case "ready":
                 worker.models = tuple(about["models"])
                 worker.ready.set()
             case "failed":
                 worker.failure = about["line"]
             case "ending":
-                self._take(worker, about["families"])
+                self._take(worker, about["counted"])
             case "load" | "unload":
                 await self._change(worker, what, about["name"])
+            case "reward":
+                await self._reward(worker, about)
             case "statistics":
                 return await self._ask(self._members(but=worker), what, about)
             case _:
@@ -326,6 +291,24 @@ class _Supervisor:
             for worker, end in zip(members, ends, strict=True):
                 if isinstance(end, EdgeSdkError):
                     raise ModelError(f"worker {worker.number}: {end}")
+
+    async def _reward(self, asking: _Worker, about: dict[str, Any]) -> None:
+        """Let the asking worker learn, with what all know; then tell the others."""
+        async with self._rewarding:
+            members = self._members()
+            ends = await asyncio.gather(*(worker.link.ask("arms") for worker in members), return_exceptions=True)
+            for worker, end in zip(members, ends, strict=True):
+                if not isinstance(end, BaseException) and worker.number in self._workers:
+                    self._arms.take(worker.number, end)
+            rows = await asking.link.ask("reward", **about, others=self._arms.others(asking.number))
+            if asking.number in self._workers:
+                self._arms.take(asking.number, rows)
+            told = {"name": about["name"], "decision": about["decision"]}
+            learning = [
+                worker.link.ask("learn", **told, others=self._arms.others(worker.number))
+                for worker in self._members(but=asking)
+            ]
+            await asyncio.gather(*learning, return_exceptions=True)
 
     async def _ask(self, workers: Iterable[_Worker], what: str, about: dict[str, Any]) -> list[Any]:
         """Return what workers answer; of those that cannot, nothing."""
@@ -372,15 +355,17 @@ class _Supervisor:
         return self._sums.families()
 
     async def _count(self, worker: _Worker, seconds: float) -> None:
-        self._take(worker, await asyncio.wait_for(worker.link.ask("metrics"), seconds))
+        self._take(worker, await asyncio.wait_for(worker.link.ask("counted"), seconds))
 
-    def _take(self, worker: _Worker, families: Iterable[Any]) -> None:
+    def _take(self, worker: _Worker, counted: Mapping[str, Any]) -> None:
         if worker.number in self._workers:
-            self._sums.take(worker.number, [Family(*family) for family in families])
+            self._sums.take(worker.number, [Family(*family) for family in counted["families"]])
+            self._arms.take(worker.number, counted["arms"])
 
     def _forget(self, worker: _Worker) -> None:
         self._workers.pop(worker.number, None)
         self._sums.end(worker.number)
+        self._arms.end(worker.number)
         worker.link.close()
 
     async def _end(self, worker: _Worker) -> None:

@@ -27,6 +27,7 @@ from edge_sdk.cloud.server.descriptions import statistics
 from edge_sdk.cloud.server.link import Link
 from edge_sdk.cloud.server.metrics import metrics_of
 from edge_sdk.cloud.server.orders import Orders
+from edge_sdk.cloud.server.rates import SharedRates
 from edge_sdk.cloud.server.security import secured
 from edge_sdk.cloud.server.service import Shared, loop_factory, opened, serve
 from edge_sdk.errors import EdgeSdkError, MissingExtraError, UnknownModelError
@@ -48,7 +49,11 @@ def main() -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # as in `edge_sdk.main`
     try:
-        with opened(config, *secured(config)) as shared, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        access, certificates = secured(config, SharedRates(orders.rates))
+        with (
+            opened(config, access, certificates) as shared,
+            asyncio.Runner(loop_factory=loop_factory()) as runner,
+        ):
             return runner.run(_work(config, shared, end))
     except EdgeSdkError as error:
         return _fail(end, error)
@@ -65,7 +70,10 @@ async def _work(config: ServerConfig, shared: Shared, end: socket.socket) -> int
         saying.add(asyncio.create_task(link.ask("ready", models=models)))
 
     with contextlib.suppress(ConnectionError):  # the supervisor is gone, and standard input says so, too
-        for name in await link.ask("loaded"):
+        others = await link.ask("loaded")
+        for name in dict.fromkeys(row[0] for row in others["arms"]):
+            core.routes.learn(name, others["arms"])
+        for name in others["unloaded"]:
             with contextlib.suppress(UnknownModelError):
                 await core.change_here("unload", name)
         core.ask_others = link.ask
@@ -75,20 +83,34 @@ async def _work(config: ServerConfig, shared: Shared, end: socket.socket) -> int
             await link.ask("failed", line=str(error))
             return 2
         await asyncio.gather(*saying)
-        await link.ask("ending", families=metrics_of(core))
+        await link.ask("ending", counted=_counted(core))
     return 0
 
 
 async def _answer(core: Core, what: str, about: dict[str, Any]) -> Any:
     match what:
-        case "metrics":
-            return metrics_of(core)
+        case "counted":
+            return _counted(core)
+        case "arms":
+            return core.routes.arms()
+        case "reward":
+            name, others = about["name"], about.pop("others")
+            core.routes.learn(name, others)
+            core.reward(**about)
+            return core.routes.arms()
+        case "learn":
+            core.routes.learn(**about)
+            return None
         case "statistics":
             return statistics(core, about["name"], about["version"])
         case "load" | "unload":
             await core.change_here(what, about["name"])
             return None
     raise ValueError(what)
+
+
+def _counted(core: Core) -> dict[str, Any]:
+    return {"families": metrics_of(core), "arms": core.routes.arms()}
 
 
 def _fail(end: socket.socket, error: EdgeSdkError) -> int:

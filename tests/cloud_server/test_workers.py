@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -18,12 +20,14 @@ import numpy as np
 import pytest
 
 from edge_sdk.protocol import add_input, messages
-from outside.bundles import SIDE, TinyBundle
+from outside.bundles import SIDE, TinyBundle, tiny_onnx
+from outside.certificates import Certificates
 from outside.services import Service
 from outside.services import edge_sdk as run_edge_sdk
 
 PATIENT = 30.0
 OF_MODEL = '{model="tiny",version="1.0.0"}'
+TOKEN = "s3cret-token-of-a-test"
 ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 
 
@@ -49,15 +53,20 @@ def wait_until(holds, seconds: float = PATIENT):
     return found
 
 
-def get(address: str, path: str) -> tuple[int, str]:
+def ask(address: str, method: str, path: str, body: object = None, **headers: str) -> tuple[int, str]:
+    """Return what is answered over a connection of its own."""
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=PATIENT)
     try:
-        connection.request("GET", path)
+        connection.request(method, path, body if body is None else json.dumps(body), headers)
         response = connection.getresponse()
         return response.status, response.read().decode()
     finally:
         connection.close()
+
+
+def get(address: str, path: str, **headers: str) -> tuple[int, str]:
+    return ask(address, "GET", path, **headers)
 
 
 def scrape(process: Service) -> dict[str, float]:
@@ -153,10 +162,10 @@ def test_metrics_and_statistics_are_sums_over_the_workers(pair: Service) -> None
     assert sum(one["compute_infer"]["count"] for one in said["model_stats"][0]["batch_stats"]) == 24
     takes, gives = messages.METHODS["ModelStatistics"]
     with channel_to(pair.ready["grpc"]) as channel:
-        ask = channel.unary_unary(
+        statistics = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelStatistics", takes.SerializeToString, gives.FromString
         )
-        assert ask(takes(), timeout=PATIENT).model_stats[0].inference_stats.success.count == 24
+        assert statistics(takes(), timeout=PATIENT).model_stats[0].inference_stats.success.count == 24
     found = scrape(pair)
     assert found["edge_workers"] == 2
     assert found[f'edge_request_seconds_bucket{OF_MODEL[:-1]},le="+Inf"}}'] == 24
@@ -237,26 +246,159 @@ def test_loading_and_unloading_reach_every_worker_and_those_that_come_later(
         (tmp_path / "models" / name / "1").mkdir(parents=True)
         (tmp_path / "models" / name / "1" / "model.edge").write_bytes(tiny_edge_bundle.path.read_bytes())
     process = service("serve", tmp_path / "models", *ports, "--workers", "2", "--allow-admin")
-    host, _, port = process.ready["http"].rpartition(":")
 
-    def ask(action: str) -> int:
-        connection = http.client.HTTPConnection(host, int(port), timeout=PATIENT)
-        connection.request("POST", f"/v2/repository/models/{action}", b"{}")
-        status = connection.getresponse().status
-        connection.close()
-        return status
+    def administer(action: str) -> int:
+        return ask(process.ready["http"], "POST", f"/v2/repository/models/{action}", {})[0]
 
     def states() -> set[int]:
         """Return what sixteen connections hear of the model: of both workers, but for one time in 32768."""
         return {get(process.ready["http"], "/v2/models/two")[0] for _ in range(16)}
 
     assert states() == {200}
-    assert ask("two/unload") == 200
+    assert administer("two/unload") == 200
     assert states() == {404}
     os.kill(workers(process)[0], signal.SIGKILL)
     wait_until(lambda: "another is started" in process.errors and scrape(process)["edge_workers"] == 2)
     assert states() == {404}
-    assert ask("none/load") == 404
-    assert ask("two/load") == 200
+    assert administer("none/load") == 404
+    assert administer("two/load") == 200
     assert states() == {200}
     assert get(process.ready["http"], "/v2/models/one")[0] == 200
+
+
+def put(models: Path, version: str, columns: int = 3) -> None:
+    """Write a version of the model ``dense``, which gives so many numbers for a picture."""
+    (models / "dense" / version).mkdir(parents=True)
+    weights, bias = np.zeros((192, columns), np.float32), np.full(columns, float(version), np.float32)
+    (models / "dense" / version / "model.onnx").write_bytes(tiny_onnx(weights, bias))
+
+
+def picture(number: int = 0, items: int = 1) -> dict[str, object]:
+    data = [float(number)] + [0.0] * (items * SIDE * SIDE * 3 - 1)
+    return {"inputs": [{"name": "image", "datatype": "FP32", "shape": [items, SIDE, SIDE, 3], "data": data}]}
+
+
+def test_rewards_reach_every_worker_and_outlive_each(service, tmp_path: Path) -> None:
+    put(tmp_path / "models", "1")
+    put(tmp_path / "models", "2")
+    (tmp_path / "serve.toml").write_text('[models.dense.routing]\nbandit = ["1", "2"]\nfloor = 0\n')
+    process = service("serve", tmp_path / "models", *ports, "--workers", "2", "--config", tmp_path / "serve.toml")
+    address, seen = process.ready["http"], {"1": 0, "2": 0}
+
+    def learn(rounds: int) -> None:
+        for _ in range(rounds):  # the answer and its reward often come to different workers
+            status, said = ask(address, "POST", "/v2/models/dense/infer", picture())
+            assert status == 200
+            version = json.loads(said)["model_version"]
+            seen[version] += 1
+            reward = {"version": version, "reward": float(version == "2")}
+            assert ask(address, "POST", "/v2/models/dense/feedback", reward) == (200, "{}")
+
+    learn(40)
+    os.kill(workers(process)[0], signal.SIGKILL)
+    wait_until(lambda: "another is started" in process.errors and scrape(process)["edge_workers"] == 2)
+    before = dict(seen)
+    learn(20)
+    assert seen["2"] - before["2"] >= 15, "the new worker knows what was learned"
+    refused = ask(address, "POST", "/v2/models/dense/feedback", {"version": "1", "reward": 1})
+    assert refused[0] == 400
+    assert "rewarded for all its answers already" in refused[1]
+    rewards = [value for name, value in scrape(process).items() if name.startswith("edge_bandit_rewards_total")]
+    assert sum(rewards) == 60
+
+
+def test_a_caller_may_ask_the_server_as_often_as_its_table_says(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    table = '[callers.it]\ntoken_file = "token"\nrequests_per_second = 0.001\nburst = 10\n'
+    (tmp_path / "serve.toml").write_text(table)
+    process = service("serve", tiny_edge_bundle.path, *ports, "--workers", "2", "--config", tmp_path / "serve.toml")
+    ends = [get(process.ready["http"], "/v2/models/tiny", authorization=f"Bearer {TOKEN}")[0] for _ in range(24)]
+    assert sorted(ends) == [200] * 10 + [429] * 14
+    os.kill(workers(process)[0], signal.SIGKILL)
+    wait_until(lambda: "another is started" in process.errors)
+    ends = [get(process.ready["http"], "/v2/models/tiny", authorization=f"Bearer {TOKEN}")[0] for _ in range(12)]
+    assert set(ends) == {429}, "a new worker brings no new rights"
+
+
+def test_a_worker_that_holds_too_much_is_replaced_and_no_request_fails(service, tmp_path: Path) -> None:
+    put(tmp_path / "models", "1", columns=4096)
+    (tmp_path / "serve.toml").write_text("[models.dense]\ncache_bytes = 1073741824\n")
+    options = (*ports, "--config", tmp_path / "serve.toml", "--workers", "1")
+    fresh = service("serve", tmp_path / "models", *options)
+    (pid,) = workers(fresh)
+    held = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    fresh.stop()
+    process = service("serve", tmp_path / "models", *options, "--max-worker-memory", f"{(held >> 20) + 24}MiB")
+    (first,) = workers(process)
+    message = messages.ModelInferRequest(model_name="dense")
+    pictures = np.zeros((128, SIDE, SIDE, 3), np.float32)
+    numbers = itertools.count()
+    add_input(message, "image", pictures)
+
+    def another() -> bytes:
+        """Return a request like no other, whose answer of 2 MiB is kept."""
+        pictures[0, 0, 0, 0] = next(numbers)
+        message.raw_input_contents[0] = pictures.tobytes()
+        return message.SerializeToString()
+
+    with channel_to(process.ready["grpc"]) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        until = time.monotonic() + PATIENT
+        while first in workers(process):
+            call(another(), timeout=PATIENT, wait_for_ready=True)
+            assert time.monotonic() < until
+    assert "and is replaced" in process.errors
+    wait_until(lambda: scrape(process).get('edge_worker_restarts_total{reason="memory"}') == 1)
+    assert scrape(process)['edge_worker_restarts_total{reason="died"}'] == 0
+
+
+def test_workers_see_the_gpus_they_are_given(service, tiny_edge_bundle: TinyBundle) -> None:
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--workers", "auto", "--gpus", "0,GPU-1a")
+    seen = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in workers(process)]
+    assert {one.decode() for each in seen for one in each if one.startswith(b"CUDA_VISIBLE")} == {
+        "CUDA_VISIBLE_DEVICES=0",
+        "CUDA_VISIBLE_DEVICES=GPU-1a",
+    }
+
+
+def test_the_fast_front_is_served_by_several_processes_too(service, tiny_edge_bundle: TinyBundle) -> None:
+    process = service("serve", tiny_edge_bundle.path, *ports, "--workers", "2", "--front", "fast")
+    for _ in range(24):
+        with channel_to(process.ready["grpc"]) as channel:
+            infer(channel)
+    assert answered(process) == 24
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize("processes", [(), ("--workers", "1")])
+def test_metrics_are_as_guarded_as_the_server_unless_they_should_be_plain(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, certificates: Certificates, processes: tuple[str, ...]
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "scraper").write_text("scraping")
+    (tmp_path / "serve.toml").write_text('[callers.prometheus]\ntoken_file = "scraper"\nmethods = ["metrics"]\n')
+    options = (
+        *ports, *processes, "--token-file", tmp_path / "token", "--config", tmp_path / "serve.toml",
+        "--tls-cert", certificates.cert, "--tls-key", certificates.key,
+    )  # fmt: skip
+    process = service("serve", tiny_edge_bundle.path, *options)
+    context = ssl.create_default_context(cafile=str(certificates.cert))
+
+    def status(path: str, token: str | None, front: str = "metrics") -> int:
+        host, _, port = process.ready[front].rpartition(":")
+        connection = http.client.HTTPSConnection(host, int(port), timeout=PATIENT, context=context)
+        connection.request("GET", path, headers={} if token is None else {"authorization": f"Bearer {token}"})
+        response = connection.getresponse()
+        connection.close()
+        return response.status
+
+    assert [status("/metrics", token) for token in (TOKEN, "scraping", "wrong", None)] == [200, 200, 401, 401]
+    assert status("/v2/models/tiny", "scraping", front="http") == 403
+    with pytest.raises((http.client.HTTPException, OSError)):
+        get(process.ready["metrics"], "/metrics")
+    process.stop()
+    plain = service("serve", tiny_edge_bundle.path, *options, "--metrics-plain", "--metrics-host", "localhost")
+    assert plain.ready["metrics"].startswith("localhost:")
+    assert get(plain.ready["metrics"], "/metrics")[0] == 200
