@@ -176,7 +176,7 @@ def test_a_killed_worker_costs_its_own_requests_at_most_and_is_started_again(pai
     before = workers(pair)
     with Load(pair.ready["grpc"]) as load:
         load.wait_for(100)
-        counted = answered(pair)
+        counted = answered(pair)  # what was counted after the last look, a second ago at most, is lost with the worker
         assert counted > 0
         os.kill(before[0], signal.SIGKILL)
         load.wait_for(100)
@@ -295,6 +295,7 @@ def test_rewards_reach_every_worker_and_outlive_each(service, tmp_path: Path) ->
             assert ask(address, "POST", "/v2/models/dense/feedback", reward) == (200, "{}")
 
     learn(40)
+    scrape(process)
     os.kill(workers(process)[0], signal.SIGKILL)
     wait_until(lambda: "another is started" in process.errors and scrape(process)["edge_workers"] == 2)
     before = dict(seen)
@@ -325,7 +326,8 @@ def test_a_caller_may_ask_the_server_as_often_as_its_table_says(
 def test_a_worker_that_holds_too_much_is_replaced_and_no_request_fails(service, tmp_path: Path) -> None:
     put(tmp_path / "models", "1", columns=4096)
     (tmp_path / "serve.toml").write_text("[models.dense]\ncache_bytes = 1073741824\n")
-    options = (*ports, "--config", tmp_path / "serve.toml", "--workers", "1")
+    # gRPC's own library drops requests that come in the moment in which it stops
+    options = (*ports, "--config", tmp_path / "serve.toml", "--workers", "1", "--front", "fast")
     fresh = service("serve", tmp_path / "models", *options)
     (pid,) = workers(fresh)
     held = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -343,7 +345,7 @@ def test_a_worker_that_holds_too_much_is_replaced_and_no_request_fails(service, 
         message.raw_input_contents[0] = pictures.tobytes()
         return message.SerializeToString()
 
-    with channel_to(process.ready["grpc"]) as channel:
+    with grpc.insecure_channel(process.ready["grpc"]) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         until = time.monotonic() + PATIENT
         while first in workers(process):
