@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,7 +15,7 @@ from edge_sdk.errors import InputError
 if TYPE_CHECKING:
     from edge_sdk.cloud.server.http2 import Connection, Stream
 
-__all__ = ["Abort", "Call", "parse_timeout", "unpacked"]
+__all__ = ["Abort", "Begun", "Call", "parse_timeout", "unpacked"]
 
 _MOST_UNSENT = 262_144  # bytes of a stream that wait for its client; a handler that writes more waits, too
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -194,6 +194,30 @@ class Call:
             return data if parse is None else parse(data)
         except Exception as error:  # whatever a deserializer raises
             raise Abort(grpc.StatusCode.INTERNAL, "the message cannot be read") from error
+
+
+class Begun:
+    """The rest of a coroutine that has been run up to its first wait."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], waiting: Any) -> None:
+        self._work, self._waiting = work, waiting
+
+    async def rest(self) -> None:
+        """Run it to its end."""
+        await self
+
+    def __await__(self) -> Generator[Any, None, None]:
+        work, waiting = self._work, self._waiting
+        try:
+            while True:
+                try:
+                    yield waiting
+                except BaseException as error:  # noqa: BLE001 - it is for the coroutine
+                    waiting = work.throw(error)
+                else:
+                    waiting = work.send(None)
+        except StopIteration:
+            return
 
 
 def parse_timeout(text: bytes) -> float:

@@ -12,14 +12,14 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
 
-from edge_sdk.cloud.server.calls import Abort, Call
+from edge_sdk.cloud.server.calls import Abort, Begun, Call
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
 from edge_sdk.cloud.server.standard import SERVICES
 from edge_sdk.errors import InputError
@@ -305,7 +305,7 @@ class _Connection(asyncio.BufferedProtocol):
             waiting = work.send(None)
         except StopIteration:
             return
-        call.task = self._loop.create_task(_Begun(work, waiting).rest())
+        call.task = self._loop.create_task(Begun(work, waiting).rest())
 
     async def _answer(self, call: Call) -> None:
         """Answer a call of one message."""
@@ -367,30 +367,6 @@ class _Connection(asyncio.BufferedProtocol):
             self._transport.write(data)
         if self._http2.closed or (self._shared.leaving and not self._http2.busy):
             self._transport.close()
-
-
-class _Begun:
-    """The rest of a coroutine that has been run up to its first wait."""
-
-    def __init__(self, work: Coroutine[Any, Any, None], waiting: Any) -> None:
-        self._work, self._waiting = work, waiting
-
-    async def rest(self) -> None:
-        """Run it to its end."""
-        await self
-
-    def __await__(self) -> Generator[Any, None, None]:
-        work, waiting = self._work, self._waiting
-        try:
-            while True:
-                try:
-                    yield waiting
-                except BaseException as error:  # noqa: BLE001 - it is for the coroutine
-                    waiting = work.throw(error)
-                else:
-                    waiting = work.send(None)
-        except StopIteration:
-            return
 
 
 def _first(group: BaseExceptionGroup[Abort] | None) -> Abort | None:

@@ -14,108 +14,12 @@ from edge_sdk.errors import InputError
 
 __all__ = ["Budget", "Connection", "Stream"]
 
-ctypedef const unsigned char *bytes_t
-
-cdef enum:
-    DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION
-
-cdef enum:
-    END_STREAM = 1  # and, of settings and pings, an answer
-    END_HEADERS = 4
-    PADDED = 8
-    WITH_PRIORITY = 32
-
-cdef enum:
-    NO_ERROR = 0
-    PROTOCOL_ERROR = 1
-    FLOW_CONTROL_ERROR = 3
-    STREAM_CLOSED = 5
-    FRAME_SIZE_ERROR = 6
-    REFUSED_STREAM = 7
-    COMPRESSION_ERROR = 9
-    ENHANCE_YOUR_CALM = 11
-
-cdef bytes _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-cdef Py_ssize_t _FRAME = 262144  # the largest that is taken
-cdef Py_ssize_t _BLOCK = 32768  # the most bytes of headers, packed
-cdef int _CONTINUATIONS = 8  # that headers may come in
-cdef int64_t _STREAM_WINDOW = 1 << 20  # what may come on a stream before it is known how much it will be
-cdef int64_t _CONNECTION_WINDOW = 1 << 26
-cdef int64_t _LARGEST_WINDOW = (1 << 31) - 1
-# ":status: 200", and the rest as literals: what is remembered nowhere cannot be remembered wrongly
-cdef bytes _HEAD = b"\x88\x0f\x10\x10application/grpc"
-cdef bytes _OK = b"\x00\x0bgrpc-status\x010"
+include "http2_frames.pxi"
+include "http2_streams.pxi"
+include "http2_sending.pxi"
 
 
-cdef class Budget:
-    """How much the connections of a server may hold together.
-
-    Parameters
-    ----------
-    most
-        Bytes of messages that are not complete, or not read.
-
-    Attributes
-    ----------
-    held
-        Bytes that they hold.
-    calls
-        Calls that are open.
-    """
-
-    cdef readonly int64_t held, most
-    cdef readonly int calls
-
-    def __init__(self, most):
-        self.most, self.held, self.calls = most, 0, 0
-
-
-cdef class Stream:
-    """One call.
-
-    Attributes
-    ----------
-    id
-        Its number in the connection.
-    headers
-        The first value of each, by name.
-    ended
-        The client sends no more.
-    gone
-        The client waits no more.
-    problem
-        Why what comes is not read: ``"large"`` (a message is), ``"full"`` (the budget is), ``"cut"`` (it ended within
-        a message, or without one), ``"more"`` (than the one message of its method); None where it is.
-    call
-        For the owner of the connection.
-    """
-
-    cdef readonly int id
-    cdef readonly dict headers
-    cdef readonly bint ended
-    cdef readonly bint gone
-    cdef readonly str problem
-    cdef public object call
-    cdef bint touched, several, began, over
-    cdef unsigned char prefix[5]
-    cdef int prefixed
-    cdef bytes message
-    cdef Py_ssize_t length, filled
-    cdef list messages
-    cdef int64_t held, unread
-    cdef int64_t window_in, window_out
-    cdef list out  # messages and their prefixes that found no room
-    cdef Py_ssize_t out_at
-    cdef int64_t out_bytes
-    cdef bytes trailers
-
-    @property
-    def unsent(self):
-        """How many bytes wait until the client takes them."""
-        return self.out_bytes
-
-
-cdef class Connection:
+cdef class Connection(_Sending):
     """One connection.
 
     Parameters
@@ -137,50 +41,30 @@ cdef class Connection:
         Nothing has come since this was last set.
     """
 
-    cdef readonly bint closed
     cdef public bint silent
     cdef readonly bint settled
-    cdef dict _streams
     cdef object _decoder, _several
-    cdef Budget _budget
     cdef int _max_streams
     cdef Py_ssize_t _max_message
-    cdef list _out, _touched
     cdef bytes _rest
-    cdef int _last
-    cdef bint _greeted, _leaving
+    cdef bint _greeted
     cdef bytearray _block  # headers that go on in the next frame
     cdef int _block_stream, _block_flags, _block_parts
     cdef Stream _data_stream  # of the frame that is being read
     cdef Py_ssize_t _data_left, _data_padding
     cdef bint _data_end
-    cdef int64_t _window_in, _window_out, _stream_window_out
-    cdef Py_ssize_t _frame_out
-    cdef dict _blocked
+    cdef int64_t _window_in
 
     def __init__(self, several, *, int max_streams, Py_ssize_t max_message_bytes, Budget budget not None):
-        self._several, self._budget, self._max_streams = several, budget, max_streams
-        self._max_message = max_message_bytes
-        self._streams, self._blocked, self._touched, self._rest, self._block = {}, {}, [], b"", bytearray()
-        self._decoder = Decoder()
+        super().__init__(budget)
+        self._several, self._max_streams, self._max_message = several, max_streams, max_message_bytes
+        self._rest, self._block, self._decoder = b"", bytearray(), Decoder()
         self._window_in = _CONNECTION_WINDOW
-        self._window_out = self._stream_window_out = 65535
-        self._frame_out = 16384
         settings = [(1, 4096), (3, max_streams), (4, _STREAM_WINDOW), (5, _FRAME), (6, 16384)]
-        self._out = [
+        self._out += [
             _frame(SETTINGS, 0, 0, b"".join([k.to_bytes(2, "big") + v.to_bytes(4, "big") for k, v in settings])),
             _frame(WINDOW_UPDATE, 0, 0, (_CONNECTION_WINDOW - 65535).to_bytes(4, "big")),
         ]
-
-    @property
-    def busy(self):
-        """Whether calls are open."""
-        return len(self._streams) > 0
-
-    @property
-    def streams(self):
-        """The calls that are open."""
-        return list(self._streams.values())
 
     def receive(self, bytearray buffer not None, Py_ssize_t size):
         """Take the first bytes of a buffer; return the streams on which something has happened, each once."""
@@ -207,14 +91,6 @@ cdef class Connection:
             stream.touched = False
         return touched
 
-    def take(self):
-        """Return what is to be sent now; empty where nothing is."""
-        cdef list out = self._out
-        if not out:
-            return b""
-        self._out = []
-        return out[0] if len(out) == 1 else b"".join(out)
-
     def read(self, Stream stream not None):
         """Return the next message of a call and whether it is compressed; None where none has come."""
         if not stream.messages:
@@ -227,96 +103,6 @@ cdef class Connection:
             self._widen(stream, _STREAM_WINDOW - stream.unread, _STREAM_WINDOW // 2)
             self._ask_for_rest(stream)
         return message, compressed
-
-    def respond(self, Stream stream not None, bytes message not None):
-        """Answer a call with one message, and end it."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
-        cdef Py_ssize_t head = PyBytes_GET_SIZE(_HEAD), ok = PyBytes_GET_SIZE(_OK)
-        cdef bytes data
-        cdef unsigned char *p
-        if stream.over or self.closed:
-            return
-        if stream.began or stream.out or size + 5 > min(self._frame_out, stream.window_out, self._window_out):
-            self.send(stream, message)
-            self.end(stream, 0)
-            return
-        data = PyBytes_FromStringAndSize(NULL, 27 + head + 5 + size + ok)
-        p = <unsigned char *>PyBytes_AS_STRING(data)
-        p = _put_frame(p, head, HEADERS, END_HEADERS, stream.id)
-        memcpy(p, PyBytes_AS_STRING(_HEAD), head)
-        p = _put_frame(p + head, size + 5, DATA, 0, stream.id)
-        p[0] = 0
-        _put32(p + 1, <uint32_t>size)
-        memcpy(p + 5, PyBytes_AS_STRING(message), size)
-        p = _put_frame(p + 5 + size, ok, HEADERS, END_HEADERS | END_STREAM, stream.id)
-        memcpy(p, PyBytes_AS_STRING(_OK), ok)
-        stream.window_out -= size + 5
-        self._window_out -= size + 5
-        self._out.append(data)
-        self._finish(stream)
-
-    def send(self, Stream stream not None, bytes message not None):
-        """Send a message of a call; what the client does not take yet waits, `Stream.unsent`."""
-        if stream.over or self.closed:
-            return
-        self.begin(stream)
-        if stream.out is None:
-            stream.out = []
-        stream.out.append(b"\0" + PyBytes_GET_SIZE(message).to_bytes(4, "big"))
-        stream.out.append(message)
-        stream.out_bytes += PyBytes_GET_SIZE(message) + 5
-        self._pump(stream)
-
-    def begin(self, Stream stream not None):
-        """Send the headers of an answer, if that has not been done."""
-        if not stream.began and not stream.over:
-            stream.began = True
-            self._out.append(_frame(HEADERS, END_HEADERS, stream.id, _HEAD))
-
-    def end(self, Stream stream not None, int status, str message="", metadata=()):
-        """End a call with a gRPC status, after what it has sent."""
-        if stream.over or stream.trailers is not None or self.closed:
-            return
-        parts = [] if stream.began else [_HEAD]
-        parts.append(_literal(b"grpc-status", str(status).encode()))
-        if message:
-            parts.append(_literal(b"grpc-message", _quoted(message)))
-        for name, value in metadata:
-            parts.append(_literal(name.encode(), value.encode()))
-        stream.trailers = b"".join(parts)
-        self._pump(stream)
-
-    def refuse(self, Stream stream not None, int status):
-        """Answer what is no gRPC with an HTTP status, and no more."""
-        if not stream.over and not self.closed:
-            stream.trailers = _literal(b":status", str(status).encode())
-            self._pump(stream)
-
-    def reset(self, Stream stream not None, int code):
-        """Break a call off."""
-        if not stream.over and not self.closed:
-            self._out.append(_frame(RST_STREAM, 0, stream.id, code.to_bytes(4, "big")))
-            stream.ended = True
-            self._finish(stream)
-
-    def ping(self):
-        """Ask for a sign of life."""
-        if not self.closed:
-            self._out.append(_frame(PING, 0, 0, bytes(8)))
-
-    def go_away(self):
-        """Take no new calls; what has begun is finished."""
-        if not self._leaving and not self.closed:
-            self._leaving = True
-            self._out.append(_frame(GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
-
-    def lose(self):
-        """Say that the connection is gone; return the calls that it takes with it."""
-        streams = list(self._streams.values())
-        self._drop()
-        return streams
-
-    # reading
 
     cdef bytes_t _read(self, bytes_t p, bytes_t end) except NULL:
         cdef Py_ssize_t length, n
@@ -607,147 +393,9 @@ cdef class Connection:
             self._end_of(stream)
         return 0
 
-    cdef int _touch(self, Stream stream) except -1:
-        if not stream.touched:
-            stream.touched = True
-            self._touched.append(stream)
-        return 0
-
     cdef int _widen(self, Stream stream, int64_t to, int64_t below) except -1:
         """Let the client send up to so much, where it may send less than something else."""
         if stream.window_in < below and to > stream.window_in:
             self._out.append(_frame(WINDOW_UPDATE, 0, stream.id, (to - stream.window_in).to_bytes(4, "big")))
             stream.window_in = to
         return 0
-
-    # sending
-
-    cdef int _pump(self, Stream stream) except -1:
-        """Send what the windows let through of a call."""
-        cdef Py_ssize_t n, size
-        cdef bytes data
-        while stream.out:
-            n = min(min(stream.out_bytes, <int64_t>self._frame_out), min(stream.window_out, self._window_out))
-            if n <= 0:
-                self._blocked[stream.id] = stream
-                return 0
-            stream.window_out -= n
-            self._window_out -= n
-            stream.out_bytes -= n
-            data = PyBytes_FromStringAndSize(NULL, 9)
-            _put_frame(<unsigned char *>PyBytes_AS_STRING(data), n, DATA, 0, stream.id)
-            self._out.append(data)
-            while n:
-                data = stream.out[0]
-                size = PyBytes_GET_SIZE(data) - stream.out_at
-                if size <= n:
-                    self._out.append(data[stream.out_at:] if stream.out_at else data)
-                    del stream.out[0]
-                    stream.out_at = 0
-                    n -= size
-                else:
-                    self._out.append(data[stream.out_at:stream.out_at + n])
-                    stream.out_at += n
-                    n = 0
-            if stream.out and not stream.out_bytes:
-                del stream.out[0]  # an empty message's contents
-        if self._blocked.pop(stream.id, None) is not None:
-            self._touch(stream)  # who waits for room may go on
-        if stream.trailers is not None and not stream.over:
-            self._out.append(_frame(HEADERS, END_HEADERS | END_STREAM, stream.id, stream.trailers))
-            self._finish(stream)
-        return 0
-
-    cdef int _pump_all(self) except -1:
-        for stream in list(self._blocked.values()):
-            self._pump(stream)
-        return 0
-
-    cdef int _finish(self, Stream stream) except -1:
-        """Forget a call."""
-        if not stream.over:
-            if not stream.ended:  # the answer does not wait for the rest of the request
-                self._out.append(_frame(RST_STREAM, 0, stream.id, bytes(4)))
-            stream.over = stream.ended = True
-            stream.out, stream.message, stream.out_bytes = None, None, 0
-            self._let_go(stream, stream.held)
-            del self._streams[stream.id]
-            self._blocked.pop(stream.id, None)
-            self._budget.calls -= 1
-        return 0
-
-    cdef int _let_go(self, Stream stream, int64_t size) except -1:
-        stream.held -= size
-        self._budget.held -= size
-        return 0
-
-    cdef int _fail(self, int code, str why) except -1:
-        """Close the connection and say why."""
-        self._out.append(
-            _frame(GOAWAY, 0, 0, self._last.to_bytes(4, "big") + code.to_bytes(4, "big") + why.encode())
-        )
-        self._drop()
-        return 0
-
-    cdef int _drop(self) except -1:
-        cdef Stream stream
-        self.closed = True
-        self._data_stream = None
-        for stream in list(self._streams.values()):
-            stream.ended = stream.gone = stream.over = True
-            stream.message = None
-            self._let_go(stream, stream.held)
-            self._touch(stream)
-        self._budget.calls -= len(self._streams)
-        self._streams.clear()
-        self._blocked.clear()
-        return 0
-
-
-cdef inline uint32_t _get32(bytes_t p) noexcept nogil:
-    return <uint32_t>p[0] << 24 | <uint32_t>p[1] << 16 | <uint32_t>p[2] << 8 | p[3]
-
-
-cdef inline void _put32(unsigned char *p, uint32_t value) noexcept nogil:
-    p[0], p[1], p[2], p[3] = value >> 24, value >> 16 & 0xFF, value >> 8 & 0xFF, value & 0xFF
-
-
-cdef inline unsigned char *_put_frame(
-    unsigned char *p, Py_ssize_t length, int kind, int flags, int stream
-) noexcept nogil:
-    """Write the head of a frame; return where its contents go."""
-    p[0], p[1], p[2], p[3], p[4] = length >> 16 & 0xFF, length >> 8 & 0xFF, length & 0xFF, kind, flags
-    _put32(p + 5, <uint32_t>stream)
-    return p + 9
-
-
-cdef bytes _frame(int kind, int flags, int stream, bytes contents):
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(contents)
-    cdef bytes frame = PyBytes_FromStringAndSize(NULL, 9 + size)
-    cdef unsigned char *p = <unsigned char *>PyBytes_AS_STRING(frame)
-    memcpy(_put_frame(p, size, kind, flags, stream), PyBytes_AS_STRING(contents), size)
-    return frame
-
-
-cdef bytes _literal(bytes name, bytes value):
-    """Return a header that nobody should remember."""
-    return b"".join([b"\0", _size(len(name)), name, _size(len(value)), value])
-
-
-cdef bytes _size(Py_ssize_t number):
-    if number < 127:
-        return bytes([number])
-    digits = bytearray([127])
-    number -= 127
-    while number > 127:
-        digits.append(number & 127 | 128)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
-
-
-cdef bytes _quoted(str text):
-    """Return a text as gRPC's status message has it: what is not plain ASCII as %XX."""
-    return b"".join([
-        bytes([c]) if 32 <= c < 127 and c != 37 else b"%%%02X" % c for c in text.encode(errors="replace")
-    ])

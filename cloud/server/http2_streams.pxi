@@ -1,0 +1,68 @@
+# What is known of a call, and what all connections hold together; a part of http2.pyx.
+
+cdef class Budget:
+    """How much the connections of a server may hold together.
+
+    Parameters
+    ----------
+    most
+        Bytes of messages that are not complete, or not read.
+
+    Attributes
+    ----------
+    held
+        Bytes that they hold.
+    calls
+        Calls that are open.
+    """
+
+    cdef readonly int64_t held, most
+    cdef readonly int calls
+
+    def __init__(self, most):
+        self.most, self.held, self.calls = most, 0, 0
+
+
+cdef class Stream:
+    """One call.
+
+    Attributes
+    ----------
+    id
+        Its number in the connection.
+    headers
+        The first value of each, by name.
+    ended
+        The client sends no more.
+    gone
+        The client waits no more.
+    problem
+        Why what comes is not read: ``"large"`` (a message is), ``"full"`` (the budget is), ``"cut"`` (it ended within
+        a message, or without one), ``"more"`` (than the one message of its method); None where it is.
+    call
+        For the owner of the connection.
+    """
+
+    cdef readonly int id
+    cdef readonly dict headers
+    cdef readonly bint ended
+    cdef readonly bint gone
+    cdef readonly str problem
+    cdef public object call
+    cdef bint touched, several, began, over
+    cdef unsigned char prefix[5]
+    cdef int prefixed
+    cdef bytes message
+    cdef Py_ssize_t length, filled
+    cdef list messages
+    cdef int64_t held, unread
+    cdef int64_t window_in, window_out
+    cdef list out  # messages and their prefixes that found no room
+    cdef Py_ssize_t out_at
+    cdef int64_t out_bytes
+    cdef bytes trailers
+
+    @property
+    def unsent(self):
+        """How many bytes wait until the client takes them."""
+        return self.out_bytes
