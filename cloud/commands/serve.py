@@ -76,6 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token clients must show")
     parser.add_argument("--allow-admin", action="store_true", help="let clients load and unload models")
     parser.add_argument("--log-requests", type=Path, metavar="FILE", help="append a line for each request (-: stderr)")
+    parser.add_argument("--otlp", metavar="URL", help="send traces to this collector, such as http://127.0.0.1:4317")
     parser.add_argument(
         "--max-concurrent", type=_count, default=256, help="requests under way at a time (default: %(default)s)"
     )
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         token_file=args.token_file,
         allow_admin=args.allow_admin,
         log_requests=args.log_requests,
+        otlp=args.otlp,
         max_concurrent=args.max_concurrent,
         serving=_serving(args),
         workers=workers,

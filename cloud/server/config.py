@@ -46,6 +46,9 @@ class ServerConfig:
         Whether clients may load and unload models of repository folders.
     log_requests
         File to which a line is appended for each inference request, ``-`` for standard error; None for none.
+    otlp
+        Address of a collector that gets OpenTelemetry's traces over gRPC, such as ``http://127.0.0.1:4317``; None:
+        that of OpenTelemetry's environment variables, or no traces where they name none.
     serving
         How models are served.
     max_message_bytes
@@ -76,6 +79,7 @@ class ServerConfig:
     token_file: Path | None = None
     allow_admin: bool = False
     log_requests: Path | None = None
+    otlp: str | None = None
     serving: Serving = field(default_factory=Serving)
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_concurrent: int = 256

@@ -69,6 +69,7 @@ class Core:
         self._lines: dict[str, dict[str, Line]] = {}  # the versions in order; replaced, never changed
         self._retired: list[Line] = []
         self.routes = Routes()
+        self.on_run: Callable[[Run], None] | None = None  # is told how the model ran, in the request's own context
         self.ask_others: AskOthers | None = None  # where other processes serve the same models
         self._changing = threading.Lock()
         self._pending_bytes = 0
@@ -248,7 +249,10 @@ class Core:
             )
         self._pending_bytes = held
         try:
-            return await ask(line, request.inputs, payload, request.deadline, request.priority)
+            run = await ask(line, request.inputs, payload, request.deadline, request.priority)
+            if self.on_run is not None:
+                self.on_run(run)
+            return run
         finally:
             self._pending_bytes -= payload.nbytes
 

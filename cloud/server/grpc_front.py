@@ -25,8 +25,9 @@ from edge_sdk.cloud.server.descriptions import (
     server_metadata,
 )
 from edge_sdk.cloud.server.exchange import FAILURES, Failure, failure_of
-from edge_sdk.cloud.server.request_log import RequestLog
+from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.responder import Responder, unreadable
+from edge_sdk.cloud.server.traces import Traces
 from edge_sdk.cloud.server.writing import within_stream
 from edge_sdk.errors import UnknownCallerError
 from edge_sdk.protocol import messages, set_parameter
@@ -67,6 +68,8 @@ class GrpcFront:
         Where each inference request is noted, or None.
     access
         Who may do what, or None: everybody may do all.
+    traces
+        What is told by whom a request was traced, or None.
     """
 
     def __init__(
@@ -75,9 +78,11 @@ class GrpcFront:
         *,
         max_concurrent: int,
         allow_admin: bool = False,
-        log: RequestLog | None = None,
+        log: Notes | None = None,
         access: Access | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self._access = access
         self._core, self._admin = core, Admin(core, allowed=allow_admin)
         self._responder = Responder(core, max_concurrent=max_concurrent, log=log)
@@ -207,6 +212,8 @@ class GrpcFront:
         return caller
 
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
+        if self._traces is not None:
+            self._traces.follow(context.invocation_metadata())
         said = await self._responder.respond(
             data, arrived=time.monotonic(), time_remaining=context.time_remaining(), admit=self._admission(context)
         )
@@ -249,6 +256,8 @@ class GrpcFront:
                 tasks.create_task(work(data))
 
     async def _stream_response(self, data: bytes, context: Any) -> bytes:
+        if self._traces is not None:
+            self._traces.follow(context.invocation_metadata())
         said = await self._responder.respond(
             data,
             arrived=time.monotonic(),

@@ -9,13 +9,20 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from edge_sdk.errors import StorageError
 
-__all__ = ["RequestLog"]
+__all__ = ["Notes", "RequestLog"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
+
+
+class Notes(Protocol):
+    """What is told of each request when it has ended."""
+
+    def note(self, front: str, request_id: str, model: str, version: str, status: str, arrived: float) -> None:
+        """As for `RequestLog.note`."""
 
 
 class RequestLog:

@@ -24,7 +24,7 @@ from edge_sdk.cloud.server.exchange import (
 from edge_sdk.cloud.server.heads import cut
 from edge_sdk.cloud.server.lines import RetiredError
 from edge_sdk.cloud.server.plans import Contents, Plan, Plans
-from edge_sdk.cloud.server.request_log import RequestLog
+from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.writing import serialize
 from edge_sdk.errors import InputError, OverloadedError
 from edge_sdk.protocol import messages, read_inputs, read_parameters
@@ -51,7 +51,7 @@ class Responder:
         Where each request is noted, or None.
     """
 
-    def __init__(self, core: Core, *, max_concurrent: int, log: RequestLog | None = None) -> None:
+    def __init__(self, core: Core, *, max_concurrent: int, log: Notes | None = None) -> None:
         self._core, self._log, self._plans = core, log, Plans()
         self._at_work, self._max_concurrent = 0, max_concurrent
         self._arrived = 0

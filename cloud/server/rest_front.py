@@ -39,8 +39,9 @@ from edge_sdk.cloud.server.exchange import (
 )
 from edge_sdk.cloud.server.http_server import caller_of
 from edge_sdk.cloud.server.openapi import openapi
-from edge_sdk.cloud.server.request_log import RequestLog
+from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.rest_tensors import read_object, read_request, write_answer
+from edge_sdk.cloud.server.traces import Traces
 from edge_sdk.errors import InputError
 from edge_sdk.protocol.names import CACHED_PARAMETER, DIGEST_PARAMETER, TIMEOUT_PARAMETER
 
@@ -74,6 +75,8 @@ class RestFront:
         Whether clients may load and unload models.
     log
         Where each inference request is noted, or None.
+    traces
+        What is told by whom a request was traced, or None.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class RestFront:
         max_bytes: int,
         max_concurrent: int,
         allow_admin: bool = False,
-        log: RequestLog | None = None,
+        log: Notes | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self._admin, self._log = Admin(core, allowed=allow_admin), log
         self._core, self._max_bytes = core, max_bytes
         self._access = access
@@ -197,6 +202,8 @@ class RestFront:
             return _error(503, "too many requests are at work", {"Retry-After": "1"})
         self._free -= 1
         status = "CANCELLED"
+        if self._traces is not None:
+            self._traces.follow(request.headers.items())
         try:
             self._admit(request, "infer")
             response = await self._answer(request, arrived)

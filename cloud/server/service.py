@@ -20,9 +20,10 @@ from edge_sdk.cloud.server.feedback import FeedbackFront
 from edge_sdk.cloud.server.grpc_front import CallerInterceptor, GrpcFront
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
 from edge_sdk.cloud.server.metrics import metrics_of
-from edge_sdk.cloud.server.request_log import RequestLog
+from edge_sdk.cloud.server.request_log import Notes, RequestLog
 from edge_sdk.cloud.server.security import secured, warn_of_tokens
 from edge_sdk.cloud.server.standard import Health, reflection_handlers
+from edge_sdk.cloud.server.traces import Traces, traces_are_wanted
 from edge_sdk.errors import InputError, ServiceError
 
 __all__ = ["Shared", "loop_factory", "opened", "run_alone", "serve"]
@@ -48,9 +49,14 @@ def opened(config: ServerConfig, access: Access | None, certificates: Certificat
         if config.log_requests is not None:
             log = RequestLog(config.log_requests)
             stack.callback(log.close)
+        traces = Traces(config.otlp, log) if config.otlp is not None or traces_are_wanted() else None
+        if traces is not None:
+            stack.callback(traces.close)
         core = Core.load(config.paths, config.serving)
         stack.callback(core.close)
-        yield Shared(core, certificates, access, log)
+        if traces is not None:
+            core.on_run = traces.ran
+        yield Shared(core, certificates, access, traces or log, traces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,8 @@ class Shared:
     core: Core
     certificates: Certificates | None
     access: Access | None
-    log: RequestLog | None
+    log: Notes | None
+    traces: Traces | None = None
 
 
 async def serve(config: ServerConfig, shared: Shared, on_ready: OnReady, *, ports_shared: bool = False) -> None:
@@ -176,6 +183,7 @@ def _grpc_handlers(config: ServerConfig, shared: Shared) -> tuple[Health, GrpcFr
         allow_admin=config.allow_admin,
         log=shared.log,
         access=shared.access,
+        traces=shared.traces,
     )
     feedback = FeedbackFront(shared.core, front.admit)
     return health, front, (front.handler(), feedback.handler(), health.handler(), *reflection_handlers())
@@ -204,6 +212,7 @@ async def _start_http(
                 max_concurrent=config.max_concurrent,
                 allow_admin=config.allow_admin,
                 log=shared.log,
+                traces=shared.traces,
             ).application()
         else:
             application = MetricsFront(
