@@ -227,9 +227,10 @@ class GrpcFront:
         failure = self._responder.refusal(context.time_remaining())
         if failure is not None:
             await _abort(context, failure)  # raises
-        async for data in requests:
-            return await self._model_infer(data, context)
-        raise asyncio.CancelledError  # the caller went before it had sent it
+        data = await context.read()
+        if data is grpc.aio.EOF:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is no message in this call")
+        return await self._model_infer(data, context)
 
     def _admission(self, context: Any) -> Callable[[str], object] | None:
         """Return what raises where a call may not ask a model; None where everybody may."""

@@ -45,7 +45,7 @@ def failure_of(error: Any, target: str, cloud: Cloud) -> tuple[str, Failed]:
     Parameters
     ----------
     error
-        The ``grpc.RpcError`` of a call that was neither cancelled nor out of time.
+        The ``grpc.RpcError`` of a call that was neither cancelled here nor out of time.
     target
         ``host:port`` of the server.
     cloud
@@ -66,6 +66,8 @@ def failure_of(error: Any, target: str, cloud: Cloud) -> tuple[str, Failed]:
         if kind == "down" and detail and not _OF_CONNECTIONS.search(detail):
             return "unready", Failed("offline", f"{target} is there, and cannot answer now: {detail}")
         return kind, Failed("offline", f"{target} cannot be reached: {why}")
+    if code is grpc.StatusCode.CANCELLED:
+        return "unready", Failed("offline", f"{target} is there, and cancelled the call: it ends, or cannot keep up")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         said = "the token is not accepted" if cloud.has_token else "the server wants a token: give token or token_file"
         return "token", Failed("rejected", f"{target} refused: {code.name}: {said} ({detail})")

@@ -121,7 +121,8 @@ class Endpoint:
             response = call.result(timeout=0)
         except (grpc.FutureTimeoutError, grpc.FutureCancelledError, grpc.RpcError) as error:
             code = error.code() if isinstance(error, grpc.RpcError) else grpc.StatusCode.CANCELLED
-            if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+            # a cancellation that comes as an error is the server's: it ends, or cannot keep up
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED or not isinstance(error, grpc.RpcError):
                 if sent_at is not None:
                     self.missed(sent_at)
                 raise Failed("deadline", f"{self.target} did not answer in time") from error

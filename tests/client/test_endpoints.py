@@ -141,6 +141,14 @@ def test_a_server_that_says_it_is_not_ready_is_not_said_to_be_out_of_reach(pair,
     assert caplog.messages[0] == f"{server.address} is there, and cannot answer now: come back later"
 
 
+def test_a_call_that_a_server_cancels_as_it_ends_is_answered_by_another(pair, replicas, caplog) -> None:
+    first, second = replicas(busy(1, grpc.StatusCode.CANCELLED, None)), replicas(busy(0, None, None))
+    with ask(pair, [first.address, second.address]) as model:
+        assert model.predict(pair.hard[0]).source == "cloud"
+    assert (first.calls, second.calls) == (1, 1)
+    assert "cancelled the call" in caplog.messages[0]
+
+
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
 def test_a_request_is_sent_again_where_the_server_asks_for_it_and_after_the_time_it_says(pair, replicas, code) -> None:
     server = replicas(busy(2, code, "30"))
