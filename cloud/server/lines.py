@@ -41,6 +41,7 @@ Array = np.ndarray[Any, Any]
 _LAG = 0.05  # how much one answer corrects what the way back takes
 _TINY = 30e-6  # seconds of a batch that costs less than to wait for others
 _RAN = 32  # runs at once that are counted together, while the code that counts is at hand
+_LONE = 500e-6  # seconds of a batch that runs on the loop where nobody else asks, who would have to wait
 _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
 
 
@@ -283,7 +284,7 @@ class Line:
         if self._queue or not self._idle:
             return None
         seconds = self._costs.seconds(items)
-        if seconds >= _TINY and (seconds >= _SHORT or not self._company.is_alone()):
+        if seconds >= _TINY and (seconds >= _LONE or not self._company.is_alone()):
             return None
         if items > 1 and (self.model.batching != "batched" or self._costs.best(items) < items):
             return None

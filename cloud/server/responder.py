@@ -35,6 +35,8 @@ __all__ = ["Responder", "unreadable"]
 Parameters = Mapping[str, bool | int | float | str]
 _RETRY_SECONDS = 0.05
 _FEW = 4  # requests at work, beside which none is refused before it is read
+_PRESSED = {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}  # ends of requests where there are too many
+_PRESSED_SECONDS = 1.0
 _NONE: Parameters = {}
 
 
@@ -53,7 +55,7 @@ class Responder:
 
     def __init__(self, core: Core, *, max_concurrent: int, log: Notes | None = None) -> None:
         self._core, self._log, self._plans = core, log, Plans()
-        self._at_work, self._max_concurrent = 0, max_concurrent
+        self._at_work, self._max_concurrent, self._pressed_until = 0, max_concurrent, 0.0
         self._arrived = 0
 
     @property
@@ -63,8 +65,9 @@ class Responder:
 
     @property
     def is_pressed(self) -> bool:
-        """So much is at work that requests may be refused before they are read."""
-        return self._at_work > _FEW
+        """So much is at work, and so lately was something refused, that requests may be before they are read."""
+        # it costs more where the request is taken after all
+        return self._at_work > _FEW and time.monotonic() < self._pressed_until
 
     def refusal(self, time_remaining: float | None, front: str = "grpc") -> Failure | None:
         """Return why a request is refused before it is read, whatever it is; None where it may be answered.
@@ -81,6 +84,7 @@ class Responder:
         if error is None:
             return None
         failure = failure_of(error, "")
+        self._pressed_until = arrived + _PRESSED_SECONDS
         if self._log is not None:
             self._log.note(front, "", "", "", failure.status.name, arrived)
         return failure
@@ -110,7 +114,7 @@ class Responder:
             As for `RequestLog.note`.
         """
         self._arrived += 1
-        known = self._recognize(data)
+        known, request = self._recognize(data), None
         if known is not None:
             plan, contents, request_id, parameters = known
             model, version = plan.model, plan.version
@@ -125,13 +129,11 @@ class Responder:
             if admit is not None:
                 admit(model)
             if known is not None:
-                deadline = deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER))
+                deadline = _deadline(arrived, time_remaining, parameters)
                 if deadline is None or time.monotonic() < deadline:
                     response = self._at_once(plan, data, contents, request_id, arrived)
                     if response is None:
                         response = await self._planned(plan, data, contents, request_id, parameters, deadline)
-                if response is None:
-                    request = messages.ModelInferRequest.FromString(data)
             if response is None:
                 response = await self._infer(request, data, time_remaining, arrived)
             status = "OK"
@@ -141,6 +143,8 @@ class Responder:
             status = failure.status.name
             return replace(failure, request_id=request_id)
         finally:
+            if status in _PRESSED:
+                self._pressed_until = time.monotonic() + _PRESSED_SECONDS
             if self._log is not None:
                 self._log.note(front, request_id, model, version, status, arrived)
 
@@ -217,7 +221,9 @@ class Responder:
             self._at_work -= 1
         return plan.response(run, request_id)
 
-    async def _infer(self, request: Any, data: bytes, time_remaining: float | None, arrived: float) -> bytes:
+    async def _infer(self, request: Any | None, data: bytes, time_remaining: float | None, arrived: float) -> bytes:
+        if request is None:
+            request = messages.ModelInferRequest.FromString(data)
         parameters = read_parameters(request.parameters)
         name, version = request.model_name, request.model_version
         model = self._core.model(name, version)
@@ -251,6 +257,12 @@ class Responder:
         if self._at_work >= self._max_concurrent:
             raise OverloadedError(f"{self._at_work} requests are at work already", retry_after=_RETRY_SECONDS)
         self._at_work += 1
+
+
+def _deadline(arrived: float, time_remaining: float | None, parameters: Parameters) -> float | None:
+    if time_remaining is None and not parameters:
+        return None
+    return deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER))
 
 
 def unreadable(name: str) -> str:
