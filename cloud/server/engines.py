@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
+from weakref import WeakSet
 
 import numpy as np
 
@@ -31,7 +32,7 @@ PROVIDERS = {
 """Short names of ONNX Runtime's execution providers; their own names are taken too."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Bound:
     """A model with buffers that it reads and writes in place, which costs less than new arrays for every call.
 
@@ -40,7 +41,7 @@ class Bound:
     inputs, outputs
         The bytes of each tensor, in the order in which they were named.
     run
-        Runs the model; may raise anything.
+        Runs the model; may raise anything. Of a model that is closed it is of no use, and keeps nothing of it.
     """
 
     inputs: tuple[memoryview, ...]
@@ -123,6 +124,7 @@ class _OnnxEngine:
         self._session, self.inputs, self.outputs = session, inputs, outputs
         self._names = [spec.name for spec in outputs]
         self._options = RunOptions()
+        self._bound: WeakSet[Bound] = WeakSet()
 
     @classmethod
     def load(cls, model: Path | bytes, threads: int, providers: Sequence[str]) -> Self:
@@ -150,7 +152,9 @@ class _OnnxEngine:
                 bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
                 views.append(array.reshape(-1).view(np.uint8).data)  # keeps the array
         run = functools.partial(self._session.run_with_iobinding, binding)
-        return Bound(tuple(views[: len(inputs)]), tuple(views[len(inputs) :]), run)
+        bound = Bound(tuple(views[: len(inputs)]), tuple(views[len(inputs) :]), run)
+        self._bound.add(bound)
+        return bound
 
     def stop(self) -> None:
         self._options.terminate = True
@@ -159,7 +163,13 @@ class _OnnxEngine:
         return _OnnxEngine(self._session, self.inputs, self.outputs)
 
     def close(self) -> None:
+        for bound in self._bound:  # which others may keep
+            bound.run = _closed
         self._session = None
+
+
+def _closed() -> None:
+    raise ModelError("the model is closed")
 
 
 class _TensorFlowEngine:

@@ -35,10 +35,10 @@ _MOST_COPIED = 1 << 14  # bytes of contents; to copy more costs more than new ar
 class Seat:
     """Buffers of one instance for one plan: contents go in, and a response comes out."""
 
-    __slots__ = ("_inputs", "_parts", "_run")
+    __slots__ = ("_bound", "_inputs", "_parts")
 
     def __init__(self, bound: Bound, head: bytes) -> None:
-        self._inputs, self._run = bound.inputs, bound.run
+        self._inputs, self._bound = bound.inputs, bound
         # the buffers are read when the parts are put together
         self._parts: list[bytes | memoryview] = [head, b""]
         for view in bound.outputs:
@@ -48,7 +48,7 @@ class Seat:
         """Return the response to a request; whatever the runtime raises is raised."""
         for view, (at, size) in zip(self._inputs, contents, strict=True):
             view[:] = data[at : at + size]
-        self._run()
+        self._bound.run()
         parts = self._parts
         parts[1] = id_field(request_id) if request_id else b""
         return b"".join(parts)

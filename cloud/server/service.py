@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,6 +95,9 @@ async def serve(config: ServerConfig, shared: Shared, on_ready: OnReady, *, port
         if shared.certificates is not None:
             refreshing = asyncio.create_task(shared.certificates.keep_fresh())
             stack.callback(refreshing.cancel)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: collections of a busy server need not look at it
+        stack.callback(gc.unfreeze)
         on_ready(addresses, tuple(dict.fromkeys(model.name for model in shared.core.models)))
         await stop.wait()
     for signum in (signal.SIGTERM, signal.SIGINT):

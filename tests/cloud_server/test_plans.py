@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -321,3 +323,23 @@ def test_one_like_those_before_waits_in_line_is_limited_and_may_be_given_up() ->
     finally:
         engine.let_go()
         core.close()
+
+
+def sessions() -> list[object]:
+    """Return the models that ONNX Runtime holds."""
+    return [one for one in gc.get_objects() if type(one).__name__ == "InferenceSession"]
+
+
+def test_what_a_closed_model_held_is_let_go(tmp_path: Path) -> None:
+    others = {id(one) for one in sessions()}
+    core = Core.load([write_scale(tmp_path / "scale.onnx", 2)])
+    responder = Responder(core, max_concurrent=8)
+    assert [first(ask(responder, request(number))) for number in (1, 2, 3)] == [2, 4, 6]
+    held = [weakref.ref(one) for one in sessions() if id(one) not in others]
+    core.close()
+    gc.collect()
+    assert held
+    assert not any(one() for one in held)
+    said = ask(responder, request(1))
+    assert isinstance(said, Failure)
+    assert said.status.name == "UNAVAILABLE"
