@@ -21,6 +21,8 @@ from edge_sdk.client.payload import Contract
 __all__ = ["Endpoint", "remaining"]
 
 _PROBE_SECONDS = 0.5
+_VERSION_SECONDS = 60.0  # after which it is asked again whether another version stands for the model by now
+_MOST_VERSIONS = 16
 _LOST_SECONDS = 0.2  # after a connection was lost: one that is cut again and again is not made anew for every call
 _TRIES = 3  # to begin a call, where connections are replaced meanwhile
 
@@ -55,6 +57,7 @@ class Endpoint:
     def __init__(self, target: str, cloud: Cloud, credentials: Credentials, complaints: Complaints) -> None:
         self.target = target
         self.contract: Contract | None = None
+        self._versions: dict[str, tuple[Contract, float]] = {}  # by digest, and until when it is believed
         self.known: Contract | None = None
         self.is_answering = False
         self._cloud, self._credentials, self._complaints = cloud, credentials, complaints
@@ -174,6 +177,27 @@ class Endpoint:
         if now >= self._probe_at:
             self._probe_at = now + _PROBE_SECONDS
             self.learning()
+
+    def version(self, digest: str) -> Contract | None:
+        """Return what was learnt of late of a version beside the one that stands for the model, by its digest."""
+        contract, until = self._versions.get(digest, (None, 0.0))
+        return contract if time.monotonic() < until else None
+
+    def describe_version(self, name: str, version: str, deadline: float | None) -> Contract:
+        """Return what the server says of a version of its model; raise `Failed` where it does not, or not in time."""
+
+        def succeed(contract: Contract) -> None:
+            if len(self._versions) >= _MOST_VERSIONS:
+                self._versions = {}
+            self._versions[contract.digest or ""] = contract, time.monotonic() + _VERSION_SECONDS
+
+        try:
+            learnt = learn(self, name, succeed, self._complaints, version).result(timeout=remaining(deadline))
+        except TimeoutError as error:
+            raise Failed("deadline", f"{self.target} did not say in time what it serves") from error
+        if isinstance(learnt, Failed):
+            raise Failed(learnt.outcome.reason, learnt.outcome.detail)
+        return learnt
 
     def describe(self, deadline: float | None) -> Contract:
         """Return what the server says of its model.

@@ -279,10 +279,7 @@ class CloudLink:
         if digest != (contract.digest or ""):
             # another model than was described answers: its labels may be others
             expected = False
-            endpoint.forget()
-            contract = endpoint.describe(deadline)
-            if digest != (contract.digest or ""):
-                raise InputError(f"{endpoint.target} changes its model")
+            contract = self._contract_of(reply, digest, deadline)
             self._check_labels(contract, labels)
         return Outcome(
             reply.probabilities(contract, len(labels)),
@@ -294,6 +291,21 @@ class CloudLink:
             expected=expected,
             origin=Origin(endpoint, contract.model, reply.response.model_version) if self._cloud.feedback else None,
         )
+
+    @staticmethod
+    def _contract_of(reply: Reply, digest: str, deadline: float | None) -> Contract:
+        """Return what the server says of the model that answered, where that is not the one that it described."""
+        endpoint, version = reply.endpoint, reply.response.model_version
+        known = endpoint.version(digest)
+        if known is not None:
+            return known
+        endpoint.forget()
+        contract = endpoint.describe(deadline)
+        if digest != (contract.digest or "") and version:  # versions share the requests
+            contract = endpoint.describe_version(contract.model, version, deadline)
+        if digest != (contract.digest or ""):
+            raise InputError(f"{endpoint.target} changes its model")
+        return contract
 
 
 def _limit_in(outcome: Outcome) -> int | None:

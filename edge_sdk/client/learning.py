@@ -21,7 +21,11 @@ _SECONDS = 2.0
 
 
 def learn(
-    endpoint: Endpoint, model_name: str | None, succeed: Callable[[Contract], None], complaints: Complaints
+    endpoint: Endpoint,
+    model_name: str | None,
+    succeed: Callable[[Contract], None],
+    complaints: Complaints,
+    version: str = "",
 ) -> Future[Contract | Failed]:
     """Ask a server about its model, and for the model's name first where none was given.
 
@@ -35,6 +39,8 @@ def learn(
         Told what was learnt, before the future is.
     complaints
         Where is said that a server makes no sense.
+    version
+        Of the model; empty is the one that stands for it.
     """
     learnt: Future[Contract | Failed] = Future()
 
@@ -55,7 +61,7 @@ def learn(
         call.add_done_callback(guarded(then))
 
     def ask_for_metadata(name: str) -> None:
-        ask("ModelMetadata", messages.ModelMetadataRequest(name=name), read_metadata)
+        ask("ModelMetadata", messages.ModelMetadataRequest(name=name, version=version), read_metadata)
 
     def read_index(call: Any) -> None:
         names = sorted({model.name for model in endpoint.result(call).models})

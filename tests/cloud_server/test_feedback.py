@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +13,13 @@ import grpc
 import numpy as np
 import pytest
 
+import edge_sdk
+from edge_sdk.client import Cloud
+from edge_sdk.packing import pack
+from edge_sdk.processing import ProcessingSpec
 from edge_sdk.protocol import add_input, messages
 from edge_sdk.protocol.feedback import FEEDBACK, RewardRequest, RewardResponse
+from outside.bundles import CLASSES, SIDE, tiny_onnx, train_tiny
 from outside.models import adding_onnx
 
 TAKES, GIVES = messages.METHODS["ModelInfer"]
@@ -112,3 +119,37 @@ def test_feedback_has_the_rights_of_those_who_may_ask(serve):
             reward(channel, version, 1.0, token=token)
         assert raised.value.code() == code
     reward(channel, version, 1.0, token=tokens["camera"])
+
+
+def test_a_device_teaches_the_bandit_which_version_is_right(service, tiny_edge_bundle, tmp_path):
+    """The whole way: the app tells the device what it saw, the device the server, the server its bandit."""
+    weights, bias = train_tiny(ProcessingSpec.image(SIDE, SIDE, 3))
+    wrong = tmp_path / "wrong.edge"
+    pack(
+        tiny_onnx(-weights, -bias),
+        runtime="onnx",
+        name="tiny",
+        version="1.0.1",
+        labels=CLASSES,
+        processing=ProcessingSpec.image(SIDE, SIDE, 3),
+        output="logits",
+        path=wrong,
+    )
+    for version, path in (("1", wrong), ("2", tiny_edge_bundle.path)):
+        (tmp_path / "models" / "tiny" / version).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "models" / "tiny" / version / "model.edge")
+    (tmp_path / "serve.toml").write_text('[models.tiny.routing]\nbandit = ["1", "2"]\nseed = 3\n')
+    running = service("serve", tmp_path / "models", "--config", tmp_path / "serve.toml", "--grpc-port", "0")
+    cloud = Cloud(running.ready["grpc"], feedback=True)
+    right = []
+    with edge_sdk.connect(tiny_edge_bundle.path, cloud=cloud, mode="cloud", deadline=20.0) as model:
+        for n, (frame, label) in enumerate(zip(tiny_edge_bundle.images[:80], tiny_edge_bundle.labels, strict=False)):
+            said = model.predict(frame)
+            right.append(said.index == label)
+            model.feedback(said.decision_id, label=int(label))
+            ends = time.monotonic() + 20
+            while model.counters["feedback"]["sent"] <= n:
+                assert time.monotonic() < ends, model.counters["feedback"]
+                time.sleep(0.002)
+    assert 0 < sum(right[:40]) < 40, "both versions were tried"
+    assert sum(right[40:]) > 30
