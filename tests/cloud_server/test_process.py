@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -51,6 +53,43 @@ def test_a_signal_ends_it_cleanly_and_frees_the_port(service, tiny_edge_bundle: 
     assert process.stop() == 0
     assert process.errors == ""
     service("serve", tiny_edge_bundle.path, "--grpc-port", port, *ONLY)
+
+
+@pytest.fixture
+def host() -> str:
+    """Return an address of this machine whose ports nobody else uses; only Linux has more than one."""
+    chosen = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+    try:
+        socket.create_server((chosen, 0)).close()
+    except OSError:
+        pytest.skip("this machine has one loopback address")
+    return chosen
+
+
+def test_rest_and_metrics_are_open_where_nobody_says_otherwise(
+    service, tiny_edge_bundle: TinyBundle, host: str
+) -> None:
+    process = service("serve", tiny_edge_bundle.path, "--host", host)
+    fronts = {"grpc": f"{host}:8001", "http": f"{host}:8000", "metrics": f"{host}:8002"}
+    assert process.ready == {"": "ready", **fronts, "models": "tiny"}
+    for front, path in (("http", "/v2/health/ready"), ("metrics", "/metrics")):
+        with urllib.request.urlopen(f"http://{process.ready[front]}{path}", timeout=PATIENT) as response:
+            assert response.status == 200
+    process.stop()
+    assert process.errors == ""
+
+
+def test_a_default_port_that_is_taken_is_done_without_and_one_that_was_asked_for_is_not(
+    service, tiny_edge_bundle: TinyBundle, host: str
+) -> None:
+    with socket.create_server((host, 8000)):
+        process = service("serve", tiny_edge_bundle.path, "--host", host, "--metrics-port", "off")
+        assert {*process.ready} == {"", "grpc", "models"}
+        process.stop()
+        assert process.errors.count("\n") == 1
+        assert f"port 8000 on {host} is in use, so there is no http: give another with --http-port" in process.errors
+        done = run_edge_sdk("serve", tiny_edge_bundle.path, "--host", host, "--http-port", "8000")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def refused(*arguments: object) -> str:

@@ -239,6 +239,19 @@ def test_what_cannot_start_is_refused_in_one_line(tiny_edge_bundle: TinyBundle, 
         assert says in done.stderr
 
 
+def test_workers_that_end_again_and_again_end_the_server(tiny_edge_bundle: TinyBundle, tmp_path: Path) -> None:
+    fatal = "import os, sys; 'edge_sdk.cloud.server.worker' in sys.orig_argv and os._exit(3)\n"
+    (tmp_path / "sitecustomize.py").write_text(fatal)
+    done = run_edge_sdk(
+        *("serve", tiny_edge_bundle.path, *ports, "--workers", "1"), env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    *tries, last = done.stderr.splitlines()
+    assert len(tries) == 4
+    assert all("it is tried again" in line for line in tries)
+    assert last == "edge-sdk: error: a worker ended before it was ready: exit code 3"
+
+
 def test_loading_and_unloading_reach_every_worker_and_those_that_come_later(
     service, tiny_edge_bundle: TinyBundle, tmp_path: Path
 ) -> None:
