@@ -148,6 +148,7 @@ def main() -> int:
     parser.add_argument("--connections", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--items", type=int, default=1, help="in one request (default: %(default)s)")
     parser.add_argument("--servers", nargs="+", metavar="NAME", help="some of them only")
+    parser.add_argument("--workers", type=int, metavar="N", help="both fronts once more, with so many processes")
     parser.add_argument("--triton", metavar="PYTHON", help="interpreter that has nvidia-pytriton and onnxruntime")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round, for programs")
     arguments = parser.parse_args()
@@ -159,6 +160,9 @@ def main() -> int:
         write_models(folder)
         serve = [sys.executable, "-P", "-m", "edge_sdk", "serve", *(str(folder / f"{model}.onnx") for model in MODELS)]
         commands = {front: [*serve, "--grpc-port", "0", "--front", front] for front in ("fast", "grpc")}
+        if arguments.workers:
+            several = ["--workers", str(arguments.workers)]
+            commands |= {f"{front}*{arguments.workers}": [*command, *several] for front, command in commands.items()}
         if arguments.triton:
             batching, instances = "dynamic_batching {}", "instance_group [{ count: 2 kind: KIND_CPU }]"
             commands["triton"] = triton(arguments.triton, folder / "default", folder, batching, 18501)
