@@ -61,6 +61,8 @@ class ServerConfig:
         Processes that serve, under one that starts them again; None serves in this one.
     max_worker_bytes
         Memory that a worker may hold; one that holds more is replaced by a new one. None sets no limit.
+    silent_seconds
+        A worker that says nothing for so long is killed, and started again.
     gpus
         As ``CUDA_VISIBLE_DEVICES`` names them: each worker sees one of them, in turn. None leaves it as it is.
     """
@@ -86,6 +88,7 @@ class ServerConfig:
     grace_seconds: float = 2.0
     workers: int | None = None
     max_worker_bytes: int | None = None
+    silent_seconds: float = 60.0
     gpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -40,7 +40,6 @@ __all__ = ["run_workers"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 _LOOK_SECONDS = 1.0
-_SILENT_SECONDS = 60.0  # a worker that says nothing for so long is ended
 _SCRAPE_SECONDS = 2.0  # metrics wait for a worker at most; then what it said last is taken
 _END_SECONDS = 6.0  # that a worker has beyond the grace of what runs
 _AT_ONCE_SECONDS = 5.0
@@ -245,9 +244,11 @@ class _Supervisor:
             while worker.process.returncode is None:
                 await asyncio.sleep(_LOOK_SECONDS)
                 try:
-                    await self._count(worker, _SILENT_SECONDS)
+                    await self._count(worker, self._config.silent_seconds)
                 except TimeoutError:
-                    _log.error("worker %d is silent for %g s and is ended", worker.number, _SILENT_SECONDS)
+                    _log.error(
+                        "worker %d says nothing for %g s: it is killed", worker.number, self._config.silent_seconds
+                    )
                     worker.process.kill()
                     return
                 held = resident_bytes(worker.process.pid)

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -237,6 +238,23 @@ def test_what_cannot_start_is_refused_in_one_line(tiny_edge_bundle: TinyBundle, 
         done = run_edge_sdk("serve", tiny_edge_bundle.path, *arguments)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert says in done.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_that_says_nothing_is_killed_and_started_again(service, tiny_edge_bundle: TinyBundle) -> None:
+    code = (
+        "import sys; from pathlib import Path; from edge_sdk.cloud.server import ServerConfig, run;"
+        "run(ServerConfig(paths=[Path(sys.argv[1])], grpc_port=0, metrics_port=0, workers=2, silent_seconds=5.0),"
+        'lambda at, names: print(f\'ready grpc={at["grpc"]} metrics={at["metrics"]}\', flush=True))'
+    )
+    process = service(tiny_edge_bundle.path, program=[sys.executable, "-P", "-c", code])
+    stopped, other = workers(process)
+    os.kill(stopped, signal.SIGSTOP)
+    wait_until(lambda: scrape(process)['edge_worker_restarts_total{reason="died"}'] == 1)
+    wait_until(lambda: scrape(process)["edge_workers"] == 2)
+    assert stopped not in workers(process)
+    assert other in workers(process)
+    assert process.stop() == 0
 
 
 def test_workers_that_end_again_and_again_end_the_server(tiny_edge_bundle: TinyBundle, tmp_path: Path) -> None:
