@@ -26,7 +26,8 @@ from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from harness.roads import LADDERS, ROADS, Row, compare  # noqa: E402
+from harness.roads import LADDERS, Row, compare  # noqa: E402
+from harness.traces import ROADS  # noqa: E402
 
 BUDGETS = {"ample": 30_000.0, "medium": 8_000.0, "tight": 3_000.0}
 """Bytes a request on average, by name; a third of the requests is to be escalated, each some 50 kB at quality 75."""
@@ -47,7 +48,7 @@ def main() -> None:
             parser.error(f"--{name} is {getattr(args, name)}; it should be at least 1")
     rows: list[dict[str, object]] = []
     table = Table(box=box.SIMPLE_HEAD, title=f"means of {args.seeds} traces, {args.requests} requests each")
-    headings = "network,budget,ladder,of optimum,worst,of informed,late,in vain,closed,asked,spent"
+    headings = "network,budget,ladder,of optimum,worst,of informed,late,in vain,closed,unforeseen,asked,spent"
     for heading in headings.split(","):
         table.add_column(heading, no_wrap=True)
     cases = [(road, budget, ladder) for road in ROADS for budget in BUDGETS for ladder in LADDERS]
@@ -66,6 +67,7 @@ def main() -> None:
             f"{mean['late']:.2%}",
             f"{mean['in_vain']:.2%}",
             f"{mean['closed']:.2%}",
+            f"{mean['unforeseen']:.2%}",
             f"{mean['asked']:.1%}",
             f"{mean['spent']:.0%}",
         )

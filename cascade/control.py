@@ -21,7 +21,8 @@ from edge_sdk.types import Reason
 __all__ = ["Bucket", "Budget", "Control", "Network", "Threshold"]
 
 PROBE_SECONDS = 1.0  # after so long without a call, what is known of the network is put to the test
-_GAIN = 0.1  # weight of the newest answer in what is known of values and signals
+_GAIN = 0.1  # weight of the newest answer in what is known of signals
+_WORTH_GAIN = 0.05  # and of what a byte is worth
 _FRUGAL = 0.15  # what bytes cost beside their usual worth where half of the bucket is used
 _STEP = 0.02  # of a threshold, as a share of how far signals lie above the certified one
 
@@ -151,6 +152,8 @@ class Control:
         When one last did whose answer somebody waits for.
     doubted
         Whether that one was expected too late, and went out to put what is known to the test.
+    heard_of
+        When the latest request went out that was answered, in seconds.
     worth
         Of a byte, on average: how much likelier the best encoding made a right answer, divided by its size.
     """
@@ -161,6 +164,7 @@ class Control:
     asked_at: float = -math.inf
     tried_at: float = -math.inf
     doubted: bool = False
+    heard_of: float = -math.inf
     worth: float = 0.0
 
     @classmethod
@@ -211,7 +215,7 @@ class Control:
             return self, payable[least]
         sure = min(SURE, max(in_time))
         gain = max((offer.accuracy - confidence) / offer.size for offer in affordable)
-        after = replace(self, worth=self.worth + (_GAIN if self.worth else 1.0) * (gain - self.worth))
+        after = replace(self, worth=self.worth + (_WORTH_GAIN if self.worth else 1.0) * (gain - self.worth))
         price = after.price(now) if confidence > 0.0 else 0.0
         chosen = best_offer(affordable, in_time, confidence=confidence, price=price, sure=sure)
         return after, "budget" if chosen is None else payable[chosen]
@@ -266,21 +270,29 @@ class Control:
         asked_at = max(now, self.asked_at)
         tried = (asked_at, in_time < LEAST) if awaited else (self.tried_at, self.doubted)
         # as `replace` would, in a third of its time: this runs for every request
-        return Control(self.budget, (calls, sent, money), self.network, asked_at, *tried, self.worth), None
+        return Control(
+            self.budget, (calls, sent, money), self.network, asked_at, *tried, self.heard_of, self.worth
+        ), None
 
-    def learn(self, size: int, seconds: float) -> Control:
-        """Return the control after a request of ``size`` bytes was answered within ``seconds``.
+    def learn(self, size: int, seconds: float, now: float = -math.inf) -> Control:
+        """Return the control after a request of ``size`` bytes was answered within ``seconds``, which is ``now``.
 
         Where no answer was expected in time, and it came in half of the time expected, what was known of the
         network is forgotten.
         """
         forgets = self.doubted and seconds < 0.5 * self.network.expect(size)
         known = NOTHING if forgets else self.network
-        return replace(self, network=known.learn(size, seconds), doubted=False)
+        heard_of = max(self.heard_of, now - seconds)
+        return replace(self, network=known.learn(size, seconds), doubted=False, heard_of=heard_of)
 
-    def miss(self, size: int, seconds: float) -> Control:
-        """Return the control after a request was not answered, though ``seconds`` were waited for it."""
-        return replace(self, network=self.network.miss(size, seconds), doubted=False)
+    def miss(self, size: int, seconds: float, now: float = -math.inf) -> Control:
+        """Return the control after a request was not answered, though ``seconds`` were waited for it, until ``now``.
+
+        Where one that went out later was answered, it was late, and the way is open: nothing waits for that.
+        """
+        late = self.heard_of > now - seconds
+        network = self.network.late(size, seconds) if late else self.network.miss(size, seconds)
+        return replace(self, network=network, doubted=False)
 
     def level(self, now: float) -> float:
         """Return how full the emptiest bucket is, in [0, 1]; 1 without limits."""

@@ -13,7 +13,7 @@ from types import MappingProxyType
 __all__ = ["Making", "Offer", "best_offer"]
 
 _GAIN = 0.2  # weight of the newest picture in what is known of making them
-_LEAST_GAIN = 0.1  # as a share of accuracy: the rule wants the cloud's answer though little be gained
+_LEAST_GAIN = 0.05  # as a share of accuracy: the rule wants the cloud's answer though little be gained
 _CERTAIN = 0.97  # surer than this is not asked, or fidelity would be given for nothing
 _LOSS = 0.01  # of accuracy from one rung to the next where nobody has measured it
 _PHOTO = 0.4, 25.0  # bytes a pixel of a photograph at quality 95, and by how much quality these fall by a factor e

@@ -19,7 +19,8 @@ _EARLY = 0.25  # an answer sooner than expected makes the next one less unsure t
 _VARIES = 0.05  # sizes must vary by this share of their mean before they say anything of the bandwidth
 _STEEP = 0.2  # share of the time put down to the bytes where larger ones than usual are asked about
 _LONGER = 2.5  # a call that was not answered would have taken so many times what was waited
-_PAUSE, _LONGEST_PAUSE = 1.0, 3.0  # seconds after a call that was not answered, doubled with each
+_PAUSE = 3.5  # seconds after a call that was not answered, beside those that it was waited for
+_TAIL = 4.0  # times are late by so many times what they scatter by on average: their tail is a heavy one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Network:
         Weighted mean of how far the line was off, as a share of what it said.
     misses
         How many calls, up to the last one, were not answered in time.
+    waited
+        Seconds that were waited for the last of these.
     """
 
     calls: int = 0
@@ -51,6 +54,7 @@ class Network:
     covariance: float = 0.0
     deviation: float = 0.0
     misses: int = 0
+    waited: float = 0.0
 
     @property
     def _has_slope(self) -> bool:
@@ -74,8 +78,8 @@ class Network:
 
     @property
     def pause(self) -> float:
-        """Seconds to leave it alone after calls that were not answered: the more of them, the longer."""
-        return 0.0 if self.misses == 0 else min(_LONGEST_PAUSE, _PAUSE * 2.0 ** min(self.misses - 1, 16))
+        """Seconds from a call that was not answered to the next one."""
+        return 0.0 if self.misses == 0 else _PAUSE + self.waited
 
     def learn(self, size: int, seconds: float) -> Network:
         """Return what is known after one more call that was answered."""
@@ -98,8 +102,12 @@ class Network:
 
         The first one says that the way has become longer, the next ones that there is none now.
         """
-        known = self.learn(size, max(_LONGER * seconds, self.expect(size))) if self.misses == 0 else self
-        return replace(known, misses=self.misses + 1)
+        known = self.late(size, seconds) if self.misses == 0 else self
+        return replace(known, misses=self.misses + 1, waited=seconds)
+
+    def late(self, size: int, seconds: float) -> Network:
+        """Return what is known after a call that was not answered within some seconds, while later ones were."""
+        return self.learn(size, max(_LONGER * seconds, self.expect(size)))
 
     def expect(self, size: float) -> float:
         """Return the seconds that a request of so many bytes should take; 0 where nothing is known."""
@@ -113,13 +121,13 @@ class Network:
     def in_time(self, size: float, remaining: float | None, making: float = 0.0) -> float:
         """Return the probability of an answer within some seconds, of which making the request takes a part.
 
-        Times are taken to scatter around what is expected as Laplace's distribution does, which has the mean
-        deviation for its scale.
+        Times are taken to scatter around what is expected as Laplace's distribution does, of a scale of 4 mean
+        deviations: bandwidths fall and round trips grow by more than they usually vary.
         """
         if remaining is None or self.calls == 0:
             return 1.0 if remaining is None or remaining > making else 0.0
         expected = max(self.expect(size), 1e-9)
-        left = ((remaining - making) / expected - 1.0) / max(self.deviation, 0.02)
+        left = ((remaining - making) / expected - 1.0) / max(_TAIL * self.deviation, 0.02)
         return 1.0 - 0.5 * math.exp(-min(left, 700.0)) if left >= 0.0 else 0.5 * math.exp(max(left, -700.0))
 
 

@@ -1,7 +1,6 @@
-"""Made-up networks over time, a device that escalates over them by the client's own rules, and a clairvoyant one.
+"""A device that escalates over made-up networks by the client's own rules, and a clairvoyant one.
 
-Traces are drawn from simple laws with a seed, in steps of 100 ms: shaped like what is reported of such links, and
-not recorded from any. Time is a number that is handed on; nothing sleeps.
+Time is a number that is handed on; nothing sleeps.
 """
 
 from __future__ import annotations
@@ -17,124 +16,22 @@ from numpy.typing import NDArray
 
 from edge_sdk.cascade.control import Budget, Control
 from edge_sdk.cascade.ladder import Making, Offer
+from edge_sdk.client.rungs import SWELLS
+from edge_sdk.types import Reason
+from harness.traces import Floats, Road, Trace, draw_trace
 
 __all__ = [
     "LADDERS",
-    "ROADS",
     "RUNGS",
     "Pictures",
     "Result",
-    "Road",
     "Row",
-    "Trace",
     "clairvoyant",
     "compare",
     "draw_pictures",
-    "draw_trace",
     "drive",
     "informed",
 ]
-
-Floats = NDArray[np.float64]
-STEP = 0.1  # seconds
-
-
-@dataclass(frozen=True)
-class Road:
-    """A law of traces, and the deadline that apps have on such a link.
-
-    Attributes
-    ----------
-    bandwidth, varies, memory
-        Median in bytes a second, standard deviation of its logarithm, and seconds over which it is itself.
-    round_trip, jitter
-        Seconds; jitter is exponential.
-    spikes
-        Share of steps that begin half a second in which the round trip is `spike` longer.
-    outages, lasting
-        Seconds between them, and how long they last, on average.
-    handover
-        Seconds between sudden changes of both, or 0.
-    deadline, interval
-        Seconds of a request, and between two.
-    """
-
-    name: str
-    bandwidth: float
-    varies: float
-    memory: float
-    round_trip: float
-    jitter: float
-    spikes: float
-    spike: float
-    outages: float
-    lasting: float
-    handover: float
-    deadline: float
-    interval: float
-
-
-ROADS = {
-    road.name: road
-    for road in (
-        Road("lte", 1.2e6, 0.6, 4.0, 0.045, 0.008, 0.005, 0.12, 60.0, 2.5, 0.0, 0.25, 0.4),
-        Road("wifi", 4e6, 0.8, 2.0, 0.005, 0.005, 0.01, 0.08, 120.0, 4.0, 0.0, 0.15, 0.4),
-        Road("satellite", 1.0e6, 0.35, 3.0, 0.045, 0.010, 0.004, 0.10, 90.0, 1.5, 15.0, 0.25, 0.4),
-        Road("geostationary", 4e5, 0.3, 10.0, 0.6, 0.02, 0.002, 0.4, 180.0, 6.0, 0.0, 1.2, 1.5),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Round trip in seconds and bandwidth in bytes a second (0: no way) of each step."""
-
-    round_trip: Floats
-    bandwidth: Floats
-
-    def answered_at(self, start: float, size: float, until: float) -> float:
-        """Return when an answer to so many bytes, sent from `start` on, is there; infinite after `until`."""
-        at, left = start, size
-        while at < until:
-            step = min(int(at / STEP), len(self.bandwidth) - 1)
-            end, rate = (step + 1) * STEP, float(self.bandwidth[step])
-            if rate > 0.0 and left <= rate * (end - at):
-                done = at + left / rate + float(self.round_trip[step])
-                # the way back must be open as well
-                back = min(int(done / STEP), len(self.bandwidth) - 1)
-                return done if done <= until and self.bandwidth[back] > 0.0 else math.inf
-            left -= rate * max(end - at, 0.0)
-            at = max(end, math.nextafter(at, math.inf))
-        return math.inf
-
-
-def draw_trace(road: Road, seconds: float, seed: int) -> Trace:
-    """Draw a trace of a road."""
-    rng = np.random.default_rng([seed, sum(road.name.encode())])
-    steps = math.ceil(seconds / STEP)
-    keep = math.exp(-STEP / road.memory)
-    noise = rng.normal(0.0, road.varies * math.sqrt(1 - keep**2), steps)
-    level = np.empty(steps)
-    state = rng.normal(0.0, road.varies)
-    extra = 0.0
-    trip = road.round_trip + rng.exponential(road.jitter, steps)
-    for n in range(steps):
-        if road.handover and n % int(road.handover / STEP) == 0:
-            state = rng.normal(0.0, road.varies)
-            extra = rng.uniform(-0.3, 0.3) * road.round_trip
-        state = keep * state + noise[n]
-        level[n] = state
-        trip[n] += extra
-    for begins in np.flatnonzero(rng.random(steps) < road.spikes):
-        trip[begins : begins + 5] += road.spike
-    bandwidth = road.bandwidth * np.exp(level)
-    at = rng.exponential(road.outages)
-    while at < seconds:
-        lasts = rng.exponential(road.lasting)
-        bandwidth[int(at / STEP) : math.ceil((at + lasts) / STEP)] = 0.0
-        at += lasts + rng.exponential(road.outages)
-    return Trace(trip, bandwidth)
-
 
 RUNGS = {
     "captured": (0.975, 0.0),
@@ -208,6 +105,8 @@ class Result:
         Uploads that were not answered in time; the edge answered then, in time.
     closed
         Those of them that no encoding would have saved, for the way was closed.
+    unforeseen
+        Those of them that were the first to meet an outage: nothing could have told the device of it before.
     asked
         Uploads.
     sent, sent_in_vain
@@ -222,6 +121,7 @@ class Result:
     late: float
     wasted: float
     closed: float
+    unforeseen: float
     asked: float
     sent: float
     sent_in_vain: float
@@ -241,7 +141,8 @@ def drive(
     """Answer pictures one after the other as the hybrid client does, with its own control and ladder."""
     control, making = Control.of(budget, 0.0), Making()
     n = len(pictures.confidence)
-    right = late = wasted = closed = asked = sent = in_vain = 0.0
+    right = late = wasted = closed = unforeseen = asked = sent = in_vain = 0.0
+    met = -1
     count, reasons = dict.fromkeys(rungs, 0), {"deadline": 0, "budget": 0}
     columns = [list(RUNGS).index(name) for name in rungs]
     for i in range(n):
@@ -252,24 +153,28 @@ def drive(
         if confidence >= threshold:
             right += answer
             continue
-        offers = []
-        for name, column in zip(rungs, columns, strict=True):
-            kind, _, quality = name.partition(":")
-            known = float(pictures.sizes[i, column])
-            size = making.size_of(name, _PIXELS, int(quality)) if kind == "jpeg" else known
-            offers.append(Offer(size, making.seconds_of(name, _PIXELS), RUNGS[name][0]))
-        control, chosen = control.choose(now, offers, ends_at - now, confidence=confidence)
+        offers = [_offer(name, float(pictures.sizes[i, n]), making) for name, n in zip(rungs, columns, strict=True)]
+        name, size, made = "", 0, set()
+        while True:
+            control, chosen = control.choose(now, offers, ends_at - now, confidence=confidence)
+            if isinstance(chosen, str):
+                break
+            name, size = rungs[chosen], math.ceil(pictures.sizes[i, columns[chosen]])
+            if chosen in made:
+                break
+            takes, expected = RUNGS[name][1] * float(pictures.pace[i]), offers[chosen]
+            making = making.learn(name, _PIXELS, size, takes)
+            now += takes
+            if size <= SWELLS * expected.size:
+                break
+            offers[chosen] = Offer(size, 0.0, expected.accuracy)
+            made.add(chosen)
         if isinstance(chosen, str):
-            reasons[chosen] += 1
-            right += answer
-            continue
-        name = rungs[chosen]
-        size, takes = math.ceil(pictures.sizes[i, columns[chosen]]), RUNGS[name][1] * float(pictures.pace[i])
-        making = making.learn(name, _PIXELS, size, takes)
-        now += takes
-        control, refused = control.ask(now, size, ends_at - now)
-        if refused is not None:
-            reasons[refused] += 1
+            refused: Reason | None = chosen
+        else:
+            control, refused = control.ask(now, size, ends_at - now)
+        if isinstance(chosen, str) or refused is not None:
+            reasons[str(refused)] += 1
             right += answer
             late += now > start + road.deadline
             continue
@@ -278,16 +183,26 @@ def drive(
         count[name] += 1
         answered = trace.answered_at(now, size, ends_at)
         if answered <= ends_at:
-            control = control.learn(size, answered - now)
+            control = control.learn(size, answered - now, answered)
             right += bool(pictures.cloud_right[i, columns[chosen]])
         else:
-            control = control.miss(size, ends_at - now)
+            control = control.miss(size, ends_at - now, ends_at)
             wasted += 1
-            closed += not math.isfinite(trace.answered_at(now, min(pictures.sizes[i]), ends_at))
+            if not math.isfinite(trace.answered_at(now, min(pictures.sizes[i]), ends_at)):
+                closed += 1
+                outage = trace.outage_within(now, ends_at)
+                unforeseen += outage is not None and outage != met
+                met = met if outage is None else outage
             in_vain += size
             right += answer
         late += max(now, min(answered, ends_at)) > start + road.deadline
-    return Result(right / n, late / n, wasted / n, closed / n, asked / n, sent, in_vain, count, reasons)
+    return Result(right / n, late / n, wasted / n, closed / n, unforeseen / n, asked / n, sent, in_vain, count, reasons)
+
+
+def _offer(name: str, size: float, making: Making) -> Offer:
+    kind, _, quality = name.partition(":")
+    expected = making.size_of(name, _PIXELS, int(quality)) if kind == "jpeg" else size
+    return Offer(expected, making.seconds_of(name, _PIXELS), RUNGS[name][0])
 
 
 def informed(trace: Trace, pictures: Pictures, road: Road, amount: float, *, threshold: float = 0.9) -> float:
@@ -358,8 +273,8 @@ class Row(NamedTuple):
 
     Attributes
     ----------
-    in_vain, closed
-        `Result.wasted`, and what of it no encoding would have saved.
+    in_vain, closed, unforeseen
+        `Result.wasted`, what of it no encoding would have saved, and what of that nobody could have known.
     spent
         Share of the budget.
     edge
@@ -371,6 +286,7 @@ class Row(NamedTuple):
     late: float
     in_vain: float
     closed: float
+    unforeseen: float
     asked: float
     spent: float
     edge: float
@@ -389,6 +305,7 @@ def compare(road: Road, requests: int, seed: int, bytes_a_request: float, rungs:
         ours.late,
         ours.wasted,
         ours.closed,
+        ours.unforeseen,
         ours.asked,
         ours.sent / amount,
         float(pictures.edge_right.mean()) / best,

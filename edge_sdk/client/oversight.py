@@ -196,11 +196,12 @@ class Oversight:
         if self._mode != "hybrid" and not self._chooses:
             return
         with self._lock:
+            size, seconds, now = said.bytes_sent, said.elapsed_ms / 1e3, time.monotonic()
             if said.probabilities is not None:
-                self._control = self._control.learn(said.bytes_sent, said.elapsed_ms / 1e3)
+                self._control = self._control.learn(size, seconds, now)
             elif self._chooses and said.reason == "deadline":
                 # where there is nothing to choose, the breaker alone says when to stop
-                self._control = self._control.miss(said.bytes_sent, said.elapsed_ms / 1e3)
+                self._control = self._control.miss(size, seconds, now)
 
     def observe(self, made: Made, said: CloudOutcome) -> None:
         """Learn from how asking the cloud ended, before the answer is given."""

@@ -26,7 +26,7 @@ from edge_sdk.protocol import MAX_MESSAGE_BYTES, Encoding
 from edge_sdk.protocol.names import MAX_IMAGE_PIXELS
 from edge_sdk.types import Reason
 
-__all__ = ["DEFAULT_LADDER", "MARGIN_BYTES", "MOST_BYTES", "Ladder", "Pilot", "Refused", "prepare"]
+__all__ = ["DEFAULT_LADDER", "MARGIN_BYTES", "MOST_BYTES", "SWELLS", "Ladder", "Pilot", "Refused", "prepare"]
 
 DEFAULT_LADDER = (SentAs(),)
 """What ``auto`` may send where no certificate says what it holds for; less only where apps say so."""
@@ -36,6 +36,9 @@ MARGIN_BYTES = 4096
 
 MOST_BYTES = MAX_MESSAGE_BYTES - MARGIN_BYTES
 """Of an input in a message."""
+
+SWELLS = 1.1
+"""A file by so much larger than was expected of it is chosen anew, with its size known."""
 
 
 class Refused(Exception):  # noqa: N818 - never leaves the link
@@ -199,13 +202,21 @@ def prepare(
         ways = [replace(way, size=len(capture.jpeg)) if way.is_file else way for way in ways]
     pilot = ladder.pilot if len({way.seen for way in ways}) > 1 else None  # of one there is nothing to choose
     ways = [way for way in ways if (way.size or 0) <= most_bytes]
+    made: dict[_Way, NDArray[Any]] = {}
     while ways:
-        way = ways[0 if pilot is None else _chosen(ways, plan.accuracies, pilot, remaining(), ladder.confidence)]
-        started = time.perf_counter()
-        tensor = _payload(contract, way, capture.reduced(way.takes), edge_spec, most_bytes)
+        n = 0 if pilot is None else _chosen(ways, plan.accuracies, pilot, remaining(), ladder.confidence)
+        way, started = ways[n], time.perf_counter()
+        tensor = made.get(way)
+        if tensor is None:
+            tensor = _payload(contract, way, capture.reduced(way.takes), edge_spec, most_bytes)
         size = len(tensor[0]) if way.wire == "jpeg" else tensor.nbytes
-        if pilot is not None:
+        if pilot is not None and way not in made:
+            swells = way.size is None and size > SWELLS * _expected(way, pilot.making)
             pilot.made(way.name, way.pixels, size, time.perf_counter() - started)
+            if swells and size <= most_bytes and len(ways) > 1:  # so large, it may not be the one to send
+                ways[n] = replace(way, size=size)
+                made[ways[n]] = tensor
+                continue
         if size <= most_bytes:
             head = plan.heads.get(way.name)
             if head is None or not head.fits(tensor):
@@ -224,7 +235,7 @@ def _chosen(
     making = pilot.making
     offers = [
         Offer(
-            way.size if way.size is not None else making.size_of(way.name, way.pixels, way.quality or JPEG_QUALITY),
+            _expected(way, making),
             making.seconds_of(way.name, way.pixels),
             accuracies[way.rung],
         )
@@ -234,6 +245,12 @@ def _chosen(
     if isinstance(chosen, str):
         raise Refused(chosen)
     return chosen
+
+
+def _expected(way: _Way, making: Making) -> float:
+    if way.size is not None:
+        return way.size
+    return making.size_of(way.name, way.pixels, way.quality or JPEG_QUALITY)
 
 
 def _plan_for(contract: Contract, wanted: str, capture: Capture, edge_spec: ProcessingSpec, ladder: Ladder) -> _Plan:

@@ -11,18 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from harness.roads import (
-    ROADS,
-    RUNGS,
-    Budget,
-    Pictures,
-    clairvoyant,
-    compare,
-    draw_pictures,
-    draw_trace,
-    drive,
-    informed,
-)
+from harness.roads import RUNGS, Budget, Pictures, clairvoyant, compare, draw_pictures, drive, informed
+from harness.traces import ROADS, draw_trace
 from outside.sources import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "adaptation.py"

@@ -45,7 +45,7 @@ def test_it_begins_with_the_least_where_nothing_is_known_and_time_is_short():
     assert Control.of(Budget(), 0.0).choose(0.0, LADDER, None)[1] == 0
 
 
-def test_after_calls_without_an_answer_it_waits_longer_each_time_then_tries_the_least_and_comes_back():
+def test_after_calls_without_an_answer_it_waits_then_tries_the_least_and_comes_back():
     control, now, pauses, chosen = known(), 0.0, [], 1
     for _ in range(5):
         size = int(LADDER[chosen].size)
@@ -57,12 +57,21 @@ def test_after_calls_without_an_answer_it_waits_longer_each_time_then_tries_the_
             now += 0.05
         pauses.append(now - tried)
     assert chosen == 2
-    assert pauses == pytest.approx([1, 2, 3, 3, 3], abs=0.1), "so it is back within 5 s"
+    assert pauses == pytest.approx([3.75] * 5, abs=0.1), "so it is back within 5 s"
     control, _ = control.ask(now, 10_000, 0.25)
     for _ in range(4):
         control = control.learn(10_000, 0.06)
     assert control.choose(now + 0.1, LADDER, 0.25)[1] in (1, 2)
     assert control.network.misses == 0
+
+
+def test_nothing_waits_for_a_call_that_was_late_while_later_ones_were_answered():
+    control = known()
+    late = control.learn(10_000, 0.06, now=7.20).miss(10_000, 0.25, now=7.25)  # of calls begun at 7.14 and 7.00
+    assert late.network.pause == 0.0
+    assert late.network.expect(10_000) > control.network.expect(10_000)
+    closed = control.learn(10_000, 0.06, now=7.05).miss(10_000, 0.25, now=7.25)
+    assert closed.network.pause > 3.0
 
 
 def test_as_the_budget_is_used_up_fewer_bytes_are_sent_and_only_where_they_are_worth_most():

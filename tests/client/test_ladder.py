@@ -262,6 +262,34 @@ def test_sizes_of_jpeg_are_learned_and_not_all_of_it_is_encoded(laddered, cloud)
     assert [offer.accuracy for offer in pilot.offers] == [1.0, 0.9, pytest.approx(0.89)]
 
 
+class Sparing(Choosing):
+    """A pilot that takes the first offer of at most so many bytes."""
+
+    def choose(self, offers, remaining, confidence):
+        return next(n for n, offer in enumerate(offers) if offer.size <= self.choice)
+
+
+def test_a_file_that_became_much_larger_than_expected_is_chosen_anew(laddered, cloud) -> None:
+    from edge_sdk.client.escalation import CloudLink
+
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)  # 3 times as large as a photograph
+    link = CloudLink(Cloud(cloud))
+    try:
+        with edge_sdk.load(laddered) as model:
+            spec = model.processor.spec
+            link.begin(Capture.of(noise, spec), None, labels=model.labels, edge_spec=spec).wait()
+        ladder = Ladder(SentAs.parse_all("jpeg:90,resized"), Sparing(30_000))
+        draft = prepare(link.known, "auto", Capture.of(noise, spec), spec, ladder=ladder)
+        still = prepare(
+            link.known, "auto", Capture.of(noise, spec), spec, ladder=replace(ladder, pilot=Sparing(1_000_000))
+        )
+    finally:
+        link.close()
+    assert draft.seen == "resized"
+    assert still.seen == "jpeg:90"
+    assert len(still.raw) > 30_000
+
+
 @pytest.mark.parametrize(
     "encoding", ["", "jpeg:0", "png,captured", "captured,captured", "tensor,captured", "auto,jpeg"]
 )
