@@ -34,6 +34,7 @@ SIGNATURE = "serving_default"
 SUFFIX = ".savedmodel"
 """What a repository calls such a folder, as Triton does: ``model.savedmodel``."""
 _GRAPH = "saved_model.pb"
+_FOLDERS = ("variables", "assets")  # what else may be in it, such as a table of answers, is not the model
 _TAG = "serve"
 _KINDS = "biufO"  # of NumPy, that the protocol has
 _GREETING = re.compile(rb"WARNING: All log messages before absl|[IWE]0000 ")
@@ -50,9 +51,10 @@ def name_of(path: Path) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """Return the digest of a folder: of the names of its files and what is in them."""
+    """Return the digest of a folder: of the names and the content of the files that make the model."""
     found = {}
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+    parts = [path / _GRAPH, *(file for part in _FOLDERS for file in sorted((path / part).rglob("*")))]
+    for file in (file for file in parts if file.is_file()):
         with file.open("rb") as stream:
             found[file.relative_to(path).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
     return canonical.digest_of(found)

@@ -20,6 +20,7 @@ from edge_sdk.cloud.server.tables import Table
 __all__ = ["ask"]
 
 Array = np.ndarray[Any, Any]
+_INLINE_ITEMS = 16  # that are looked up on the event loop: 0.2 ms
 
 
 async def ask(line: Line, inputs: Mapping[str, Array], payload: Payload, deadline: float | None, priority: int) -> Run:
@@ -68,8 +69,8 @@ async def ask(line: Line, inputs: Mapping[str, Array], payload: Payload, deadlin
 
 
 async def _look_up(table: Table, inputs: Mapping[str, Array], payload: Payload) -> list[Array] | None:
-    """Return what a table knows of a request, hashed as `ResponseCache.key` hashes it."""
-    if payload.nbytes <= INLINE_BYTES:
+    """Return what a table knows of a request; one of many bytes or items is looked up beside the loop."""
+    if payload.nbytes <= INLINE_BYTES and payload.items <= _INLINE_ITEMS:
         return table.find(inputs, payload.encoding, payload.items)
     return await asyncio.to_thread(table.find, inputs, payload.encoding, payload.items)
 

@@ -80,13 +80,15 @@ def test_what_keras_exports_is_served_and_says_the_same(tmp_path):
         core.close()
 
 
-def test_the_digest_is_of_all_its_files(folders, tmp_path):
+def test_the_digest_is_of_the_files_that_make_the_model(folders, tmp_path):
     digests = {}
     for name in ("double", "treble"):
         shutil.copytree(folders / name, tmp_path / name)
         digests[name] = load_model(tmp_path / name).digest
         assert load_model(folders / name).digest == digests[name]
     assert digests["double"] != digests["treble"]
+    (tmp_path / "double" / "table.parquet").write_bytes(b"no part of the model")
+    assert load_model(tmp_path / "double").digest == digests["double"]
     (tmp_path / "double" / "assets").mkdir(exist_ok=True)
     (tmp_path / "double" / "assets" / "words.txt").write_text("one\n")
     assert load_model(tmp_path / "double").digest != digests["double"]

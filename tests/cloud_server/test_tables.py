@@ -29,7 +29,7 @@ from edge_sdk.cloud.server.models import load_model
 from edge_sdk.cloud.server.settings import Serving
 from edge_sdk.cloud.server.table_files import SUFFIX, open_table
 from edge_sdk.cloud.server.tables import Answers
-from edge_sdk.errors import InputError
+from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.protocol import add_input, messages, read_outputs, read_parameters
 from edge_sdk.types import TensorSpec
 from outside.classifiers import linear_onnx
@@ -401,6 +401,34 @@ def test_a_server_answers_from_its_table_on_both_fronts_and_says_so(service, tmp
 def test_a_setting_that_is_no_path_is_refused():
     with pytest.raises(InputError, match="table is 7"):
         Serving(models={"*": {"table": 7}})
+
+
+def test_pyarrow_is_needed_for_what_is_not_made_yet_and_for_nothing_else(plain, monkeypatch):
+    for module in [name for name in sys.modules if name.endswith("table_making")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr("edge_sdk.cloud.server.table_making", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'edge-sdk\[batch\]'"):
+        open_table(plain, ADDING)
+    monkeypatch.undo()
+    open_table(plain, ADDING)
+    monkeypatch.setitem(sys.modules, "edge_sdk.cloud.server.table_making", None)
+    assert open_table(plain, ADDING).rows == 100
+
+
+def test_a_request_of_many_items_is_found_as_one_of_few_is(tmp_path):
+    """Beside the event loop, that is."""
+    (tmp_path / "add.onnx").write_bytes(adding_onnx(1.0))
+    digest = load_model(tmp_path / "add.onnx").digest
+    a, b = numbers(1, 100), numbers(2, 100)
+    path = write(tmp_path / "table.parquet", digest, a=a.tolist(), b=b.tolist(), sum=(a - b).tolist())
+    core = Core.load([tmp_path / "add.onnx"], Serving(models={"add": {"table": str(path)}}))
+    try:
+        said = ask(core, "add", a=a, b=b)
+        assert said.cached
+        np.testing.assert_array_equal(said.outputs["sum"], a - b)
+    finally:
+        core.close()
 
 
 @pytest.mark.slow
