@@ -1,11 +1,13 @@
 # ruff: noqa: INP001 - a script, not a module of a package
 """Offer the server three times what it can do, each request with a deadline, and count what is answered in time.
 
-Server and load have a processor each, so that what the load needs is not missed by the server. The peak is what 16
-connections get that send one request after the other; then requests come at three times that rate, whatever becomes
-of them. Both take turns, and medians are shown: of answers in time a second as a share of the peak, and of answers in
-time for each second of the server's processor time, as a share of the same at the peak, which tells more on a machine
-that is busy with other work.
+Server and load have a processor each, so that what the load needs is not missed by the server; the load comes from
+``h2load`` (Debian: nghttp2-client), which sends on time whatever becomes of earlier requests. The peak is what 16
+connections get that send one request after the other; then requests come at three times that rate over 16 connections.
+Both take turns, and medians are shown: of answers in time a second as a share of the peak, and of answers in time for
+each second of the server's processor time, as a share of the same at the peak, which tells more on a machine that is
+busy with other work. h2load knows nothing of gRPC's status, but only answers have contents: they are counted by these.
+The slowest of all are taken for answers, as the refused are told at once, and those over the deadline are not in time.
 
 example:
   python benchmarks/overload.py --models thumbnail cnn --rounds 7
@@ -15,69 +17,51 @@ example:
 from __future__ import annotations
 
 import argparse
-import asyncio
-import multiprocessing
 import os
+import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # -P leaves it out
 
-from server import METHOD, MODELS, OPTIONS, body, load, serving, write_models  # noqa: E402 - after the path is set
+from fronts import answer_bytes  # noqa: E402 - after the path is set, as the next line
+from server import METHOD, MODELS, body, serving, write_models  # noqa: E402
 
 CONNECTIONS = 16
-WARM = 0.3  # seconds of the closed loop that are not counted
+STREAMS = 100  # of a connection: further requests are not sent until one has ended
 
 
 @dataclass(frozen=True)
-class Flood:
-    """What became of a flood: requests by how they ended, and the seconds that answers took from their call."""
+class Load:
+    """What became of a load: requests that ended, answers among them, and the milliseconds of all, ascending."""
 
-    sent: int
-    ends: dict[str, int]
+    ended: int
+    answers: int
     took: list[float]
 
 
-def flood(address: str, data: bytes, rate: float, seconds: float, deadline: float, out: Any) -> None:
-    """Send so many requests a second, whatever becomes of them; a process of its own."""
-    import grpc
-    import uvloop
-
-    async def run() -> Flood:
-        options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-        calls, ends, took = [], dict[str, int](), list[float]()
-        for _ in range(8):
-            channel = grpc.aio.insecure_channel(address, options)
-            await channel.channel_ready()
-            calls.append(channel.unary_unary(METHOD))
-
-        async def one(number: int) -> None:
-            start = time.perf_counter()
-            try:
-                await calls[number % len(calls)](data, timeout=deadline)
-                name = "OK"
-                took.append(time.perf_counter() - start)
-            except grpc.aio.AioRpcError as error:
-                name = error.code().name
-            ends[name] = ends.get(name, 0) + 1
-
-        begin, tasks, number = time.perf_counter(), set[asyncio.Task[None]](), 0
-        while (now := time.perf_counter()) < begin + seconds:
-            while number < (now - begin) * rate:
-                tasks.add(asyncio.create_task(one(number)))
-                number += 1
-            await asyncio.sleep(0.001)
-        await asyncio.gather(*tasks)
-        return Flood(number, ends, sorted(took))
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        out.send(runner.run(run()))
+def send(address: str, data: bytes, seconds: float, options: Sequence[str]) -> Load:
+    """Load the server with h2load."""
+    expected = 5 + answer_bytes(address, data)
+    with tempfile.TemporaryDirectory() as name:
+        request, log = Path(name) / "request", Path(name) / "log"
+        request.write_bytes(b"\0" + len(data).to_bytes(4, "big") + data)
+        command = ["h2load", "-t", "1", "-c", str(CONNECTIONS), "-w", "22", "-W", "22", "-D", f"{1e3 * seconds:.0f}ms"]
+        command += ["--log-file", str(log), "-d", str(request), "-H", "content-type: application/grpc"]
+        command += ["-H", "te: trailers", *options, f"http://{address}{METHOD}"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        took = sorted(int(line.split("\t")[2]) / 1e3 for line in log.read_text(encoding="ascii").splitlines())
+    contents = re.search(r"\((\d+)\) data", said)
+    assert contents, said
+    return Load(len(took), int(contents[1]) // expected, took)
 
 
 def used(pid: int) -> float:
@@ -88,17 +72,6 @@ def used(pid: int) -> float:
         for child in (task / "children").read_text(encoding="ascii").split():
             total += round(used(int(child)) * 1e9)
     return total / 1e9
-
-
-def apart(work: Any, *arguments: Any) -> Any:
-    """Do something in a process of its own, and return what it sends."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(*arguments, send))
-    process.start()
-    found = receive.recv()
-    process.join()
-    return found
 
 
 def ran(address: str, model: str) -> int:
@@ -112,13 +85,21 @@ def ran(address: str, model: str) -> int:
         ask = channel.unary_unary(
             METHOD.replace("ModelInfer", "ModelStatistics"), takes.SerializeToString, gives.FromString
         )
-        said = ask(takes(name=model), timeout=30)
+        end = time.monotonic() + 30
+        while True:
+            try:
+                said = ask(takes(name=model), timeout=30)
+                break
+            except grpc.RpcError:  # cancelled, for the flood is still there
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
     return sum(int(one.inference_count) for one in said.model_stats)
 
 
 @dataclass(frozen=True)
 class Round:
-    """One peak and one flood: of the peak, answers a second; of the flood, what the module says."""
+    """One peak, in answers a second, what came of one flood, and how much of its processor the server had then."""
 
     peak: float
     offered: float
@@ -126,28 +107,35 @@ class Round:
     share_by_work: float
     p50_ms: float
     p99_ms: float
+    refused: int
+    late: int
     in_vain: int
-    ends: dict[str, int]
+    had: float
 
 
-def measure(address: str, pid: int, model: str, deadline: float, seconds: float, times: float) -> Round:
+def measure(address: str, pid: int, model: str, deadline_ms: float, seconds: float, times: float) -> Round:
     """Find the peak, then offer so many times as much."""
     data, before = body(model, 1), used(pid)
-    answers, _ = apart(load, address, data, CONNECTIONS, seconds, None)
-    peak, peak_work = len(answers) / seconds, len(answers) * (seconds + WARM) / seconds / (used(pid) - before)
+    calm = send(address, data, seconds, ["-m", "1"])
+    peak, peak_work = calm.answers / seconds, calm.answers / (used(pid) - before)
     earlier, before = ran(address, model), used(pid)
-    found = apart(flood, address, data, times * peak, seconds, deadline)
+    rate = ["-m", str(STREAMS), "--rps", f"{times * peak / CONNECTIONS:.3f}"]
+    flood = send(address, data, seconds, [*rate, "-H", f"grpc-timeout: {deadline_ms * 1e3:.0f}u"])
     work, runs = used(pid) - before, ran(address, model) - earlier
-    took = found.took or [0.0]
+    answers = flood.took[-flood.answers :] if flood.answers else [0.0]
+    late = sum(took > deadline_ms for took in answers)
+    good = flood.answers - late
     return Round(
         peak,
-        found.sent / seconds / peak,
-        len(found.took) / seconds / peak,
-        len(found.took) / work / peak_work,
-        1e3 * took[len(took) // 2],
-        1e3 * took[len(took) * 99 // 100],
-        runs - len(found.took),
-        found.ends,
+        flood.ended / seconds / peak,
+        good / seconds / peak,
+        good / work / peak_work,
+        answers[len(answers) // 2],
+        answers[len(answers) * 99 // 100],
+        flood.ended - flood.answers,
+        late,
+        runs - 1 - flood.answers,  # one is asked before, for the size of an answer
+        work / seconds,
     )
 
 
@@ -161,6 +149,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load (default: %(default)s)")
     parser.add_argument("--serve", nargs="*", default=[], metavar="OPTION", help="of edge-sdk serve, without --")
     arguments = parser.parse_args()
+    if shutil.which("h2load") is None:
+        parser.error("h2load is needed: on Debian, apt-get install nghttp2-client")
     own, *others = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -172,7 +162,7 @@ def main() -> int:
             with serving([*command, "--grpc-port", "0", *options]) as (address, pid):
                 os.sched_setaffinity(0, others or {own})
                 rounds = [
-                    measure(address, pid, model, arguments.deadline / 1e3, arguments.seconds, arguments.times)
+                    measure(address, pid, model, arguments.deadline, arguments.seconds, arguments.times)
                     for _ in range(arguments.rounds)
                 ]
             show(model, rounds)
@@ -183,9 +173,10 @@ def show(model: str, rounds: list[Round]) -> None:
     """Print what was found."""
     for one in rounds:
         print(
-            f"{model}: peak {one.peak:.0f}/s, offered {one.offered:.2f} times that; in time {one.share:.0%} of it, "
+            f"{model}: peak {one.peak:.0f}/s; of {one.offered:.2f} times that, in time {one.share:.0%} of the peak, "
             f"{one.share_by_work:.0%} by work; p50 {one.p50_ms:.1f} ms, p99 {one.p99_ms:.1f} ms; "
-            f"run in vain {one.in_vain}; {one.ends}"
+            f"{one.refused} refused, {one.late} late, {one.in_vain} run in vain; "
+            f"{one.had:.0%} of a processor"
         )
     middle = {name: median(getattr(one, name) for one in rounds) for name in ("share", "share_by_work", "p99_ms")}
     print(
