@@ -43,8 +43,8 @@ class _Header:
 
     Attributes
     ----------
-    sha256, size, mtime_ns
-        Of the Parquet file.
+    sha256, size, ctime_ns
+        Of the Parquet file; the time is that of its last change, which no copy can set.
     model
         Digest of the model.
     rows
@@ -59,7 +59,7 @@ class _Header:
 
     sha256: str
     size: int
-    mtime_ns: int
+    ctime_ns: int
     model: str
     rows: int
     keys: int
@@ -127,7 +127,7 @@ def _open(index: Path, source: BufferedReader) -> tuple[_Header, mmap.mmap] | No
             status = os.fstat(source.fileno())
             if header is None or os.fstat(stream.fileno()).st_size != header.end or header.size != status.st_size:
                 return None
-            if header.mtime_ns != status.st_mtime_ns and header.sha256 != _sha256(source):
+            if header.ctime_ns != status.st_ctime_ns and header.sha256 != _sha256(source):
                 return None
             return header, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError:
@@ -193,7 +193,7 @@ def _plan(source: BufferedReader, answers: Answers, rows: int) -> tuple[_Header,
         for name, dtype, shape in answers.columns():
             columns.append(Column(name, dtype, shape, _aligned(at)))
             at = _aligned(at) + rows * columns[-1].row_bytes
-        header = _Header(sha256, status.st_size, status.st_mtime_ns, answers.digest, rows, keys, tuple(columns), at)
+        header = _Header(sha256, status.st_size, status.st_ctime_ns, answers.digest, rows, keys, tuple(columns), at)
         data = canonical.dumps(asdict(header))
         head = _MAGIC + len(data).to_bytes(8, "little") + data + canonical.sha256(data).encode()
     assert header is not None
