@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     workers = args.workers
     if workers == "auto":
         workers = len(args.gpus) or available_cores()
+    check_address(args.host, args.grpc_port, "--grpc-port")  # before it is said what else is taken
     config = ServerConfig(
         paths=args.paths,
         host=args.host,
