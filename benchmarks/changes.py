@@ -46,6 +46,7 @@ from outside.models import adding_onnx  # noqa: E402
 from outside.network import free_port  # noqa: E402
 from outside.services import Service  # noqa: E402
 
+ONLY_GRPC = ("--http-port", "off", "--metrics-port", "off")
 SERVICE = "/inference.GRPCInferenceService"
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 PATIENT = 30.0
@@ -237,7 +238,7 @@ def kills(folder: Path, times: int) -> Load:
     ports = {name: free_port() for name in ("replica-1", "replica-2")}
 
     def start(name: str) -> Service:
-        return Service("serve", bundle, "--grpc-port", ports[name])
+        return Service("serve", bundle, "--grpc-port", ports[name], *ONLY_GRPC)
 
     def ask() -> Iterator[object]:
         with grpc.insecure_channel(address, OWN_CONNECTION) as channel:
@@ -293,7 +294,7 @@ def drains(folder: Path, times: int) -> Load:
     """Tell one of two servers to end, wait until it has, and start it again; then the other."""
     tiny = build_tiny_bundle(folder)
     ports = [free_port(), free_port()]
-    servers = [Service("serve", tiny.path, "--grpc-port", port) for port in ports]
+    servers = [Service("serve", tiny.path, "--grpc-port", port, *ONLY_GRPC) for port in ports]
 
     def ask() -> Iterator[object]:
         for frame in tiny.images:
@@ -315,7 +316,7 @@ def drains(folder: Path, times: int) -> Load:
                 time.sleep(BETWEEN)
                 if servers[at].stop() != 0:
                     raise SystemExit(f"a server ended badly: {servers[at].errors}")
-                servers[at] = Service("serve", tiny.path, "--grpc-port", ports[at])
+                servers[at] = Service("serve", tiny.path, "--grpc-port", ports[at], *ONLY_GRPC)
                 time.sleep(2 * BETWEEN)
     finally:
         for server in servers:
