@@ -27,7 +27,6 @@ from edge_sdk.client.outcomes import Gate
 from edge_sdk.client.payload import Contract
 from edge_sdk.client.sending import Sending
 from edge_sdk.client.waves import Item, Make, Wave, outcome_of
-from edge_sdk.protocol import MAX_MESSAGE_BYTES
 from edge_sdk.protocol.names import MAX_ITEMS
 
 __all__ = ["Coalescer"]
@@ -57,11 +56,6 @@ class Coalescer:
         Seconds within which a crowd that has its answers asks again, if it does.
     most_items
         In one message; 1 sends each by itself.
-
-    Attributes
-    ----------
-    most_bytes
-        That the server takes in one message.
     """
 
     def __init__(
@@ -76,7 +70,6 @@ class Coalescer:
     ) -> None:
         self._fleet, self._on_sent = fleet, on_sent
         self._at_once, self._linger, self._gather, self._most_items = at_once, linger, gather, most_items
-        self.most_bytes = MAX_MESSAGE_BYTES
         self._lock = threading.Lock()
         self._waiting: dict[Kind, list[Item]] = {}
         self._waits = 0  # inputs that wait
@@ -103,7 +96,7 @@ class Coalescer:
         """
         item = Item(self, first, message, deadline, make, gate)
         contract = first[1]
-        small = item.size * 2 <= min(_MOST_BYTES, self.most_bytes)
+        small = item.size * 2 <= min(_MOST_BYTES, contract.most_bytes)
         if small and self._limit(contract) > 1 and message.stacks(contract):
             item.kind = first[0], id(contract), *message.kind
             now = time.perf_counter()
@@ -219,8 +212,9 @@ class Coalescer:
                 group.append(item)
         if not group:
             return None
-        n, size, most_bytes = 0, 0, min(_MOST_BYTES, self.most_bytes)
-        for item in group[: self._limit(group[0].first[1])]:
+        contract = group[0].first[1]
+        n, size, most_bytes = 0, 0, min(_MOST_BYTES, contract.most_bytes)
+        for item in group[: self._limit(contract)]:
             if n and size + item.size > most_bytes:
                 break
             n, size = n + 1, size + item.size

@@ -10,7 +10,7 @@ import grpc
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.failures import Failed
 
-__all__ = ["failure_of"]
+__all__ = ["failure_of", "limit_in"]
 
 # what gRPC's details hold, the kind of trouble, and what is said of it; the first that fits
 _TROUBLES = (
@@ -37,6 +37,8 @@ _OF_CONNECTIONS = re.compile(
     r"connect|Stream removed|Socket closed|Cancelling all calls|Broken pipe|GOAWAY|ping|recvmsg|sendmsg|[Tt]ransport|"
     r"resol|DNS|channel"
 )
+# as gRPC says it in C, Python and Go, and in Java
+_TOO_LARGE = re.compile(r"RESOURCE_EXHAUSTED.* (?:larger than max \(\d+ vs\. |exceeds maximum size )(\d{1,12})")
 
 
 def failure_of(error: Any, target: str, cloud: Cloud) -> tuple[str, Failed]:
@@ -77,6 +79,18 @@ def failure_of(error: Any, target: str, cloud: Cloud) -> tuple[str, Failed]:
         )
     kind = "overload" if code is grpc.StatusCode.RESOURCE_EXHAUSTED else code.name
     return kind, Failed("rejected", f"{target} refused: {code.name}: {detail}")
+
+
+def limit_in(detail: str) -> int | None:
+    """Return how many bytes a message may have for a server that found one too large; else None.
+
+    Parameters
+    ----------
+    detail
+        Of a failure of `failure_of`.
+    """
+    found = _TOO_LARGE.search(detail)
+    return None if found is None else int(found[1])
 
 
 def _trouble(detail: str, cloud: Cloud) -> tuple[str, str]:

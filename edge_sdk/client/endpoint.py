@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,10 +14,10 @@ from edge_sdk.client.breaker import Breaker
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.connection import Connection
 from edge_sdk.client.credentials import Credentials
-from edge_sdk.client.diagnosis import failure_of
+from edge_sdk.client.diagnosis import failure_of, limit_in
 from edge_sdk.client.failures import Complaints, Failed
 from edge_sdk.client.learning import learn
-from edge_sdk.client.payload import Contract
+from edge_sdk.client.payload import MARGIN_BYTES, MOST_BYTES, Contract
 
 __all__ = ["Endpoint", "remaining"]
 
@@ -62,6 +63,7 @@ class Endpoint:
         self.is_answering = False
         self._cloud, self._credentials, self._complaints = cloud, credentials, complaints
         self._breaker = Breaker()
+        self._most_bytes = MOST_BYTES
         self._lock, self._learning_lock = threading.Lock(), threading.Lock()
         self._closed = False
         self._streams = False
@@ -158,6 +160,7 @@ class Endpoint:
 
     def forget(self) -> None:
         """Ask the server again what it serves before the next request."""
+        self._most_bytes = MOST_BYTES
         self.contract = None
 
     def learning(self) -> Future[Contract | Failed] | None:
@@ -186,10 +189,11 @@ class Endpoint:
     def describe_version(self, name: str, version: str, deadline: float | None) -> Contract:
         """Return what the server says of a version of its model; raise `Failed` where it does not, or not in time."""
 
-        def succeed(contract: Contract) -> None:
+        def succeed(contract: Contract) -> Contract:
             if len(self._versions) >= _MOST_VERSIONS:
                 self._versions = {}
             self._versions[contract.digest or ""] = contract, time.monotonic() + _VERSION_SECONDS
+            return contract
 
         try:
             learnt = learn(self, name, succeed, self._complaints, version).result(timeout=remaining(deadline))
@@ -234,8 +238,11 @@ class Endpoint:
             way.close()
 
     def _learn(self) -> Future[Contract | Failed]:
-        def succeed(contract: Contract) -> None:
+        def succeed(contract: Contract) -> Contract:
+            if self._most_bytes < contract.most_bytes:
+                contract = replace(contract, most_bytes=self._most_bytes)
             self.contract = self.known = contract
+            return contract
 
         return learn(self, self._cloud.model_name, succeed, self._complaints)
 
@@ -278,6 +285,13 @@ class Endpoint:
             way.retire()
         return True
 
+    def _take_less(self, most: int) -> None:
+        """Note how large an input may be in a message here: what is made for this server is smaller from now on."""
+        self._most_bytes = min(self._most_bytes, most)
+        contract = self.contract
+        if contract is not None and contract.most_bytes > self._most_bytes:
+            self.contract = self.known = replace(contract, most_bytes=self._most_bytes)
+
     def _refused(self, error: Any, code: Any, *, probe: bool) -> Failed:
         self.is_answering = False
         if probe:
@@ -285,6 +299,9 @@ class Endpoint:
         else:
             self._breaker.answered()
         kind, failed = failure_of(error, self.target, self._cloud)
+        limit = limit_in(str(failed))
+        if limit is not None:
+            self._take_less(max(0, limit - min(MARGIN_BYTES, limit // 8)))
         now = time.monotonic()
         if failed.outcome.reason != "offline" or kind == "unready":
             self._connection.heard_at = now

@@ -6,7 +6,6 @@ gRPC ends the call at its deadline, and waiting for it ends then too, whatever g
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,13 +13,14 @@ from typing import Any
 
 from edge_sdk.client.cloud import Cloud
 from edge_sdk.client.coalescing import Coalescer
+from edge_sdk.client.diagnosis import limit_in
 from edge_sdk.client.drafts import Message
 from edge_sdk.client.endpoint import Endpoint, remaining
 from edge_sdk.client.failures import Failed
 from edge_sdk.client.fleet import Fleet
 from edge_sdk.client.outcomes import Escalation, Gate, Origin, Outcome
 from edge_sdk.client.payload import Capture, Contract
-from edge_sdk.client.rungs import MARGIN_BYTES, MOST_BYTES, Ladder, Refused, prepare
+from edge_sdk.client.rungs import Ladder, Refused, prepare
 from edge_sdk.client.sending import Reply
 from edge_sdk.client.waves import Item
 from edge_sdk.encodings import WHOLE
@@ -42,8 +42,6 @@ _REFUSALS: dict[Reason, str] = {
     "deadline": "no answer is to be expected in the time that is left",
     "privacy": "what privacy rules leave of this picture is in none of the encodings that were asked for",
 }
-# as gRPC says it in C, Python and Go, and in Java
-_TOO_LARGE = re.compile(r"RESOURCE_EXHAUSTED.* (?:larger than max \(\d+ vs\. |exceeds maximum size )(\d{1,12})")
 
 
 class CloudLink:
@@ -67,7 +65,6 @@ class CloudLink:
     def __init__(self, cloud: Cloud, *, on_sent: Callable[[int], None] = lambda items: None) -> None:
         self._cloud = cloud
         self._fleet = Fleet(cloud)
-        self._most_bytes = MOST_BYTES
         self._coalescer = Coalescer(self._fleet, on_sent=on_sent, most_items=MAX_ITEMS if cloud.coalesce else 1)
 
     @property
@@ -133,7 +130,7 @@ class CloudLink:
                     edge_spec,
                     ladder=ladder,
                     remaining=lambda: remaining(deadline),
-                    most_bytes=self._most_bytes,
+                    most_bytes=contract.most_bytes,
                 )
             except Refused as refused:
                 raise Failed(refused.reason, _REFUSALS[refused.reason]) from refused
@@ -175,7 +172,6 @@ class CloudLink:
 
     def forget(self) -> None:
         """Ask what is served again before the next request."""
-        self._most_bytes = self._coalescer.most_bytes = MOST_BYTES
         self._fleet.forget()
 
     def close(self) -> None:
@@ -198,7 +194,6 @@ class CloudLink:
                 message.set(KEY_PARAMETER, self._cloud.key)
             return message
 
-        most = self._most_bytes
         try:
             if remaining(deadline) == 0.0:
                 raise Failed("deadline", "no time was left to ask the cloud")
@@ -213,11 +208,10 @@ class CloudLink:
 
         def finish() -> Outcome:
             outcome = self._finish(item, read)
-            limit = _limit_in(outcome)
-            if limit is None or limit >= most or remaining(deadline) == 0.0:
+            limit = None if outcome.reason != "rejected" else limit_in(outcome.detail)
+            if limit is None or limit >= first[1].most_bytes or remaining(deadline) == 0.0:
                 return outcome
-            # what is sent from now on is smaller, this input too if there is time
-            self._most_bytes = self._coalescer.most_bytes = limit
+            # what that server is sent from now on is smaller, this input too if there is time
             again = self._begin(make, read, deadline, gate, priority).wait()
             if not again.bytes_sent:
                 return replace(again, bytes_sent=outcome.bytes_sent, extra_calls=outcome.extra_calls)
@@ -306,12 +300,3 @@ class CloudLink:
         if digest != (contract.digest or ""):
             raise InputError(f"{endpoint.target} changes its model")
         return contract
-
-
-def _limit_in(outcome: Outcome) -> int | None:
-    """Return how many bytes of an input fit into a message for a server that found one too large; else None."""
-    found = None if outcome.reason != "rejected" else _TOO_LARGE.search(outcome.detail)
-    if found is None:
-        return None
-    most = int(found[1])
-    return max(0, most - min(MARGIN_BYTES, most // 8))

@@ -23,7 +23,7 @@ _SECONDS = 2.0
 def learn(
     endpoint: Endpoint,
     model_name: str | None,
-    succeed: Callable[[Contract], None],
+    succeed: Callable[[Contract], Contract],
     complaints: Complaints,
     version: str = "",
 ) -> Future[Contract | Failed]:
@@ -36,7 +36,7 @@ def learn(
     model_name
         Of the model; None is the only one there is.
     succeed
-        Told what was learnt, before the future is.
+        Told what was learnt, before the future is; returns what is known then.
     complaints
         Where is said that a server makes no sense.
     version
@@ -70,9 +70,7 @@ def learn(
         ask_for_metadata(names[0])
 
     def read_metadata(call: Any) -> None:
-        contract = Contract.read(endpoint.result(call))
-        succeed(contract)
-        learnt.set_result(contract)
+        learnt.set_result(succeed(Contract.read(endpoint.result(call))))
 
     def begin(_: Any) -> None:
         if model_name is not None:

@@ -19,7 +19,7 @@ from edge_sdk.errors import InputError, ProcessingError
 from edge_sdk.frames import as_frame
 from edge_sdk.inputs import Input, as_input
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
-from edge_sdk.protocol import dtype_of
+from edge_sdk.protocol import MAX_MESSAGE_BYTES, dtype_of
 from edge_sdk.protocol.names import (
     DIGEST_PROPERTY,
     ENCODINGS_PROPERTY,
@@ -29,11 +29,17 @@ from edge_sdk.protocol.names import (
     QUANTIZATION_PROPERTY,
 )
 
-__all__ = ["Capture", "Contract"]
+__all__ = ["MARGIN_BYTES", "MOST_BYTES", "Capture", "Contract"]
 
 _log = logging.getLogger("edge_sdk.client")
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
+
+MARGIN_BYTES = 4096
+"""Of a message beside the input: names and parameters."""
+
+MOST_BYTES = MAX_MESSAGE_BYTES - MARGIN_BYTES
+"""Of an input in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,8 @@ class Contract:
         Of the bundle; None where the server does not say (any other server of the protocol).
     quantization
         Scale and zero point of the output tensor, where that is quantized.
+    most_bytes
+        Of an input in a message, as far as the server has told.
     """
 
     model: str
@@ -117,6 +125,7 @@ class Contract:
     quantization: tuple[float, int] | None
     processing: ProcessingSpec | None
     digest: str | None
+    most_bytes: int = MOST_BYTES
 
     @classmethod
     def read(cls, metadata: Any) -> Contract:

@@ -17,25 +17,19 @@ from numpy.typing import NDArray
 
 from edge_sdk.cascade.ladder import Making, Offer
 from edge_sdk.client.drafts import Draft, Head
-from edge_sdk.client.payload import Capture, Contract
+from edge_sdk.client.payload import MOST_BYTES, Capture, Contract
 from edge_sdk.encodings import JPEG_QUALITY, WHOLE, Reduction, SentAs, encode_jpeg, resize_frame
 from edge_sdk.errors import InputError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.processing.resizing import rounds
-from edge_sdk.protocol import MAX_MESSAGE_BYTES, Encoding
+from edge_sdk.protocol import Encoding
 from edge_sdk.protocol.names import MAX_IMAGE_PIXELS
 from edge_sdk.types import Reason
 
-__all__ = ["DEFAULT_LADDER", "MARGIN_BYTES", "MOST_BYTES", "SWELLS", "Ladder", "Pilot", "Refused", "prepare"]
+__all__ = ["DEFAULT_LADDER", "SWELLS", "Ladder", "Pilot", "Refused", "prepare"]
 
 DEFAULT_LADDER = (SentAs(),)
 """What ``auto`` may send where no certificate says what it holds for; less only where apps say so."""
-
-MARGIN_BYTES = 4096
-"""Of a message beside the input: names and parameters."""
-
-MOST_BYTES = MAX_MESSAGE_BYTES - MARGIN_BYTES
-"""Of an input in a message."""
 
 SWELLS = 1.1
 """A file by so much larger than was expected of it is chosen anew, with its size known."""

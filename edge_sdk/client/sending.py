@@ -242,8 +242,11 @@ class Sending:
         ours = self._contract
         if contract is ours:
             return self._message
-        alike = replace(ours, digest=contract.digest, outputs=contract.outputs, quantization=contract.quantization)
-        if alike == contract:
+        answers: dict[str, Any] = {
+            name: getattr(contract, name) for name in ("digest", "outputs", "quantization", "most_bytes")
+        }
+        fits = ours.most_bytes <= contract.most_bytes or self._message.size <= contract.most_bytes
+        if fits and replace(ours, **answers) == contract:
             return self._message
         if self._make is None:
             raise InputError(f"{contract.model} is served in another way there")

@@ -211,6 +211,22 @@ def test_a_message_above_the_servers_limit_takes_a_lower_rung_in_the_same_call(
     assert counters["escalated"] == 6
 
 
+def test_a_small_server_lowers_no_payload_of_another(laddered, small_server) -> None:
+    small, large = (int(small_server(limit).rpartition(":")[2]) for limit in (100_000, 2**24))
+    with MisbehavingNetwork(small) as to_small, MisbehavingNetwork(large) as to_large:
+        cloud = Cloud([to_small.address, to_large.address], encoding="captured,jpeg:75", balance="round_robin")
+        with edge_sdk.connect(laddered, cloud=cloud, deadline=PATIENT, audit_rate=0) as model:
+            while len(sent(to_small)) < 4 or len(sent(to_large)) < 4:  # both are known, and the limit is
+                assert model.predict(scene()).certified
+            before = len(sent(to_small))
+            assert set(sent(to_large)) == {"captured"}
+            assert sent(to_small).count("captured") == 1
+            to_large.set("reset")
+            assert all(model.predict(scene()).certified for _ in range(4)), "made anew for the one that is left"
+        assert len(sent(to_small)) - before >= 4
+        assert sent(to_small).count("captured") == 1
+
+
 def test_a_limit_below_every_rung_is_a_reason_and_no_error(pair, small_server) -> None:
     with edge_sdk.connect(pair.edge, cloud=small_server(600), mode="prefer_cloud", deadline=PATIENT) as model:
         answers = [model.predict(scene()) for _ in range(2)]
