@@ -126,8 +126,9 @@ class Endpoint:
             response = call.result(timeout=0)
         except (grpc.FutureTimeoutError, grpc.FutureCancelledError, grpc.RpcError) as error:
             code = error.code() if isinstance(error, grpc.RpcError) else grpc.StatusCode.CANCELLED
-            # a cancellation that comes as an error is the server's: it ends, or cannot keep up
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED or not isinstance(error, grpc.RpcError):
+            # a cancellation that comes as an error is the server's, which ends or cannot keep up, or our own end's
+            ours = not isinstance(error, grpc.RpcError) or (code is grpc.StatusCode.CANCELLED and self._closed)
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED or ours:
                 if sent_at is not None:
                     self.missed(sent_at)
                 raise Failed("deadline", f"{self.target} did not answer in time") from error
