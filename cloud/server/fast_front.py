@@ -254,9 +254,12 @@ class _Connection(asyncio.BufferedProtocol):
         call: Call | None = stream.call
         if stream.gone:
             if call is not None:
+                stream.call = None
                 if call.task is not None:
                     call.task.cancel()
                 call.wake()
+            return
+        if stream.over:
             return
         if call is None:
             call = self._open(stream)

@@ -14,6 +14,7 @@ class Stream:
     headers: dict[bytes, bytes]
     ended: bool
     gone: bool
+    over: bool
     problem: Literal["large", "full", "cut", "more"] | None
     call: Any
     unsent: int

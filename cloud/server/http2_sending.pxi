@@ -179,6 +179,8 @@ cdef class _Sending:
                 self._out.append(_frame(RST_STREAM, 0, stream.id, bytes(4)))
             stream.over = stream.ended = True
             stream.out, stream.message, stream.out_bytes = None, None, 0
+            if not stream.gone:
+                stream.call = None  # it knows its stream: a ring that only the garbage collector would find
             self._let_go(stream, stream.held)
             del self._streams[stream.id]
             self._blocked.pop(stream.id, None)

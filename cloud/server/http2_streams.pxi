@@ -36,20 +36,23 @@ cdef class Stream:
         The client sends no more.
     gone
         The client waits no more.
+    over
+        It has ended.
     problem
         Why what comes is not read: ``"large"`` (a message is), ``"full"`` (the budget is), ``"cut"`` (it ended within
         a message, or without one), ``"more"`` (than the one message of its method); None where it is.
     call
-        For the owner of the connection.
+        For the owner of the connection; forgotten when it has ended, unless its client is gone.
     """
 
     cdef readonly int id
     cdef readonly dict headers
     cdef readonly bint ended
     cdef readonly bint gone
+    cdef readonly bint over
     cdef readonly str problem
     cdef public object call
-    cdef bint touched, several, began, over
+    cdef bint touched, several, began
     cdef unsigned char prefix[5]
     cdef int prefixed
     cdef bytes message

@@ -390,3 +390,13 @@ def test_many_calls_of_one_connection_and_large_messages_are_answered(fast: Serv
             infer(bytes(17 * 2**20), timeout=PATIENT)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert dict(caught.value.trailing_metadata()) == {}
+
+
+def test_a_call_that_is_over_is_forgotten_with_what_its_owner_kept_of_it() -> None:
+    target, _ = connection()
+    answered, gone = feed(target, HELLO + b"".join(frame(HEADERS, END_HEADERS, n, head()) for n in (1, 3)))
+    answered.call = gone.call = "kept"
+    target.respond(answered, b"answer")
+    feed(target, frame(RST_STREAM, 0, 3, bytes(4)))
+    assert (answered.over, answered.call) == (True, None), "a ring of calls and streams costs a garbage collection"
+    assert (gone.over, gone.gone, gone.call) == (True, True, "kept"), "its work is still to be cancelled"
