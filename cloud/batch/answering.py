@@ -70,6 +70,9 @@ class Answering(Protocol):
     def another(self) -> Answering:
         """Return one for another thread."""
 
+    def finish(self, output: Path) -> None:
+        """Do what is to be done with the file when it is there."""
+
     def close(self) -> None:
         """Release the model."""
 
@@ -143,6 +146,9 @@ class _Bundled:
     def another(self) -> Answering:
         return _Bundled(*self._source)
 
+    def finish(self, output: Path) -> None:
+        """Leave it as it is."""
+
     def close(self) -> None:
         self._model.close()
 
@@ -175,6 +181,9 @@ class _Plain:
 
     def another(self) -> Answering:
         return _Plain(*self._source)
+
+    def finish(self, output: Path) -> None:
+        """Leave it as it is."""
 
     def close(self) -> None:
         self._session.close()

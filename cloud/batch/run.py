@@ -130,6 +130,8 @@ def predict_batch(
             answers = stack.enter_context(contextlib.closing(_answers(rows.rows(resumed), models)))
             _write(answers, parts, rows.count, part_rows, on_progress or (lambda *_: None))
             parts.finish()
+        if parts.rows > parts.failed:
+            first.finish(output)
         return Summary(str(output), parts.rows, parts.failed, resumed, first.identity["model_digest"])
 
 

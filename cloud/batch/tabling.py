@@ -16,6 +16,7 @@ from edge_sdk.cloud.batch.answering import as_tensor, struct_of
 from edge_sdk.cloud.batch.cells import Wanted
 from edge_sdk.cloud.server.keys import KEY_BYTES, item_keys
 from edge_sdk.cloud.server.models import load_model
+from edge_sdk.cloud.server.table_files import open_table
 from edge_sdk.cloud.server.tables import Answers
 from edge_sdk.encodings import encode_jpeg, resize_frame
 from edge_sdk.errors import InputError, ModelError
@@ -55,7 +56,8 @@ class Tabling:
             offered = ", ".join(model.reader.encodings)
             raise InputError(f"model {model.name} does not offer the encoding {encoding!r}; it offers {offered}")
         self._encoding, self._spec, self._whole = encoding, model.engine.inputs[0], model.batching == "whole"
-        Answers(model.name, model.digest, model.engine.inputs, model.engine.outputs, self._whole).check()
+        self._answers = Answers(model.name, model.digest, model.engine.inputs, model.engine.outputs, self._whole)
+        self._answers.check()
         self._processing = model.reader.processing
         self.wanted = _wanted(self._processing)
         self.columns: tuple[tuple[str, Any], ...] = (
@@ -84,6 +86,10 @@ class Tabling:
         """Return one for another thread."""
         path, encoding, threads = self._source
         return Tabling(path, encoding, threads=threads)
+
+    def finish(self, output: Path) -> None:
+        """Make what a server maps, so that none has to at its first start."""
+        open_table(output, self._answers)
 
     def close(self) -> None:
         """Release the model."""

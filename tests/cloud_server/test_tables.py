@@ -260,6 +260,7 @@ def test_a_table_made_by_a_batch_answers_as_the_model_does_and_the_rest_is_asked
     done = predict_batch(
         tmp_path / "linear.onnx", tmp_path / "in.parquet", tmp_path / "t.parquet", table="tensor", workers=2
     )
+    assert (tmp_path / f"t.parquet{SUFFIX}").exists(), "a server needs no PyArrow for it"
     assert (done.rows, done.failed, done.model_digest) == (40, 0, load_model(tmp_path / "linear.onnx").digest)
     core = Core.load([tmp_path / "linear.onnx"], Serving(models={"linear": {"table": str(tmp_path / "t.parquet")}}))
     other = Core.load([tmp_path / "linear.onnx"])
