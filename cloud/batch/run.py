@@ -9,21 +9,21 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from edge_sdk.cloud.batch.answering import Answering, open_answering
+from edge_sdk.cloud.batch.answering import Answering
 from edge_sdk.cloud.batch.parts import Parts
-from edge_sdk.cloud.batch.sources import Row, open_source
-from edge_sdk.errors import InputError, MissingExtraError, ModelError, ProcessingError
+from edge_sdk.cloud.batch.sources import Row
+from edge_sdk.cloud.batch.work import Work, record_of
+from edge_sdk.errors import InputError
 
 __all__ = ["Summary", "predict_batch"]
 
 _PART_BYTES = 64 << 20  # of answers in memory
 _AHEAD = 4  # rows that wait or run, for each worker
-_LONGEST_ERROR = 500
 
 OnProgress = Callable[[int, int, int], None]
 
@@ -66,6 +66,8 @@ def predict_batch(
     threads: int = 1,
     part_rows: int = 1000,
     table: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Summary:
     """Let a model answer every input of a source, and write one row for each, in their order.
@@ -91,6 +93,10 @@ def predict_batch(
         Rows that become durable together, and a row group of the output; at most so many are lost by a kill.
     table
         Write a table for a server, of requests of this encoding: ``captured``, ``jpeg``, ``resized`` or ``tensor``.
+    engine
+        ``ray`` lets the workers of a Ray cluster answer, each in a process of its own; the file is the same.
+    ray_address
+        Of the cluster; None is that of ``RAY_ADDRESS``, or else one is started here for the time.
     on_progress
         Called with the rows done, of how many, and how many of them failed.
 
@@ -104,15 +110,18 @@ def predict_batch(
     StorageError
         The output cannot be written, or another run is at work on it.
     BundleError, GoldenError, SkewError, ModelError
-        The model cannot be loaded.
+        The model cannot be loaded, or Ray's workers failed.
+    MissingExtraError
+        A package is not installed: Ray, or for a table the server's.
     """
     for name, number in (("workers", workers), ("threads", threads), ("part_rows", part_rows)):
         if number < 1:
             raise InputError(f"{name} is {number}; it should be at least 1")
+    work = Work(model=model, source=source, column=column, id_column=id_column, threads=threads, table=table)
     with contextlib.ExitStack() as stack:
-        first = _open(model, threads, table)
+        first = work.open_model()
         stack.callback(first.close)
-        rows = open_source(source, first.wanted, column=column, id_column=id_column)
+        rows = work.open_source(first.wanted)
         columns = [("id", rows.id_type), *first.columns, ("error", pa.string())]
         plan = {
             **first.identity,
@@ -123,26 +132,22 @@ def predict_batch(
         parts = stack.enter_context(Parts(output, plan, columns))
         resumed = parts.rows
         if not parts.complete:
-            models = [first]
-            for _ in range(workers - 1):
-                models.append(first.another())
-                stack.callback(models[-1].close)
-            answers = stack.enter_context(contextlib.closing(_answers(rows.rows(resumed), models)))
+            if engine == "ray":
+                from edge_sdk.cloud.batch.on_ray import answers_on_ray
+
+                answers = answers_on_ray(work, resumed, rows.count, workers, ray_address)
+            else:
+                models = [first]
+                for _ in range(workers - 1):
+                    models.append(first.another())
+                    stack.callback(models[-1].close)
+                answers = _answers(rows.rows(resumed), models)
+            stack.enter_context(contextlib.closing(answers))
             _write(answers, parts, rows.count, part_rows, on_progress or (lambda *_: None))
             parts.finish()
         if parts.rows > parts.failed:
             first.finish(output)
         return Summary(str(output), parts.rows, parts.failed, resumed, first.identity["model_digest"])
-
-
-def _open(model: Path, threads: int, table: str | None) -> Answering:
-    if table is None:
-        return open_answering(model, threads=threads)
-    try:
-        from edge_sdk.cloud.batch.tabling import Tabling  # the server, which a batch does without
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "grpcio", "cloud") from error
-    return Tabling(model, table, threads=threads)
 
 
 def _write(
@@ -167,7 +172,7 @@ def _answers(rows: Iterator[Row], models: Sequence[Answering]) -> Generator[dict
     """Yield records in the order of their rows."""
     if len(models) == 1:
         for row in rows:
-            yield _record(models[0], row)
+            yield record_of(models[0], row)
         return
     free: queue.SimpleQueue[Answering] = queue.SimpleQueue()
     for model in models:
@@ -176,7 +181,7 @@ def _answers(rows: Iterator[Row], models: Sequence[Answering]) -> Generator[dict
     def work(row: Row) -> dict[str, Any]:
         model = free.get()
         try:
-            return _record(model, row)
+            return record_of(model, row)
         finally:
             free.put(model)
 
@@ -191,19 +196,6 @@ def _answers(rows: Iterator[Row], models: Sequence[Answering]) -> Generator[dict
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _record(model: Answering, row: Row) -> dict[str, Any]:
-    """Return the answer to a row, or why there is none: a bad row does not end the run."""
-    error = row.error
-    if error is None:
-        try:
-            return {"id": row.id, **model.answer(row.value), "error": None}
-        except (InputError, ProcessingError, ModelError) as problem:
-            error = str(problem)
-        except MemoryError:
-            error = "it needs more memory than there is"
-    return {"id": row.id, "error": " ".join(error.split())[:_LONGEST_ERROR]}
 
 
 def _size(record: Any) -> int:

@@ -58,6 +58,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=["captured", "jpeg", "resized", "tensor"],
         help="write the table of a server instead, for requests of this encoding",
     )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="who answers: this process, or Ray's workers"
+    )
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a Ray cluster (default: RAY_ADDRESS, or none)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -74,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             part_rows=args.part_rows,
             table=args.table,
+            engine=args.engine,
+            ray_address=args.ray_address,
             on_progress=on_progress,
         )
     if args.json:

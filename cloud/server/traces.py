@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.cloud.server.runs import Run
-from edge_sdk.errors import InputError
+from edge_sdk.errors import InputError, MissingExtraError
 
 __all__ = ["Traces", "traces_are_wanted"]
 
@@ -60,7 +60,9 @@ class Traces:
     Raises
     ------
     InputError
-        The endpoint is no such address, or OpenTelemetry is not installed.
+        The endpoint is no such address.
+    MissingExtraError
+        OpenTelemetry is not installed.
     """
 
     def __init__(self, endpoint: str | None, log: RequestLog | None) -> None:
@@ -74,7 +76,7 @@ class Traces:
             from opentelemetry.trace import SpanKind, Status, StatusCode
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
-            raise InputError(f"traces need more packages: pip install 'edge-sdk[otel]' ({error})") from None
+            raise MissingExtraError(error.name or "opentelemetry-sdk", "otel") from error
         named = "OTEL_SERVICE_NAME" in os.environ or "service.name" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         self._provider = TracerProvider(
             resource=Resource.create({} if named else {"service.name": "edge-sdk"}), shutdown_on_exit=False

@@ -167,10 +167,10 @@ def test_where_it_is_not_installed_it_is_said_how_to() -> None:
 import sys
 sys.modules["opentelemetry"] = None
 from edge_sdk.cloud.server.traces import Traces
-from edge_sdk.errors import InputError
+from edge_sdk.errors import MissingExtraError
 try:
     Traces("http://127.0.0.1:9", None)
-except InputError as error:
+except MissingExtraError as error:
     print(error)
 """
     assert "pip install 'edge-sdk[otel]'" in run_python(program)
