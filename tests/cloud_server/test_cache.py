@@ -250,6 +250,39 @@ def test_when_the_first_is_cancelled_one_of_those_that_wait_is_run() -> None:
     core.close()
 
 
+def test_a_crowd_of_equal_requests_gets_its_answers_whoever_goes_or_fails() -> None:
+    engine = Doubling(seconds=0.001)
+    core = served(engine, 600)  # room for one answer
+    engine.fail_on = 3
+    rng = np.random.default_rng(5)
+
+    async def story() -> None:
+        tasks = []
+        for _ in range(400):
+            number, seconds = float(rng.integers(5)), (None, 20, 30)[rng.integers(3)]
+            tasks.append((number, soon(core, number, seconds, int(rng.integers(3)))))
+            if rng.random() < 0.3:
+                await asyncio.sleep(0.001)
+            if rng.random() < 0.1:
+                tasks[rng.integers(len(tasks))][1].cancel()
+        await asyncio.wait([task for _, task in tasks])
+        for number, task in tasks:
+            if task.cancelled():
+                continue
+            if number == 3:
+                assert isinstance(task.exception(), ModelError)
+            else:
+                assert task.result().outputs["y"].tolist() == [[2 * number, 0]]
+
+    asyncio.run(story())
+    ((_, counts),) = core.statistics()
+    assert counts.hits.count > 50
+    assert counts.pending == 0
+    line = core._lines["double"]["1"]
+    assert not line.cache.flights._flights
+    core.close()
+
+
 @pytest.mark.parametrize(("first", "second"), [((None, 0), (20, 0)), ((20, 0), (10, 0)), ((20, 2), (20, 1))])
 def test_a_request_does_not_wait_for_one_that_may_wait_longer(first, second) -> None:
     engine = Doubling()
