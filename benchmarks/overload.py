@@ -11,7 +11,7 @@ The slowest of all are taken for answers, as the refused are told at once, and t
 
 example:
   python benchmarks/overload.py --models thumbnail cnn --rounds 7
-  python benchmarks/overload.py --models mlp --deadline 50 --serve max-concurrent 32
+  python benchmarks/overload.py --models mlp --deadline 50 --serve max-concurrent 16
 """
 
 from __future__ import annotations

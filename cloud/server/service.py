@@ -29,6 +29,7 @@ from edge_sdk.errors import InputError, ServiceError
 
 __all__ = ["Shared", "loop_factory", "opened", "run_alone", "serve"]
 
+_WAITING_CALLS = 2  # for each that may be at work, so many wait in gRPC until the loop takes them
 _IDLE_CALLS = 16  # for each that is at work, so many may be open: streams that rest, and messages on their way
 
 
@@ -118,8 +119,8 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.max_concurrent_streams", config.max_concurrent),
             # who waits before Python sees him waits in vain where there are too many; to cancel his call costs little
-            ("grpc.server.max_pending_requests", config.max_concurrent),
-            ("grpc.server.max_pending_requests_hard_limit", config.max_concurrent + config.max_concurrent // 4 + 1),
+            ("grpc.server.max_pending_requests", _WAITING_CALLS * config.max_concurrent),
+            ("grpc.server.max_pending_requests_hard_limit", (_WAITING_CALLS + 1) * config.max_concurrent),
             ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and is silent is let go
             ("grpc.keepalive_time_ms", 60_000),  # and so is who has vanished without a word
             ("grpc.keepalive_timeout_ms", 20_000),

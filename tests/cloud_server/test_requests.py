@@ -18,6 +18,7 @@ from edge_sdk.processing import DeviceProcessor
 from edge_sdk.processing.resizing import first_half
 from edge_sdk.protocol import add_input, messages, read_outputs, read_parameters, set_parameter
 from outside.bundles import SIDE, TinyBundle, tiny_onnx
+from outside.frames import begun_infer, frame, frames
 
 Call = Callable[..., object]
 
@@ -279,29 +280,6 @@ def test_bytes_that_are_no_grpc_leave_the_server_alive(server: str, call: Call) 
     assert call("ServerLive", messages.ServerLiveRequest()).live
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """Return a frame of HTTP/2."""
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def begun_infer(host: str, calls: int = 1) -> bytes:
-    """Return what opens a connection of HTTP/2, and on it calls of ModelInfer without a message."""
-    headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": "/inference.GRPCInferenceService/ModelInfer",
-        ":authority": host,
-        "te": "trailers",
-        "content-type": "application/grpc",
-    }
-    block = b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in headers.items()
-    )
-    begun = b"".join(frame(1, 4, 2 * number + 1, block) for number in range(calls))
-    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + begun
-
-
 def test_a_message_that_claims_2_gb_is_refused_before_it_comes(server: str, call: Call) -> None:
     host, _, port = server.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
@@ -311,13 +289,6 @@ def test_a_message_that_claims_2_gb_is_refused_before_it_comes(server: str, call
             received += connection.recv(65_536)
     assert on_stream, "headers that end it, or a reset"
     assert call("ServerLive", messages.ServerLiveRequest()).live
-
-
-def frames(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield kind and stream of each whole frame."""
-    while len(data) >= 9 and len(data) >= 9 + (length := int.from_bytes(data[:3], "big")):
-        yield data[3], int.from_bytes(data[5:9], "big")
-        data = data[9 + length :]
 
 
 def test_connections_that_are_silent_half_closed_or_stuck_keep_nobody_waiting(server: str, call: Call) -> None:

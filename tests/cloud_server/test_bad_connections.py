@@ -1,0 +1,99 @@
+"""Connections that mean no good, to a real server: it answers others meanwhile, lives on, and stays small."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from edge_sdk.protocol import add_input, messages
+from outside.bundles import SIDE, TinyBundle
+from outside.frames import begun_infer, frame
+from outside.services import Service
+
+PATIENT = 30.0
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+
+
+def resident(server: Service) -> int:
+    return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
+
+
+def ask(channel: grpc.Channel) -> str:
+    """Return the status of a good request."""
+    takes, gives = messages.METHODS["ModelInfer"]
+    request = takes(model_name="tiny")
+    add_input(request, "image", np.full((1, SIDE, SIDE, 3), 0.5, np.float32))
+    infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", takes.SerializeToString, gives.FromString)
+    try:
+        infer(request, timeout=PATIENT)
+    except grpc.RpcError as error:
+        return error.code().name
+    return "OK"
+
+
+def hostile(number: int, host: str) -> bytes:
+    """Return what one of them sends."""
+    begun = begun_infer(host, calls=4)
+    match number % 6:
+        case 0:
+            return b""
+        case 1:
+            return begun[: number % len(begun)]
+        case 2:
+            return begun + b"".join(frame(0, 0, 2 * one + 1, b"\0\0\0") for one in range(4))
+        case 3:  # a message of 2 GB
+            return begun + frame(0, 0, 1, b"\0" + (2**31 - 1).to_bytes(4, "big") + bytes(10_000))
+        case 4:  # one that could come, and never does
+            return begun + frame(0, 0, 1, b"\0" + (15 * 2**20).to_bytes(4, "big") + bytes(10_000))
+        case _:
+            return begun + np.random.default_rng(number).bytes(10_000)
+
+
+@pytest.mark.parametrize("front", ["grpc", "fast"])
+def test_a_crowd_that_is_slow_silent_half_closed_or_lies_is_borne(
+    service, tiny_edge_bundle: TinyBundle, front: str
+) -> None:
+    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--front", front)
+    host, _, port = server.ready["grpc"].rpartition(":")
+    with grpc.insecure_channel(server.ready["grpc"]) as channel:
+        assert ask(channel) == "OK"
+        before = resident(server)
+        for turn in range(3):
+            crowd = [socket.create_connection((host, int(port)), timeout=PATIENT) for _ in range(120)]
+            try:
+                for number, connection in enumerate(crowd):
+                    connection.sendall(hostile(120 * turn + number, host))
+                    if number % 4 == 0:
+                        connection.shutdown(socket.SHUT_WR)
+                assert ask(channel) == "OK"
+            finally:
+                for connection in crowd:
+                    connection.close()
+        assert ask(channel) == "OK"
+        assert resident(server) - before < 96 * 2**20
+    assert server.stop() == 0
+
+
+def test_more_calls_than_are_taken_end_in_a_clear_status_and_the_server_is_well(
+    service, tiny_edge_bundle: TinyBundle
+) -> None:
+    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--max-concurrent", "2")
+
+    def ask_often(_: int) -> Counter[str]:
+        with grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel:
+            return Counter(ask(channel) for _ in range(40))
+
+    with ThreadPoolExecutor(24) as threads:
+        ended = sum(threads.map(ask_often, range(24)), Counter())
+    assert ended["OK"] > 0
+    assert set(ended) <= {"OK", "RESOURCE_EXHAUSTED", "CANCELLED"}
+    with grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel:
+        assert ask(channel) == "OK"
+    assert server.stop() == 0
+    assert server.errors == ""
