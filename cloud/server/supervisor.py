@@ -230,6 +230,7 @@ class _Supervisor:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=2,  # ours says only that all are ready
                 pass_fds=[theirs.fileno(), self._rates],
+                process_group=0,  # Ctrl-C is for us, who say what it means
                 env=environment_of(place, self._config.gpus, os.environ),
             )
         assert process.stdin is not None

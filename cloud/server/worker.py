@@ -39,7 +39,6 @@ _END_SECONDS = 5.0  # beyond the grace of what runs
 
 def main() -> int:
     """Serve as the supervisor says, until it says otherwise or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the supervisor says what it means
     end = socket.socket(fileno=int(sys.argv[1]))
     orders: Orders = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
     config = orders.config

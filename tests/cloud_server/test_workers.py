@@ -207,7 +207,17 @@ def test_what_was_asked_before_the_signal_is_answered(pair: Service) -> None:
         pair.process.send_signal(signal.SIGTERM)
         ends = [one.exception() for one in pending]
     assert [error for error in ends if error is not None] == []
+    assert pair.process.wait(PATIENT) == 0
     assert pair.stop() == 0
+
+
+def test_an_interrupt_from_the_keyboard_ends_all_in_good_order(pair: Service) -> None:
+    ours = workers(pair)
+    os.killpg(pair.process.pid, signal.SIGINT)  # as a terminal does it
+    assert pair.process.wait(PATIENT) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ours)
+    assert pair.stop() == 0
+    assert pair.errors == ""
 
 
 def test_no_worker_outlives_its_supervisor(pair: Service) -> None:
