@@ -1,18 +1,19 @@
-"""What a core is asked, and what it says."""
+"""What a core is asked, and what it says of requests and of models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from edge_sdk.cloud.server.models import ServedModel
 
-__all__ = ["Answer", "Request"]
+__all__ = ["Answer", "ModelState", "Request", "State"]
 
 Array = np.ndarray[Any, Any]
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,13 @@ class Answer:
     outputs: Mapping[str, Array]
     compute: float
     cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What has become of a version of a model, as Triton's repository index has it."""
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""

@@ -15,11 +15,10 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edge_sdk.cloud.server.asked import Answer, Request
+from edge_sdk.cloud.server.asked import Answer, ModelState, Request, State
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model, name_of
@@ -36,19 +35,8 @@ __all__ = ["Answer", "Core", "ModelState", "Request", "State"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 AskOthers = Callable[..., Awaitable[Any]]
-State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 _WATCH_SECONDS = 0.1
 _SHORTEST_RETRY = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """What has become of a version of a model, as Triton's repository index has it."""
-
-    name: str
-    version: str
-    state: State
-    reason: str = ""
 
 
 class Core:
@@ -233,10 +221,6 @@ class Core:
         """Return who answers all requests for a model while `served` is the same; None where that is not one line."""
         line = self._line(name, version)
         return line if version or line.settings.routing is None else None
-
-    def has_room(self, nbytes: int) -> bool:
-        """Tell whether inputs of so many bytes may be held now."""
-        return self._pending_bytes + nbytes <= self.serving.max_pending_bytes
 
     async def ask(self, line: Line, payload: Payload, request: Request) -> Run:
         """Ask one line, where the server holds no more than it may; `RetiredError`, or errors as of `infer`."""

@@ -179,8 +179,8 @@ class Responder:
     def _at_once(self, plan: Plan, data: bytes, contents: Contents, request_id: str, arrived: float) -> bytes | None:
         """Return the response to a request that may run here and now; None where it may not, or failed."""
         line, payload = plan.line, plan.payload
-        full = self._at_work >= self._max_concurrent or not self._core.has_room(payload.nbytes)
-        if full or plan.example is None:
+        # it holds nothing while others wait; who traces runs is told of each in the usual way
+        if plan.example is None or self._at_work >= self._max_concurrent or self._core.on_run is not None:
             return None
         try:
             instance = line.seize(payload.items)
