@@ -59,6 +59,7 @@ class Counters:
         self._certified = self._foreign = self._extra_calls = self._extra_bytes = 0
         self._privacy: Counter[str] = Counter()
         self._encodings: Counter[str] = Counter()
+        self._failed_encodings: Counter[str] = Counter()
         self._waves = self._wave_inputs = 0
 
     def request(self, source: Source | None, reason: Reason, seconds: float, *, certified: bool = False) -> None:
@@ -76,6 +77,8 @@ class Counters:
             if usable:
                 self._round_trips.observe(seconds)
                 self._encodings[encoding] += 1
+            else:
+                self._failed_encodings[encoding] += 1
             self._foreign += foreign
 
     def copies(self, calls: int, size: int) -> None:
@@ -108,7 +111,8 @@ class Counters:
             ``escalated``: requests that the cloud answered usefully, ``bytes_sent`` in them;
             ``encodings``: the same, by what the cloud saw; see `edge_sdk.encodings`;
             ``failed_uploads``: tries without a useful answer, ``bytes_failed`` in them (where the
-            cloud was offline, they may not have left the device);
+            cloud was offline, they may not have left the device); ``failed_encodings``: the same, by what the
+            cloud would have seen;
             ``extra_calls``: copies of a request beside the one that was answered, or the first where none
             was, and ``bytes_extra`` in those beside an answer: hedges, and what was sent again or to another
             endpoint;
@@ -138,6 +142,7 @@ class Counters:
                 "escalated": sum(sent.counts),
                 "encodings": dict(sorted(self._encodings.items())),
                 "failed_uploads": sum(failed.counts),
+                "failed_encodings": dict(sorted(self._failed_encodings.items())),
                 "bytes_sent": int(sent.total),
                 "bytes_failed": int(failed.total),
                 "extra_calls": self._extra_calls,

@@ -214,7 +214,8 @@ class CloudLink:
             # what that server is sent from now on is smaller, this input too if there is time
             again = self._begin(make, read, deadline, gate, priority).wait()
             if not again.bytes_sent:
-                return replace(again, bytes_sent=outcome.bytes_sent, extra_calls=outcome.extra_calls)
+                sent, calls = outcome.bytes_sent, outcome.extra_calls
+                return replace(again, bytes_sent=sent, extra_calls=calls, encoding=outcome.encoding)
             return replace(
                 again,
                 extra_calls=again.extra_calls + 1 + outcome.extra_calls,
@@ -254,7 +255,8 @@ class CloudLink:
                     return replace(outcome, extra_calls=calls, extra_bytes=size) if calls or size else outcome
         except Failed as failed:
             failure = failure or failed
-            return replace(failure.outcome, bytes_sent=item.bytes, extra_calls=max(0, item.calls - 1))
+            calls = max(0, item.calls - 1)
+            return replace(failure.outcome, bytes_sent=item.bytes, extra_calls=calls, encoding=item.message.seen)
         finally:
             item.close()
 

@@ -54,6 +54,12 @@ def _lines(counters: Mapping[str, Any], info: _Labels) -> Iterator[str]:
         "Requests that the cloud answered, by what it saw.",
         _by("encoding", counters["encodings"]),
     )
+    yield from _family(
+        "failed_uploads_total",
+        "counter",
+        "Requests handed to the network without a useful answer, by what the cloud would have seen.",
+        _by("encoding", counters["failed_encodings"]),
+    )
     for what, name in (("requests", "extra_calls"), ("bytes", "bytes_extra")):
         yield from _family(f"extra_{what}_total", "counter", f"Copies of requests: {what}.", [({}, counters[name])])
     waves = counters["waves"]

@@ -50,7 +50,7 @@ class Outcome:
     elapsed_ms
         Wall time spent.
     encoding
-        What the cloud's model saw (see `edge_sdk.encodings`); empty where there is no answer.
+        What the cloud's model saw, or would have seen (see `edge_sdk.encodings`); empty where nothing was made.
     reduced
         True where privacy rules had something taken off before.
     cached

@@ -28,6 +28,7 @@ NAMES = {
     "edge_sdk_upload_size_bytes": "histogram",
     "edge_sdk_extra_requests": "counter",
     "edge_sdk_escalations": "counter",
+    "edge_sdk_failed_uploads": "counter",
     "edge_sdk_extra_bytes": "counter",
     "edge_sdk_waves": "counter",
     "edge_sdk_wave_inputs": "counter",
@@ -83,6 +84,8 @@ def test_every_request_is_in_the_text_once_and_failed_uploads_apart(pair) -> Non
     assert value(text, "edge_sdk_upload_size_bytes_count", result="failed") == counters["failed_uploads"] == 4
     assert value(text, "edge_sdk_upload_size_bytes_sum", result="failed") == counters["bytes_failed"]
     assert value(text, "edge_sdk_upload_size_bytes_count", result="answered") == 0
+    assert value(text, "edge_sdk_failed_uploads_total", encoding="tensor") == 4
+    assert counters["failed_encodings"] == {"tensor": 4}
 
 
 def test_what_the_cloud_answers_is_timed_and_weighed(pair, cloud) -> None:
@@ -142,6 +145,7 @@ def test_any_name_can_be_read_again(name: str) -> None:
         "certificate_void": None,
         "histograms": {"request_seconds": {}, "cloud_seconds": Histogram(SECONDS).snapshot(), "upload_bytes": {}},
         "encodings": {},
+        "failed_encodings": {},
         "extra_calls": 0,
         "bytes_extra": 0,
         "waves": {"sent": 0, "inputs": 0},
