@@ -20,6 +20,7 @@ from typing import Any, cast
 import grpc
 
 from edge_sdk.cloud.server.calls import Abort, Begun, Call
+from edge_sdk.cloud.server.exchange import Failure
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
 from edge_sdk.cloud.server.standard import SERVICES
 from edge_sdk.errors import InputError
@@ -60,6 +61,7 @@ class _Shared:
     several: frozenset[bytes]
     lets_in: Callable[[str, Any], bool] | None
     unknown: str
+    refusal: Callable[[str, float | None], Failure | None] | None
     max_message_bytes: int
     max_streams: int
     max_calls: int
@@ -82,6 +84,8 @@ class FastServer:
         Takes a method's path and metadata and tells whether the caller is known; None lets everybody in.
     unknown
         What those are told who are not.
+    refusal
+        Takes a method's path and the seconds that its caller waits; says why the call is not worked on, or None.
     max_message_bytes
         The largest message.
     max_streams
@@ -98,6 +102,7 @@ class FastServer:
         *,
         lets_in: Callable[[str, Any], bool] | None = None,
         unknown: str = "",
+        refusal: Callable[[str, float | None], Failure | None] | None = None,
         max_message_bytes: int,
         max_streams: int,
         max_calls: int,
@@ -105,7 +110,15 @@ class FastServer:
     ) -> None:
         several = frozenset(path for path, method in methods.items() if method.request_streaming)
         self._shared = _Shared(
-            methods, several, lets_in, unknown, max_message_bytes, max_streams, max_calls, Budget(max_held_bytes)
+            methods,
+            several,
+            lets_in,
+            unknown,
+            refusal,
+            max_message_bytes,
+            max_streams,
+            max_calls,
+            Budget(max_held_bytes),
         )
         self._servers: list[asyncio.Server] = []
         self._watching: asyncio.Task[None] | None = None
@@ -299,6 +312,11 @@ class _Connection(asyncio.BufferedProtocol):
         if shared.budget.calls > shared.max_calls:
             http2.end(stream, _number(grpc.StatusCode.RESOURCE_EXHAUSTED), "too many calls are open")
             return None
+        if shared.refusal is not None:
+            failure = shared.refusal(path.decode("latin-1"), call.time_remaining())
+            if failure is not None:
+                http2.end(stream, _number(failure.status), failure.message, failure.metadata)
+                return None
         stream.call = call
         return call
 

@@ -125,6 +125,12 @@ class GrpcFront:
         usual = grpc.method_handlers_generic_handler(SERVICE, handlers)
         return _Door(usual, self._responder, grpc.stream_unary_rpc_method_handler(self._look_first))
 
+    def refusal(self, method: str, time_remaining: float | None) -> Failure | None:
+        """Return why a call is refused before its message comes, much being at work; None where it is not."""
+        if self._responder.is_pressed and method == _INFER:
+            return self._responder.refusal(time_remaining)
+        return None
+
     async def _server_live(self, request: Any, context: Any) -> Any:
         return messages.ServerLiveResponse(live=True)
 

@@ -157,12 +157,13 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
         raise InputError(
             f"--front fast is compiled, and this installation is not ({error}): use --front grpc"
         ) from error
-    health, _, handlers = _grpc_handlers(config, shared)
+    health, front, handlers = _grpc_handlers(config, shared)
     interceptor = CallerInterceptor(shared.access) if shared.access else None
     server = FastServer(
         methods_of(handlers),
         lets_in=interceptor and interceptor.lets_in,
         unknown=shared.access.unknown if shared.access else "",
+        refusal=front.refusal,
         max_message_bytes=config.max_message_bytes,
         max_streams=config.max_concurrent,
         max_calls=_IDLE_CALLS * config.max_concurrent,

@@ -11,13 +11,13 @@ from outside.services import Service
 
 
 @pytest.fixture(scope="session", params=["grpc", "fast"])
-def front(request: pytest.FixtureRequest) -> str:
+def grpc_front(request: pytest.FixtureRequest) -> str:
     """Return who speaks gRPC."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def server(front: str, tiny_edge_bundle: TinyBundle) -> Iterator[str]:
+def server(grpc_front: str, tiny_edge_bundle: TinyBundle) -> Iterator[str]:
     """Return HOST:PORT of a real fallback server that serves the tiny bundle."""
-    with Service("serve", tiny_edge_bundle.path, "--front", front, "--grpc-port", "0") as process:
+    with Service("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0") as process:
         yield process.ready["grpc"]

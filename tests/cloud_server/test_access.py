@@ -46,7 +46,7 @@ methods = ["describe", "admin"]
 
 
 @pytest.fixture
-def guarded(service, tiny_edge_bundle: TinyBundle, tmp_path: Path) -> Service:
+def guarded(service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str) -> Service:
     """Return a server of the models ``tiny`` and ``other``, with the callers above."""
     (tmp_path / "cameras.token").write_text(f"{CAMERA}\n")
     (tmp_path / "serve.toml").write_text(CONFIG)
@@ -58,6 +58,7 @@ def guarded(service, tiny_edge_bundle: TinyBundle, tmp_path: Path) -> Service:
         tiny_edge_bundle.path,
         tmp_path / "models",
         *("--grpc-port", "0", "--http-port", "0", "--allow-admin", "--config", tmp_path / "serve.toml"),
+        *("--front", grpc_front),
     )
 
 

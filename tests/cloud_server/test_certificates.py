@@ -55,11 +55,13 @@ def tls_options(certificates: Certificates) -> list[object]:
     return ["--grpc-port", "0", "--http-port", "0", "--tls-cert", certificates.cert, "--tls-key", certificates.key]
 
 
-def test_a_new_certificate_is_taken_while_requests_go_on(service, tiny_edge_bundle: TinyBundle, tmp_path: Path) -> None:
+def test_a_new_certificate_is_taken_while_requests_go_on(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str
+) -> None:
     first, second, used = made(tmp_path / "first"), made(tmp_path / "second"), made(tmp_path / "used")
     for name in ("cert.pem", "key.pem"):
         shutil.copy(tmp_path / "first" / name, tmp_path / "used" / name)
-    process = service("serve", tiny_edge_bundle.path, *tls_options(used))
+    process = service("serve", tiny_edge_bundle.path, *tls_options(used), "--front", grpc_front)
     address, failed, end = process.ready["grpc"], [], threading.Event()
     with grpc.secure_channel(address, trusting(first)) as channel:
         assert live(channel)
@@ -102,10 +104,11 @@ def test_a_new_certificate_is_taken_while_requests_go_on(service, tiny_edge_bund
 
 
 def test_clients_without_a_certificate_of_the_authority_are_refused(
-    service, tiny_edge_bundle: TinyBundle, tmp_path: Path
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str
 ) -> None:
     server, client, stranger = made(tmp_path / "server"), made(tmp_path / "client"), made(tmp_path / "stranger")
-    process = service("serve", tiny_edge_bundle.path, *tls_options(server), "--tls-client-ca", client.cert)
+    options = (*tls_options(server), "--tls-client-ca", client.cert, "--front", grpc_front)
+    process = service("serve", tiny_edge_bundle.path, *options)
     with grpc.secure_channel(process.ready["grpc"], trusting(server, client)) as channel:
         assert live(channel)
     assert https(process.ready["http"], server, client) == 200

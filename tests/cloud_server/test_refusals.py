@@ -50,12 +50,13 @@ def request(request_id: str, model: str = "slow", array: np.ndarray | None = Non
     return message
 
 
-def test_what_is_refused_for_want_of_room_may_come_again_in_a_time_that_is_said(service, tmp_path: Path) -> None:
+def test_what_is_refused_for_want_of_room_may_come_again_in_a_time_that_is_said(
+    service, tmp_path: Path, grpc_front: str
+) -> None:
     (tmp_path / "slow.onnx").write_bytes(slow_onnx())
     (tmp_path / "serve.toml").write_text('[models."*"]\nmax_queue = 1\n')
-    process = service(
-        "serve", tmp_path / "slow.onnx", "--grpc-port", "0", "--http-port", "0", "--config", tmp_path / "serve.toml"
-    )
+    options = ("--front", grpc_front, "--config", tmp_path / "serve.toml")
+    process = service("serve", tmp_path / "slow.onnx", "--grpc-port", "0", "--http-port", "0", *options)
     host, _, port = process.ready["http"].rpartition(":")
     body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 8], "data": [1] * 8}]})
 
@@ -96,13 +97,14 @@ def test_what_is_refused_for_want_of_room_may_come_again_in_a_time_that_is_said(
         assert all((after is None) == (status == 200) and int(after or 1) >= 1 for status, after in statuses)
 
 
-def test_under_pressure_a_request_is_refused_before_its_message_has_come(service, tmp_path: Path) -> None:
+def test_under_pressure_a_request_is_refused_before_its_message_has_come(
+    service, tmp_path: Path, grpc_front: str
+) -> None:
     (tmp_path / "slow.onnx").write_bytes(slow_onnx())
     (tmp_path / "serve.toml").write_text('[models."*"]\nmax_queue = 8\n')
     log = tmp_path / "log"
-    process = service(
-        "serve", tmp_path / "slow.onnx", "--grpc-port", "0", "--config", tmp_path / "serve.toml", "--log-requests", log
-    )
+    options = ("--front", grpc_front, "--config", tmp_path / "serve.toml", "--log-requests", log)
+    process = service("serve", tmp_path / "slow.onnx", "--grpc-port", "0", *options)
     method, sent = "/inference.GRPCInferenceService/ModelInfer", threading.Event()
 
     def nothing() -> Iterator[bytes]:
