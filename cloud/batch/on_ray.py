@@ -86,7 +86,7 @@ def _connect(ray: Any, address: str | None, cores: int) -> None:
         options |= {"address": there}
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises any, a bare one too
         raise ModelError(f"there is no Ray cluster at {there or 'this machine'}: {_last_line(error)}") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
