@@ -26,6 +26,9 @@ __all__ = ["Item", "Make", "Owner", "Wave", "outcome_of"]
 
 # what one row may be to blame for
 _OF_CONTENT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+# of those who wait for a wave, so many are woken at once, and each wakes another: all of them would wait for the GIL,
+# and one alone would hold up the others where the system lets it wait
+_WOKEN = 3
 
 Make = Callable[[Contract], Message]
 
@@ -48,7 +51,7 @@ class Item:
 
     __slots__ = (
         "back", "deadline", "first", "gate", "given", "kind", "leaves_at", "make", "message", "own", "owner", "row",
-        "size", "wave", "withdrawn",
+        "size", "waits", "wave", "withdrawn",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +71,7 @@ class Item:
         self.own: Sending | None = None
         self.wave: Wave | None = None
         self.row = 0
-        self.withdrawn = self.given = False
+        self.withdrawn = self.given = self.waits = False
         self.back = threading.Lock()
         self.back.acquire()
 
@@ -122,7 +125,13 @@ class Item:
     def _is_back(self, ends: float | None) -> bool:
         if self.wave is not None and self.wave.result is not None:
             return True
-        return self.back.acquire(timeout=-1 if ends is None else max(0.0, ends - time.perf_counter()))
+        self.waits = True
+        try:
+            return self.back.acquire(timeout=-1 if ends is None else max(0.0, ends - time.perf_counter()))
+        finally:
+            self.waits = False
+            if self.wave is not None:
+                self.wave.pass_on()
 
     def _ask_alone(self, wave: Wave) -> Reply:
         """Ask again about one of a wave that was refused."""
@@ -177,10 +186,11 @@ class _Row(Reply):
 class Wave:
     """The items of one message, and what became of it."""
 
-    __slots__ = ("_awaited", "_cleared", "_lock", "_sheet", "deadline", "items", "n", "result", "sending")
+    __slots__ = ("_asleep", "_awaited", "_cleared", "_lock", "_sheet", "deadline", "items", "n", "result", "sending")
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
+        self._asleep: list[Item] = []
         self.n = self._awaited = len(items)
         ends = [item.deadline for item in items]
         self.deadline = None if None in ends else max(end for end in ends if end is not None)
@@ -214,9 +224,23 @@ class Wave:
     def land(self, result: Reply | Failed) -> None:
         """Let those go on who wait for the answer."""
         self.result = result
-        items, self.items = self.items, []  # no circle for the collector
-        for item in items:
+        self._asleep, self.items = self.items[::-1], []  # no circle for the collector
+        for _ in range(_WOKEN):
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Let the next one go on who waits, and those before it who do not yet.
+
+        Who goes on calls this first.
+        """
+        while self._asleep:
+            try:
+                item = self._asleep.pop()
+            except IndexError:  # another was faster
+                return
             item.back.release()
+            if item.waits:
+                return
 
     def row(self, item: Item, reply: Reply) -> Reply:
         """Return the answer to an item; raise `InputError` where the rows are not theirs."""
