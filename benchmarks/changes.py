@@ -47,6 +47,7 @@ from outside.network import free_port  # noqa: E402
 from outside.services import Service  # noqa: E402
 
 ONLY_GRPC = ("--http-port", "off", "--metrics-port", "off")
+FRONT = ["--front", "grpc"]
 SERVICE = "/inference.GRPCInferenceService"
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 PATIENT = 30.0
@@ -108,6 +109,11 @@ class Load:
             time.sleep(0.02)
 
 
+def serve(path: Path, *options: object, port: int = 0) -> Service:
+    """Start a server, with the front that is asked for."""
+    return Service("serve", path, "--grpc-port", port, *ONLY_GRPC, *FRONT, *options)
+
+
 def infer(channel: grpc.Channel, request: Any) -> Any:
     """Return the response to a request."""
     takes, gives = messages.METHODS["ModelInfer"]
@@ -141,7 +147,7 @@ def swaps(folder: Path, times: int) -> Load:
     for name in ("a", "b"):
         add_input(request, name, np.zeros((1, 2), np.float32))
     place(1, 0)
-    server = Service("serve", root, "--grpc-port", "0", "--reload", "0.1")
+    server = serve(root, "--reload", "0.1")
     try:
         with Load(ask) as load:
             version = 1
@@ -194,7 +200,7 @@ def certificates(folder: Path, times: int) -> Load:
     current, request = 0, tiny_request()
     put(0, [0])
     paths = ["--tls-cert", used / "cert.pem", "--tls-key", used / "key.pem", "--tls-client-ca", used / "ca.pem"]
-    server = Service("serve", build_tiny_bundle(folder).path, "--grpc-port", "0", *paths)
+    server = serve(build_tiny_bundle(folder).path, *paths)
     try:
         with Load(ask) as load:
             for number in range(1, times + 1):
@@ -203,6 +209,8 @@ def certificates(folder: Path, times: int) -> Load:
                 current = number
                 load.until(lambda n=number: load.answers[n] > CONNECTIONS, f"clients with certificate {number}")
     finally:
+        if (ended := server.process.poll()) is not None:
+            print(f"the server ended with code {ended}: {server.errors[-2000:]}")
         server.stop()
     return load
 
@@ -238,7 +246,7 @@ def kills(folder: Path, times: int) -> Load:
     ports = {name: free_port() for name in ("replica-1", "replica-2")}
 
     def start(name: str) -> Service:
-        return Service("serve", bundle, "--grpc-port", ports[name], *ONLY_GRPC)
+        return serve(bundle, port=ports[name])
 
     def ask() -> Iterator[object]:
         with grpc.insecure_channel(address, OWN_CONNECTION) as channel:
@@ -248,7 +256,7 @@ def kills(folder: Path, times: int) -> Load:
     with contextlib.ExitStack() as stack:
         replicas = {name: start(name) for name in ports}
         stack.callback(lambda: [replica.stop() for replica in replicas.values()])
-        other = Service("serve", bundle, "--grpc-port", "0")
+        other = serve(bundle)
         stack.callback(other.stop)
         there = {name: replica.ready["grpc"] for name, replica in replicas.items()}
         address = stack.enter_context(
@@ -294,7 +302,7 @@ def drains(folder: Path, times: int) -> Load:
     """Tell one of two servers to end, wait until it has, and start it again; then the other."""
     tiny = build_tiny_bundle(folder)
     ports = [free_port(), free_port()]
-    servers = [Service("serve", tiny.path, "--grpc-port", port, *ONLY_GRPC) for port in ports]
+    servers = [serve(tiny.path, port=port) for port in ports]
 
     def ask() -> Iterator[object]:
         for frame in tiny.images:
@@ -316,7 +324,7 @@ def drains(folder: Path, times: int) -> Load:
                 time.sleep(BETWEEN)
                 if servers[at].stop() != 0:
                     raise SystemExit(f"a server ended badly: {servers[at].errors}")
-                servers[at] = Service("serve", tiny.path, "--grpc-port", ports[at], *ONLY_GRPC)
+                servers[at] = serve(tiny.path, port=ports[at])
                 time.sleep(2 * BETWEEN)
     finally:
         for server in servers:
@@ -332,7 +340,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("changes", nargs="*", metavar="CHANGE", help=f"{', '.join(CHANGES)} (default: all)")
     parser.add_argument("--times", type=int, help="of each (default: 20, and 5 kills)")
+    parser.add_argument("--front", choices=["grpc", "fast"], default="grpc", help="(default: %(default)s)")
     arguments = parser.parse_args()
+    FRONT[1] = arguments.front
     if unknown := [name for name in arguments.changes if name not in CHANGES]:
         parser.error(f"there is no change {unknown[0]!r}; there are {', '.join(CHANGES)}")
     failed = 0

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = ["Certificates", "read_file"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 _REFRESH_SECONDS = 1.0
+_LETTING_GO = 0.1  # seconds
 
 
 class Certificates:
@@ -42,7 +44,8 @@ class Certificates:
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._stamp = self._look()
         self._pem = self._read()
-        self._configuration: Any = None  # of gRPC, where that is asked for
+        self._serves_grpc = False
+        self._next: Any = None  # what gRPC has not taken yet
         self._contexts: list[ssl.SSLContext] = []
 
     def refresh(self) -> None:
@@ -59,8 +62,8 @@ class Certificates:
             _log.warning("the certificate in use stays: %s", error)
         else:
             self._pem = pem
-            if self._configuration is not None:
-                self._configuration = _grpc_configuration(pem)
+            if self._serves_grpc:
+                self._next = _grpc_configuration(pem)
             _log.info("a new certificate is in use")
 
     async def keep_fresh(self) -> None:
@@ -73,11 +76,21 @@ class Certificates:
         """Return credentials for a gRPC server."""
         import grpc  # metrics need none
 
-        self._configuration = _grpc_configuration(self._pem)
-        # gRPC asks before each handshake; an equal answer costs it a little more than none
+        self._serves_grpc = True
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration, lambda: self._configuration, require_client_authentication=self._client_ca is not None
+            _grpc_configuration(self._pem), self._changed, require_client_authentication=self._client_ca is not None
         )
+
+    def _changed(self) -> Any:
+        """Return what gRPC, which asks before each handshake, has not taken yet; None where there is nothing new.
+
+        Whatever it is given, it lets go of what it had, even where another handshake is about to use that, and
+        crashes then. So it is given what is new only once, and those who are about to use the old one get the time.
+        """
+        configuration, self._next = self._next, None
+        if configuration is not None:
+            time.sleep(_LETTING_GO)
+        return configuration
 
     def ssl_context(self, *protocols: str) -> ssl.SSLContext:
         """Return a context for an HTTP server; authorities that are taken away stay in it until the server restarts.
