@@ -12,9 +12,8 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
@@ -22,12 +21,9 @@ import grpc
 from edge_sdk.cloud.server.calls import Abort, Begun, Call
 from edge_sdk.cloud.server.exchange import Failure
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
-from edge_sdk.cloud.server.standard import SERVICES
 from edge_sdk.errors import InputError
-from edge_sdk.protocol.messages import POOL
-from edge_sdk.protocol.services import REFLECTION
 
-__all__ = ["FastServer", "methods_of"]
+__all__ = ["FastServer"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 
@@ -39,18 +35,6 @@ _CLOSE_SECONDS = 1.0  # that a client may take what is left of the answers when 
 _REQUEST_SECONDS = 60.0  # that a call of one message may take to arrive
 _BUFFER_BYTES = 262_144
 _CANCEL = 8  # HTTP/2's code
-
-
-def methods_of(handlers: Iterable[grpc.GenericRpcHandler]) -> dict[bytes, Any]:
-    """Return the methods of generic handlers by their path: those of the services that any server of ours has."""
-    names = [method.name for service in SERVICES for method in POOL.FindServiceByName(service).methods]
-    methods = {}
-    for path in [f"/{service}/{name}" for service in {*SERVICES, *REFLECTION} for name in names]:
-        details = SimpleNamespace(method=path, invocation_metadata=())
-        for handler in handlers:
-            if (found := handler.service(details)) is not None:
-                methods[path.encode()] = found
-    return methods
 
 
 @dataclass(slots=True)
@@ -79,7 +63,7 @@ class FastServer:
     Parameters
     ----------
     methods
-        By their path; see `methods_of`.
+        By their path; see `edge_sdk.cloud.server.standard.methods_of`.
     lets_in
         Takes a method's path and metadata and tells whether the caller is known; None lets everybody in.
     unknown

@@ -23,7 +23,7 @@ from edge_sdk.cloud.server.listening import address_of, check_address, open_sock
 from edge_sdk.cloud.server.metrics import metrics_of
 from edge_sdk.cloud.server.request_log import Notes, RequestLog
 from edge_sdk.cloud.server.security import secured, warn_of_tokens
-from edge_sdk.cloud.server.standard import Health, reflection_handlers
+from edge_sdk.cloud.server.standard import Health, methods_of, reflection_handlers
 from edge_sdk.cloud.server.traces import Traces, traces_are_wanted
 from edge_sdk.errors import InputError, ServiceError
 
@@ -152,7 +152,7 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
 
 async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, port_shared: bool) -> str:
     try:
-        from edge_sdk.cloud.server.fast_front import FastServer, methods_of  # compiled, and not always there
+        from edge_sdk.cloud.server.fast_front import FastServer  # compiled, and not always there
     except ImportError as error:
         raise InputError(
             f"--front fast is compiled, and this installation is not ({error}): use --front grpc"

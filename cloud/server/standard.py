@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -21,7 +22,7 @@ from edge_sdk.protocol.services import (
     ServerReflectionResponse,
 )
 
-__all__ = ["SERVICES", "Health", "reflection_handlers"]
+__all__ = ["SERVICES", "Health", "methods_of", "reflection_handlers"]
 
 SERVICES = (SERVICE, FEEDBACK, HEALTH, REFLECTION[0])
 """Names of all services of a server, but for the older name of reflection."""
@@ -83,6 +84,18 @@ def reflection_handlers() -> tuple[Any, ...]:
         response_serializer=ServerReflectionResponse.SerializeToString,
     )
     return tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in REFLECTION)
+
+
+def methods_of(handlers: Iterable[grpc.GenericRpcHandler]) -> dict[bytes, Any]:
+    """Return the methods of generic handlers by their path: those of the services that any server of ours has."""
+    names = [method.name for service in SERVICES for method in POOL.FindServiceByName(service).methods]
+    methods = {}
+    for path in [f"/{service}/{name}" for service in {*SERVICES, *REFLECTION} for name in names]:
+        details = SimpleNamespace(method=path, invocation_metadata=())
+        for handler in handlers:
+            if (found := handler.service(details)) is not None:
+                methods[path.encode()] = found
+    return methods
 
 
 async def _reflect(requests: Any, context: Any) -> AsyncIterator[Any]:
