@@ -17,7 +17,8 @@ import pytest
 
 import edge_sdk
 from edge_sdk.cloud.server.core import Answer, Core, Request
-from edge_sdk.cloud.server.rest_front import RestFront, start
+from edge_sdk.cloud.server.http_server import start
+from edge_sdk.cloud.server.rest_front import RestFront
 from edge_sdk.protocol import from_raw, messages
 from outside.bundles import SIDE, TinyBundle
 from outside.services import Service
