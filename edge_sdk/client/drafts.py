@@ -69,6 +69,13 @@ class Message:
         return request
 
     @property
+    def is_processed(self) -> bool:
+        """Whether its input was brought here into a form that is one model's own."""
+        parameters = self.bare.parameters
+        name = parameters[ENCODING_PARAMETER].string_param if ENCODING_PARAMETER in parameters else "tensor"
+        return name in ("resized", "tensor")
+
+    @property
     def raw(self) -> bytes:
         """The contents of its only tensor."""
         return bytes(self._request.raw_input_contents[0])

@@ -273,10 +273,12 @@ class CloudLink:
         endpoint, contract, expected = reply.endpoint, reply.contract, True
         digest = str(reply.parameters().get(DIGEST_PARAMETER, ""))
         if digest != (contract.digest or ""):
-            # another model than was described answers: its labels may be others
+            # another model than was described answers: its labels may be others, and what it was to see
             expected = False
             contract = self._contract_of(reply, digest, deadline)
             self._check_labels(contract, labels)
+            if reply.message.is_processed and contract.processing != reply.contract.processing:
+                raise InputError(f"another version of {contract.model} answered, whose inputs are processed otherwise")
         return Outcome(
             reply.probabilities(contract, len(labels)),
             "escalated",

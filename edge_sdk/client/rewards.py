@@ -1,11 +1,13 @@
 """Telling servers how good their answers were, behind the app's back.
 
-A thread tells it over the connections that requests go over, one at a time. What a server cannot hear now waits, within
-bounds. One that has no such service, as every server but ours, is not told anything for a while; nothing depends on it.
+A thread tells it over the connections that requests go over, one at a time. What a server cannot hear now waits,
+within bounds, and holds up nothing that others are to hear. One that has no such service, as every server but ours,
+is not told anything for a while; nothing depends on it.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -26,7 +28,7 @@ __all__ = ["Rewards"]
 _MOST_ANSWERS = 10_000  # that are remembered until somebody knows whether they were right
 _MOST_WAITING = 1_000
 _SECONDS = 2.0  # for one call
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds after one that a server could not hear
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds in which a server that could not hear is told nothing
 _DEAF_SECONDS = 60.0
 _LATER = (
     grpc.StatusCode.UNAVAILABLE,
@@ -36,6 +38,7 @@ _LATER = (
 )
 
 _Result = Literal["sent", "unsupported", "refused", "later"]
+_Told = tuple[str, "_Answer", float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,10 @@ class Rewards:
 
     def __init__(self) -> None:
         self._answers: dict[str, _Answer] = {}
-        self._waiting: deque[tuple[str, _Answer, float]] = deque()
+        self._waiting: deque[_Told] = deque()
         self._counts = dict.fromkeys(("sent", "unsupported", "refused", "unknown", "lost"), 0)
         self._deaf: dict[Endpoint, float] = {}
+        self._pauses: dict[Endpoint, tuple[float, float]] = {}  # until when, and how long it is
         self._complaints = Complaints()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -80,9 +84,12 @@ class Rewards:
             answer = self._answers.pop(decision_id, None)
             if answer is None:
                 self._counts["unknown"] += 1
-            elif self._closes or len(self._waiting) >= _MOST_WAITING:
+            elif self._closes:
                 self._counts["lost"] += 1
             else:
+                if len(self._waiting) >= _MOST_WAITING:  # the oldest is of a server that may never be back
+                    self._waiting.popleft()
+                    self._counts["lost"] += 1
                 self._waiting.append((decision_id, answer, float(answer.label == label)))
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="edge-sdk-rewards", daemon=True)
@@ -103,6 +110,7 @@ class Rewards:
         """Tell what can be told in a moment, and end the thread; what is left is lost."""
         with self._wake:
             self._closes = True
+            self._pauses.clear()
             self._wake.notify()
         if self._thread is not None:
             self._thread.join(_SECONDS)
@@ -111,28 +119,37 @@ class Rewards:
             self._waiting.clear()
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
         while True:
             with self._wake:
-                while not self._waiting and not self._closes:
-                    self._wake.wait()
-                if not self._waiting:
-                    return
-                told = self._waiting[0]
-            result = self._tell(*told)
+                told = self._next()
+            if told is None:
+                return
+            result, endpoint = self._tell(*told), told[1].endpoint
             with self._wake:
-                if not self._waiting or self._waiting[0] is not told:  # closed meanwhile
-                    return
-                if result != "later":
-                    self._waiting.popleft()
-                    self._counts[result] += 1
-                    pause = _FIRST_PAUSE
+                if told not in self._waiting:  # given up meanwhile
                     continue
-                if self._closes:
-                    return
-                self._waiting.rotate(-1)  # others may be there
-                self._wake.wait_for(lambda: self._closes, pause)
-                pause = min(2.0 * pause, _LONGEST_PAUSE)
+                self._waiting.remove(told)
+                if result != "later":
+                    self._counts[result] += 1
+                    self._pauses.pop(endpoint, None)
+                    continue
+                self._waiting.append(told)
+                _, before = self._pauses.get(endpoint, (0.0, 0.0))
+                pause = min(max(_FIRST_PAUSE, 2.0 * before), _LONGEST_PAUSE)
+                self._pauses[endpoint] = time.monotonic() + pause, pause
+
+    def _next(self) -> _Told | None:
+        """Wait for what can be told now, and return it; None at the end. The lock is held."""
+        while True:
+            now, again_at = time.monotonic(), math.inf
+            for told in self._waiting:
+                paused_until, _ = self._pauses.get(told[1].endpoint, (0.0, 0.0))
+                if paused_until <= now:
+                    return told
+                again_at = min(again_at, paused_until)
+            if self._closes:
+                return None
+            self._wake.wait(None if again_at == math.inf else again_at - now)
 
     def _tell(self, decision_id: str, answer: _Answer, reward: float) -> _Result:
         endpoint = answer.endpoint

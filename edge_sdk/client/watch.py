@@ -12,6 +12,7 @@ from edge_sdk.cascade.audit import Audit, Guard
 from edge_sdk.cascade.control import Threshold
 from edge_sdk.cascade.journal import key_id, rule_digest
 from edge_sdk.cascade.policy import Certificate, Decision
+from edge_sdk.client.failures import Complaints
 from edge_sdk.client.privacy import PrivacyRule, needs_answer
 from edge_sdk.encodings import SentAs
 from edge_sdk.errors import InputError
@@ -115,6 +116,7 @@ class Watch:
         self._has_certificate = certificate is not None
         self.encodings = _encodings(certificate)
         self._causes: dict[str, str] = {}
+        self._complaints = Complaints()  # a server that shares requests among versions voids it again and again
         self._changing = threading.Lock()
         self.is_certified = self._has_certificate
         if guard is not None and guard.alarm:
@@ -133,7 +135,7 @@ class Watch:
             causes = {key: value for key, value in self._causes.items() if key != name}
             if text is not None:
                 causes[name] = text
-                _log.warning("%s: the certificate is void: %s", self.model.name, text)
+                self._complaints.say(name, f"{self.model.name}: the certificate is void: {text}")
             self._causes = causes  # replaced, not changed: others read it
             self.is_certified = not causes
 

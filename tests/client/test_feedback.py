@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,44 @@ def test_a_reward_waits_while_the_server_is_gone_and_holds_up_nobody(pair) -> No
         assert model.counters["feedback"]["waiting"] == 2
         network.set("pass")
         wait_for(lambda: model.counters["feedback"]["sent"] == 2)
+
+
+def test_a_server_that_is_gone_for_good_holds_up_no_reward_of_another(pair) -> None:
+    with OddCloud(hears=True) as first, OddCloud(hears=True) as second:
+        cloud = Cloud([first.address, second.address], feedback=True)
+        with edge_sdk.connect(pair.edge, cloud=cloud, mode="prefer_cloud", deadline=20.0) as model:
+            while not first.requests:
+                model.predict(pair.hard[0])
+            lost = [model.predict(pair.hard[0]) for _ in range(12)]
+            first.close()
+            for answer in lost:
+                model.feedback(answer.decision_id, answer.label)
+            second.requests.clear()
+            while not second.requests:
+                answer = model.predict(pair.hard[0])
+            model.feedback(answer.decision_id, answer.label)
+            wait_for(lambda: second.rewards != [])
+            assert model.counters["feedback"]["waiting"] == 12
+        assert model.counters["feedback"]["lost"] == 12
+
+
+def test_where_too_many_rewards_wait_the_oldest_are_lost(pair) -> None:
+    with OddCloud(hears=True) as first, OddCloud(hears=True) as second:
+        cloud = Cloud([first.address, second.address], feedback=True, coalesce=False)
+        with edge_sdk.connect(pair.edge, cloud=cloud, mode="prefer_cloud", deadline=20.0) as model:
+            while not first.requests:
+                model.predict(pair.hard[0])
+            with ThreadPoolExecutor(16) as pool:
+                lost = list(pool.map(model.predict, [pair.hard[0]] * 1000))
+            first.close()
+            for answer in lost:
+                model.feedback(answer.decision_id, answer.label)
+            second.requests.clear()
+            while not second.requests:
+                answer = model.predict(pair.hard[0])
+            model.feedback(answer.decision_id, answer.label)
+            wait_for(lambda: second.rewards != [])
+            assert model.counters["feedback"]["lost"] == 1
 
 
 def test_what_nobody_could_be_told_at_the_end_is_lost(pair) -> None:
