@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Abort", "Begun", "Call", "parse_timeout", "unpacked"]
 
 _MOST_UNSENT = 262_144  # bytes of a stream that wait for its client; a handler that writes more waits, too
+_NAMES = ("DNS", "URI", "email", "IP Address")  # what gRPC gives of a certificate's names; others are no strings
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _PROBLEMS = {
     "large": (grpc.StatusCode.RESOURCE_EXHAUSTED, "a message is larger than the {most} bytes that this server takes"),
@@ -55,8 +56,8 @@ class Call:
     """
 
     __slots__ = (
-        "_connection", "_flush", "_max_message_bytes", "_metadata", "_transport", "_waiting", "arrived", "deadline",
-        "handler", "stream", "task",
+        "_connection", "_flush", "_max_message_bytes", "_metadata", "_owed", "_owed_since", "_transport", "_waiting",
+        "arrived", "deadline", "handler", "stream", "task",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class Call:
         timeout = stream.headers.get(b"grpc-timeout")
         self.deadline = None if timeout is None else self.arrived + parse_timeout(timeout)
         self.task: asyncio.Task[None] | None = None
+        self._owed, self._owed_since = (0, 0), self.arrived
         self._waiting: list[asyncio.Future[None]] = []
         self._metadata: tuple[tuple[str, str], ...] | None = None
 
@@ -97,7 +99,7 @@ class Call:
     def auth_context(self) -> dict[str, list[bytes]]:
         """Return the names in the client's certificate, under gRPC's keys; nothing where it has shown none."""
         shown = self._transport.get_extra_info("peercert") or {}
-        names = [value.encode() for _, value in shown.get("subjectAltName", ())]
+        names = [value.encode() for kind, value in shown.get("subjectAltName", ()) if kind in _NAMES]
         common = [value.encode() for part in shown.get("subject", ()) for key, value in part if key == "commonName"]
         return {"x509_subject_alternative_name": names, "x509_common_name": common}
 
@@ -170,6 +172,13 @@ class Call:
         code, details = _PROBLEMS[self.stream.problem]
         pushback = (("grpc-retry-pushback-ms", "100"),) if self.stream.problem == "full" else ()
         return Abort(code, details.format(most=self._max_message_bytes), pushback)
+
+    def idle_seconds(self, now: float) -> float:
+        """Return how long the client has neither ended a message that it began nor taken any of what waits for it."""
+        owed = self.stream.owed
+        if owed != self._owed or owed == (0, 0):
+            self._owed, self._owed_since = owed, now
+        return now - self._owed_since
 
     def wake(self) -> None:
         """Let a handler go on that waits for messages or room."""

@@ -165,7 +165,7 @@ class _Connection(asyncio.BufferedProtocol):
             budget=shared.budget,
         )
         self._transport = asyncio.Transport()
-        self._heard = time.monotonic()
+        self._made = self._heard = time.monotonic()
         self._asked = False
 
     # of the event loop
@@ -216,12 +216,16 @@ class _Connection(asyncio.BufferedProtocol):
                 continue
             if call.deadline is not None and now >= call.deadline:
                 self._end(call, Abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no time is left for this request"))
-            elif call.task is None and now - call.arrived > _REQUEST_SECONDS:
+            elif call.idle_seconds(now) > _REQUEST_SECONDS or (
+                call.task is None and not stream.ended and now - call.arrived > _REQUEST_SECONDS
+            ):
                 self._end(call, Abort(grpc.StatusCode.CANCELLED, "the request did not arrive"))
+        self._http2.forgive()
         if not self._http2.silent:
             self._http2.silent, self._asked, self._heard = True, False, now
         silent = now - self._heard
-        if (silent > _HANDSHAKE_SECONDS and not self._http2.settled) or silent > _SILENT_SECONDS + _ANSWER_SECONDS:
+        late = now - self._made > _HANDSHAKE_SECONDS and not self._http2.settled
+        if late or silent > _SILENT_SECONDS + _ANSWER_SECONDS:
             self.abandon()
         elif silent > _SILENT_SECONDS and not self._asked:
             self._asked = True
@@ -252,8 +256,7 @@ class _Connection(asyncio.BufferedProtocol):
         if stream.gone:
             if call is not None:
                 stream.call = None
-                if call.task is not None:
-                    call.task.cancel()
+                self._cancel(call)
                 call.wake()
             return
         if stream.over:
@@ -359,12 +362,15 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _end(self, call: Call, abort: Abort) -> None:
         """End a call whatever its handler does."""
-        if call.task is not None:
-            call.task.cancel()
+        self._cancel(call)
         if call.stream.unsent:
             self._http2.reset(call.stream, _CANCEL)  # its end would wait for what the client does not take
         else:
             self._http2.end(call.stream, _number(abort.code), abort.details, abort.metadata)
+
+    def _cancel(self, call: Call) -> None:
+        if call.task is not None:
+            self._loop.call_soon(call.task.cancel)  # not before its first step, which takes the begun work over
 
     def _flush(self) -> None:
         data = self._http2.take()

@@ -9,6 +9,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
+from collections import deque
+
 from edge_sdk.cloud.server.hpack import Decoder
 from edge_sdk.errors import InputError
 
@@ -54,6 +56,8 @@ cdef class Connection(_Sending):
     cdef Py_ssize_t _data_left, _data_padding
     cdef bint _data_end
     cdef int64_t _window_in
+    cdef bint _widened  # there may be room for what waits
+    cdef int _chores
 
     def __init__(self, several, *, int max_streams, Py_ssize_t max_message_bytes, Budget budget not None):
         super().__init__(budget)
@@ -86,6 +90,9 @@ cdef class Connection(_Sending):
                 self._rest = PyBytes_FromStringAndSize(<const char *>p, end - p)
         except InputError as error:
             self._fail(COMPRESSION_ERROR, str(error))
+        if self._widened:  # once, however often the client said so
+            self._widened = False
+            self._pump_all()
         touched, self._touched = self._touched, []
         for stream in touched:
             stream.touched = False
@@ -95,14 +102,18 @@ cdef class Connection(_Sending):
         """Return the next message of a call and whether it is compressed; None where none has come."""
         if not stream.messages:
             return None
-        message, compressed = stream.messages.pop(0)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(message) + 5
-        stream.unread -= size
-        self._let_go(stream, size)
+        message, compressed = stream.messages.popleft()
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
+        stream.unread -= size + 5
+        self._let_go(stream, size + _MESSAGE)
         if not stream.ended and stream.several:
             self._widen(stream, _STREAM_WINDOW - stream.unread, _STREAM_WINDOW // 2)
             self._ask_for_rest(stream)
         return message, compressed
+
+    def forgive(self):
+        """Forget how often the client has asked for work that is no call; to be called from time to time."""
+        self._chores = 0
 
     cdef bytes_t _read(self, bytes_t p, bytes_t end) except NULL:
         cdef Py_ssize_t length, n
@@ -144,6 +155,13 @@ cdef class Connection(_Sending):
             if not self.settled and (kind != SETTINGS or flags & END_STREAM):
                 self._fail(PROTOCOL_ERROR, "settings should come first")
                 return end
+            if kind != HEADERS and kind != WINDOW_UPDATE and kind != CONTINUATION and (
+                kind != DATA or not (length or flags & END_STREAM)
+            ):
+                self._chores += _DEAR if kind == SETTINGS else 1
+                if self._chores > _CHORES:
+                    self._fail(ENHANCE_YOUR_CALM, "too much is asked for that is no call")
+                    return end
             if kind == DATA:
                 n = flags & PADDED and 1
                 if end - p < 9 + n:
@@ -192,6 +210,7 @@ cdef class Connection(_Sending):
 
     cdef int _take_data(self, Stream stream, bytes_t p, Py_ssize_t size) except -1:
         cdef Py_ssize_t n
+        cdef bint last = self._data_end and size == self._data_left
         while size and stream.problem is None and not stream.over:
             if stream.message is None:
                 n = min(size, 5 - stream.prefixed)
@@ -218,15 +237,19 @@ cdef class Connection(_Sending):
                 size -= n
             if stream.filled == stream.length:
                 # what an empty one takes in memory counts, too: there might be many
-                stream.held += 5
-                self._budget.held += 5
+                stream.held += _MESSAGE
+                self._budget.held += _MESSAGE
                 stream.unread += stream.length + 5
                 if stream.messages is None:
-                    stream.messages = []
+                    stream.messages = deque()
                 stream.messages.append((stream.message, stream.prefix[0] & 1))
                 stream.message, stream.prefixed = None, 0
+                stream.taken += 1
                 if stream.several:
                     self._touch(stream)
+                if stream.several or not (last and size == 0):  # else it is read now
+                    if self._budget.held > self._budget.most:
+                        return self._give_up(stream, "full")
             elif self._budget.held > self._budget.most:
                 return self._give_up(stream, "full")
         return self._ask_for_rest(stream)
@@ -276,7 +299,7 @@ cdef class Connection(_Sending):
                 self._window_out += increment
                 if increment == 0 or self._window_out > _LARGEST_WINDOW:
                     return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
-                self._pump_all()
+                self._widened = True
                 return 0
             if number > self._last:
                 return self._fail(PROTOCOL_ERROR, "a window belongs to no call")
@@ -314,7 +337,7 @@ cdef class Connection(_Sending):
 
     cdef int _settings(self, bytes_t p, Py_ssize_t length) except -1:
         cdef Py_ssize_t at
-        cdef int64_t value
+        cdef int64_t value, window = self._stream_window_out
         cdef int name
         cdef Stream stream
         for at in range(0, length, 6):
@@ -322,18 +345,19 @@ cdef class Connection(_Sending):
             if name == 4:
                 if value > _LARGEST_WINDOW:
                     return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
-                for stream in self._streams.values():
-                    stream.window_out += value - self._stream_window_out
-                    if stream.window_out > _LARGEST_WINDOW:
-                        return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
-                self._stream_window_out = value
+                window = value
             elif name == 5:
                 if not 16384 <= value < 1 << 24:
                     return self._fail(PROTOCOL_ERROR, "frames cannot have that size")
                 self._frame_out = value
-        self.settled = True
+        if window != self._stream_window_out:  # a frame may hold thousands; the last of them counts
+            for stream in self._streams.values():
+                stream.window_out += window - self._stream_window_out
+                if stream.window_out > _LARGEST_WINDOW:
+                    return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
+            self._stream_window_out = window
+        self.settled = self._widened = True
         self._out.append(_frame(SETTINGS, END_STREAM, 0, b""))
-        self._pump_all()
         return 0
 
     cdef int _headers(self, int flags, int number, bytes_t p, Py_ssize_t length) except -1:

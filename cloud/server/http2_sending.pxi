@@ -89,7 +89,7 @@ cdef class _Sending:
         parts = [] if stream.began else [_HEAD]
         parts.append(_literal(b"grpc-status", str(status).encode()))
         if message:
-            parts.append(_literal(b"grpc-message", _quoted(message)))
+            parts.append(_literal(b"grpc-message", _quoted(message[:_DETAILS])))
         for name, value in metadata:
             parts.append(_literal(name.encode(), value.encode()))
         stream.trailers = b"".join(parts)
@@ -178,7 +178,7 @@ cdef class _Sending:
             if not stream.ended:  # the answer does not wait for the rest of the request
                 self._out.append(_frame(RST_STREAM, 0, stream.id, bytes(4)))
             stream.over = stream.ended = True
-            stream.out, stream.message, stream.out_bytes = None, None, 0
+            stream.out, stream.message, stream.messages, stream.out_bytes = None, None, None, 0
             if not stream.gone:
                 stream.call = None  # it knows its stream: a ring that only the garbage collector would find
             self._let_go(stream, stream.held)
@@ -205,7 +205,7 @@ cdef class _Sending:
         self.closed = True
         for stream in list(self._streams.values()):
             stream.ended = stream.gone = stream.over = True
-            stream.message = None
+            stream.out, stream.message, stream.messages, stream.out_bytes = None, None, None, 0
             self._let_go(stream, stream.held)
             self._touch(stream)
         self._budget.calls -= len(self._streams)

@@ -55,9 +55,10 @@ cdef class Stream:
     cdef bint touched, several, began
     cdef unsigned char prefix[5]
     cdef int prefixed
+    cdef int64_t taken  # messages that came as a whole
     cdef bytes message
     cdef Py_ssize_t length, filled
-    cdef list messages
+    cdef object messages
     cdef int64_t held, unread
     cdef int64_t window_in, window_out
     cdef list out  # messages and their prefixes that found no room
@@ -69,3 +70,8 @@ cdef class Stream:
     def unsent(self):
         """How many bytes wait until the client takes them."""
         return self.out_bytes
+
+    @property
+    def owed(self):
+        """The message that its client has room for and has not ended (0 is none), and `unsent`."""
+        return (self.taken + 1 if self.prefixed and not self.messages and self.problem is None else 0), self.out_bytes

@@ -202,13 +202,23 @@ BROKEN = {
     "a window too large": (HELLO + frame(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff"), 3),
     "a reset of no call": (HELLO + frame(RST_STREAM, 0, 3, bytes(4)), 1),
     "a promise": (HELLO + frame(PUSH_PROMISE, 4, 1, bytes(4)), 1),
+    "a flood of settings": (HELLO + 101 * frame(SETTINGS, 0, 0), 11),
     "frames of an impossible size": (HELLO + frame(SETTINGS, 0, 0, b"\0\x05\0\0\0\1"), 1),
 }
 
+FLOODS = {  # a server may forgive a part of them, if they come slowly
+    "a flood of pings": (HELLO + 10_001 * frame(PING, 0, 0, bytes(8)), 11),
+    "a flood of nothing": (HELLO + frame(HEADERS, END_HEADERS, 1, head(STREAM)) + 10_001 * frame(DATA, 0, 1), 11),
+    "a flood of calls that end at once": (
+        HELLO + b"".join(frame(HEADERS, 5, n, head()) + frame(RST_STREAM, 0, n, bytes(4)) for n in range(1, 20_003, 2)),
+        11,
+    ),
+}
 
-@pytest.mark.parametrize("name", BROKEN)
+
+@pytest.mark.parametrize("name", BROKEN | FLOODS)
 def test_a_client_that_breaks_the_rules_is_told_which_and_is_read_no_more(name: str) -> None:
-    sent, code = BROKEN[name]
+    sent, code = (BROKEN | FLOODS)[name]
     target, _ = connection()
     feed(target, sent)
     kind, _, _, contents = frames(target.take())[-1]
@@ -240,7 +250,7 @@ def test_what_is_wrong_with_messages_is_said_of_their_call_alone(path: bytes, pa
 
 
 def test_more_than_the_connections_may_hold_together_is_not_kept() -> None:
-    target, _ = connection(budget=Budget(1000))
+    target, _ = connection(budget=Budget(1100))
     begun = b"".join(
         frame(HEADERS, END_HEADERS, n, head()) + frame(DATA, 0, n, message(bytes(900))[:600]) for n in (1, 3)
     )
@@ -249,6 +259,76 @@ def test_more_than_the_connections_may_hold_together_is_not_kept() -> None:
     target.end(second, 8)
     feed(target, frame(DATA, END_STREAM, 1, message(bytes(900))[600:]))
     assert target.read(first) == (bytes(900), 0)
+
+
+def test_messages_that_nobody_reads_count_though_they_are_complete() -> None:
+    budget = Budget(10_000)
+    target, _ = connection(budget=budget)
+    (unread,) = feed(target, HELLO + frame(HEADERS, END_HEADERS, 1, head(STREAM)) + frame(DATA, 0, 1, bytes(5 * 2000)))
+    assert unread.problem == "full", "a message without contents takes memory, too"
+    assert budget.held < 11_000
+    whole = frame(HEADERS, END_HEADERS, 3, head()) + frame(DATA, END_STREAM, 3, message(b"small"))
+    (small,) = feed(target, whole)
+    assert (small.problem, target.read(small)) == (None, (b"small", 0)), "it is not kept: it is read at once"
+    (waiting,) = feed(target, frame(HEADERS, END_HEADERS, 5, head()) + frame(DATA, 0, 5, message(b"small")))
+    assert waiting.problem == "full"
+
+
+def test_what_is_read_of_a_call_that_is_over_is_not_given_back_twice() -> None:
+    target, budget = connection()
+    begun = b"".join(frame(HEADERS, 4, n, head(STREAM)) + frame(DATA, 0, n, message(b"abc") * 3) for n in (1, 3, 5))
+    reset, ended, lost = feed(target, HELLO + begun)
+    feed(target, frame(RST_STREAM, 0, 1, bytes(4)))
+    target.end(ended, 0)
+    target.lose()
+    assert [target.read(stream) for stream in (reset, ended, lost)] == [None, None, None]
+    assert (budget.held, budget.calls) == (0, 0)
+
+
+def test_many_small_messages_are_read_in_their_order() -> None:
+    target, _ = connection(budget=Budget(10**8))
+    (stream,) = feed(target, HELLO + frame(HEADERS, END_HEADERS, 1, head(STREAM)))
+    many = [n.to_bytes(4, "big") for n in range(100_000)]
+    feed(
+        target,
+        b"".join(frame(DATA, 0, 1, b"".join(map(message, many[at : at + 20_000]))) for at in range(0, 10**5, 20_000)),
+    )
+    assert [target.read(stream) for _ in many] == [(contents, 0) for contents in many]
+    assert target.read(stream) is None
+
+
+def test_what_a_client_owes_is_told() -> None:
+    target, _ = connection()
+    (stream,) = feed(target, HELLO + frame(HEADERS, END_HEADERS, 1, head(STREAM)))
+    assert stream.owed == (0, 0)
+    feed(target, frame(DATA, 0, 1, message(b"one") + b"\0"))
+    assert stream.owed == (0, 0), "there is one to be read before more is asked for"
+    target.read(stream)
+    assert stream.owed == (2, 0)
+    feed(target, frame(SETTINGS, 0, 0, b"\0\4\0\0\0\2"))
+    target.send(stream, b"answer")
+    assert stream.owed == (2, 5 + 6 - 2)
+
+
+def test_only_the_last_of_several_windows_in_one_frame_counts_and_may_be_less_than_none() -> None:
+    target, _ = connection()
+    (stream,) = feed(target, HELLO + frame(HEADERS, END_HEADERS | END_STREAM, 1, head(STREAM)))
+    target.respond(stream, b"x" * 70_000)
+    sizes = [len(contents) for kind, *_, contents in frames(target.take()) if kind == DATA]
+    assert sum(sizes) == 65_535
+    feed(target, frame(WINDOW_UPDATE, 0, 0, b"\0\1\0\0"))
+    feed(target, frame(SETTINGS, 0, 0, b"\0\4\0\1\0\0" + b"\0\4\0\0\0\0"))  # now it has 65,535 too many
+    feed(target, frame(WINDOW_UPDATE, 0, 1, (65_535).to_bytes(4, "big")))
+    assert [contents for kind, *_, contents in frames(target.take()) if kind == DATA] == []
+    feed(target, frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\3"))
+    assert [contents for kind, *_, contents in frames(target.take()) if kind == DATA] == [b"xxx"]
+
+
+def test_a_status_message_goes_into_the_smallest_frame() -> None:
+    target, _ = connection()
+    (stream,) = feed(target, HELLO + frame(HEADERS, END_HEADERS, 1, head()))
+    target.end(stream, 5, "🙂" * 10_000_000)
+    assert all(len(contents) <= 16_384 for *_, contents in frames(target.take()))
 
 
 def test_answers_wait_for_the_room_that_their_client_gives_and_others_go_on() -> None:
