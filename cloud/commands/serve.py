@@ -30,6 +30,7 @@ __all__ = ["configure", "run"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 _MOST_WORKERS = 1024
+_MOST_DIGITS = 9
 _UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
 
 
@@ -134,10 +135,9 @@ def _print_ready(addresses: Mapping[str, str], models: tuple[str, ...]) -> None:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
+    if not (_is_number(text) and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text} is not a count: 1 or more")
-    return count
+    return int(text)
 
 
 def _optional(args: argparse.Namespace, front: str, host: str) -> int | None:
@@ -159,18 +159,21 @@ def _optional(args: argparse.Namespace, front: str, host: str) -> int | None:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
+    if not (_is_number(text) and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
-    return port
+    return int(text)
 
 
 def _port_or_off(text: str) -> int | None:
     return None if text == "off" else _port(text)
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
 def _workers(text: str) -> int | str:
-    if text != "auto" and not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_WORKERS):
+    if text != "auto" and not (_is_number(text) and 1 <= int(text) <= _MOST_WORKERS):
         raise argparse.ArgumentTypeError(f"{text} is no number of processes: 1 to {_MOST_WORKERS}, or auto")
     return text if text == "auto" else int(text)
 
@@ -181,6 +184,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?(MiB|GiB|MB|GB)", text)
-    if found is None:
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if not size:
         raise argparse.ArgumentTypeError(f"{text} is no size, such as 800MiB or 1.5GiB")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return size

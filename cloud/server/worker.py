@@ -61,8 +61,8 @@ def main() -> int:
 
 
 async def _work(config: ServerConfig, shared: Shared, end: socket.socket) -> int:
-    core = shared.core
-    link = await Link.open(end, partial(_answer, core))
+    core, caught_up = shared.core, asyncio.Event()
+    link = await Link.open(end, partial(_answer, core, caught_up))
     saying: set[asyncio.Task[Any]] = set()
 
     def ready(_: Mapping[str, str], models: tuple[str, ...]) -> None:
@@ -75,6 +75,7 @@ async def _work(config: ServerConfig, shared: Shared, end: socket.socket) -> int
         for name in others["unloaded"]:
             with contextlib.suppress(UnknownModelError):
                 await core.change_here("unload", name)
+        caught_up.set()
         core.ask_others = link.ask
         try:
             await serve(config, shared, ready, ports_shared=True)
@@ -86,7 +87,7 @@ async def _work(config: ServerConfig, shared: Shared, end: socket.socket) -> int
     return 0
 
 
-async def _answer(core: Core, what: str, about: dict[str, Any]) -> Any:
+async def _answer(core: Core, caught_up: asyncio.Event, what: str, about: dict[str, Any]) -> Any:
     match what:
         case "counted":
             return _counted(core)
@@ -103,6 +104,7 @@ async def _answer(core: Core, what: str, about: dict[str, Any]) -> Any:
         case "statistics":
             return statistics(core, about["name"], about["version"])
         case "load" | "unload":
+            await caught_up.wait()  # or an older unload of the same model might come last
             await core.change_here(what, about["name"])
             return None
     raise ValueError(what)

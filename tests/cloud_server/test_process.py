@@ -109,6 +109,21 @@ def test_a_busy_port_is_refused_in_one_line(server: str, tiny_edge_bundle: TinyB
         assert "is in use" in refused(tiny_edge_bundle.path, "--grpc-port", taken)
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("--http-port", "no", "no is not a port: 0 to 65535"),
+        ("--http-port", "65536", "65536 is not a port: 0 to 65535"),
+        ("--max-concurrent", "many", "many is not a count: 1 or more"),
+        ("--max-concurrent", "9" * 5000, "is not a count: 1 or more"),
+        ("--max-worker-memory", "0MiB", "0MiB is no size, such as 800MiB or 1.5GiB"),
+    ],
+)
+def test_what_is_no_number_is_refused_in_words(option: str, text: str, says: str) -> None:
+    assert f"argument {option}: " in (said := refused("tiny.edge", option, text))
+    assert says in said
+
+
 def test_an_address_that_is_not_of_this_machine_is_refused(tiny_edge_bundle: TinyBundle) -> None:
     assert "cannot listen on" in refused(tiny_edge_bundle.path, "--host", "192.0.2.1", "--grpc-port", "0")
     assert "cannot listen on" in refused(tiny_edge_bundle.path, "--host", "no.such.host.invalid", "--grpc-port", "0")
