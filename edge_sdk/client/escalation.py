@@ -37,6 +37,8 @@ from edge_sdk.types import Reason
 
 __all__ = ["CloudLink"]
 
+_MOST_SMALLER = 16  # times that an input is sent anew for one that is too large: each endpoint has its own limit
+
 _REFUSALS: dict[Reason, str] = {
     "budget": "the budget for escalations is used up, or too little time has passed since the last",
     "deadline": "no answer is to be expected in the time that is left",
@@ -185,6 +187,7 @@ class CloudLink:
         deadline: float | None,
         gate: Gate | None,
         priority: int | None,
+        smaller: int = _MOST_SMALLER,
     ) -> Escalation:
         def make_urgent(contract: Contract) -> Message:
             message = make(contract)
@@ -209,10 +212,10 @@ class CloudLink:
         def finish() -> Outcome:
             outcome = self._finish(item, read)
             limit = None if outcome.reason != "rejected" else limit_in(outcome.detail)
-            if limit is None or limit >= first[1].most_bytes or remaining(deadline) == 0.0:
+            if limit is None or limit >= first[1].most_bytes or not smaller or remaining(deadline) == 0.0:
                 return outcome
             # what that server is sent from now on is smaller, this input too if there is time
-            again = self._begin(make, read, deadline, gate, priority).wait()
+            again = self._begin(make, read, deadline, gate, priority, smaller - 1).wait()
             if not again.bytes_sent:
                 sent, calls = outcome.bytes_sent, outcome.extra_calls
                 return replace(again, bytes_sent=sent, extra_calls=calls, encoding=outcome.encoding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import pytest
 
 import edge_sdk
@@ -71,3 +72,19 @@ def test_an_answer_whose_shape_no_array_can_have_is_rejected(pair, odd_cloud: Od
 def test_the_nonsense_here_is_all_that_stands_between_this_cloud_and_an_answer(pair, odd_cloud: OddCloud) -> None:
     with edge_sdk.connect(pair.edge, cloud=odd_cloud.address, deadline=PATIENT) as model:
         assert model.predict(pair.hard[0]).reason == "escalated"
+
+
+class Shrinking(OddCloud):
+    """Finds every message too large, and names a smaller limit each time."""
+
+    def _infer(self, request: Any, context: Any) -> Any:
+        self.calls += 1
+        limit = 2**22 - 5000 * self.calls
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max (99999999 vs. {limit})")
+
+
+def test_a_server_whose_limit_shrinks_with_every_message_is_not_asked_for_ever(pair) -> None:
+    with Shrinking() as cloud, edge_sdk.connect(pair.edge, cloud=cloud.address, deadline=None) as model:
+        answer = model.predict(pair.hard[0])
+        assert (answer.source, answer.reason) == ("edge", "rejected")
+        assert cloud.calls < 20
