@@ -248,7 +248,7 @@ def test_any_tables_are_read_or_refused_by_name(tmp_path_factory: pytest.TempPat
     except (InputError, OSError):
         return
     for caller in callers:
-        assert {*caller.methods} <= {"describe", "infer", "admin"}
+        assert {*caller.methods} <= {"describe", "infer", "admin", "metrics"}
         for name in caller.certificates:
             assert access.identify(None, [name]) is caller
 
