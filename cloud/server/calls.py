@@ -198,6 +198,9 @@ class Call:
                 data = unpacked(data, self.stream.headers.get(b"grpc-encoding", b""), self._max_message_bytes)
             except InputError as error:
                 raise Abort(grpc.StatusCode.UNIMPLEMENTED, str(error)) from error
+            if len(data) > self._max_message_bytes:
+                code, details = _PROBLEMS["large"]
+                raise Abort(code, details.format(most=self._max_message_bytes))
         parse = self.handler.request_deserializer
         try:
             return data if parse is None else parse(data)
@@ -244,12 +247,12 @@ def parse_timeout(text: bytes) -> float:
 
 
 def unpacked(data: bytes, encoding: bytes, most: int) -> bytes:
-    """Return a message as it was before its client compressed it.
+    """Return a message as it was before its client compressed it; of one that is larger than `most` bytes, one more.
 
     Raises
     ------
     InputError
-        It is not compressed so, or is larger than `most` bytes.
+        It is not compressed so.
     """
     if encoding not in (b"gzip", b"deflate"):
         raise InputError(f"messages come as they are, or as gzip or deflate, not as {encoding[:40].decode('latin-1')}")
@@ -258,8 +261,6 @@ def unpacked(data: bytes, encoding: bytes, most: int) -> bytes:
         message = unpacker.decompress(data, most + 1)
     except zlib.error as error:
         raise InputError(f"the message is no {encoding.decode()}") from error
-    if len(message) > most:
-        raise InputError(f"a message is larger than the {most} bytes that this server takes")
-    if not unpacker.eof:
+    if len(message) <= most and not unpacker.eof:
         raise InputError(f"the message is no {encoding.decode()}")
     return message

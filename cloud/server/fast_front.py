@@ -277,7 +277,8 @@ class _Connection(asyncio.BufferedProtocol):
     def _open(self, stream: Stream) -> Call | None:
         """Return the call of a new stream; None where it is answered already."""
         headers, http2, shared = stream.headers, self._http2, self._shared
-        if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
+        kind = headers.get(b"content-type", b"")
+        if not kind.startswith(b"application/grpc") or kind[16:17] not in (b"", b"+", b";"):  # gRPC-Web is another
             http2.refuse(stream, 415)
             return None
         path = headers[b":path"]

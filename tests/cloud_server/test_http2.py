@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import struct
 from collections.abc import Iterator
@@ -453,6 +454,23 @@ def test_what_is_no_grpc_gets_a_status_of_http(fast: Service) -> None:
     plain = b"".join(literal(*field) for field in ((b":path", b"/"), (b":scheme", b"http"), (b":method", b"GET")))
     said = frames(talk(fast.ready["grpc"], HELLO + frame(HEADERS, END_HEADERS | END_STREAM, 1, plain)))
     assert literal(b":status", b"415") in [contents for *_, contents in said]
+
+
+def test_a_message_that_is_too_large_only_when_unpacked_is_refused_as_too_large(fast: Service) -> None:
+    packed = gzip.compress(bytes(17 * 2**20))
+    sent = HELLO + frame(HEADERS, END_HEADERS, 1, head(LIVE, (b"grpc-encoding", b"gzip")))
+    packed = b"\1" + len(packed).to_bytes(4, "big") + packed
+    parts = [packed[at : at + 16_384] for at in range(0, len(packed), 16_384)]
+    said = talk(fast.ready["grpc"], sent + b"".join(frame(DATA, 0, 1, part) for part in parts) + frame(DATA, 1, 1))
+    assert b"grpc-status\x018" in said
+
+
+def test_grpc_web_is_another_protocol(fast: Service) -> None:
+    sent = head(LIVE).replace(literal(b"content-type", b"application/grpc"), b"") + literal(
+        b"content-type", b"application/grpc-web"
+    )
+    said = talk(fast.ready["grpc"], HELLO + frame(HEADERS, END_HEADERS, 1, sent) + frame(DATA, 1, 1, message(b"")))
+    assert literal(b":status", b"415") in said
 
 
 def test_many_calls_of_one_connection_and_large_messages_are_answered(fast: Service) -> None:
