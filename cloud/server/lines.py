@@ -139,16 +139,17 @@ class Line:
         now = time.monotonic()
         if self.may_run_here(payload) and (run := self._at_once(payload, now)) is not None:
             return run
-        loop = asyncio.get_running_loop()
-        preparing = self._preparing.get(payload.encoding, 0.0) * payload.items
-        job = Job(
-            payload, deadline, now, loop.create_future(), loop, preparing, priority or self.settings.default_priority
-        )
+        loop, preparing = asyncio.get_running_loop(), self._preparing.get(payload.encoding, 0.0) * payload.items
+        priority = priority or self.settings.default_priority
+        job = Job(payload, deadline, now, loop.create_future(), loop, preparing, priority)
         with self._lock:
             self._admit(job)
             self.counts.pending += 1
             self.counts.pending_bytes += payload.nbytes
-        if self._scheduled is not loop:
+            waiting = self._queue.items if self._idle else 0
+        if waiting and waiting >= 2 * self._costs.best(waiting):
+            self._dispatch()  # more would not run together, and this turn of the loop may be long
+        elif self._scheduled is not loop:
             self._scheduled = loop
             loop.call_soon(self._dispatch)  # after all that came in the same turn of the loop
         try:

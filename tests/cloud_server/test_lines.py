@@ -88,6 +88,22 @@ def test_what_waits_runs_alone_where_a_batch_costs_more_and_a_request_of_several
     assert engine.ran == [[0], [1], [2], [3]]
 
 
+def test_a_full_batch_runs_while_more_requests_of_the_same_turn_of_the_loop_are_read() -> None:
+    engine = Doubling(seconds_item=0.004)
+
+    async def story(core: Core) -> None:
+        tasks = [ask(core, 1), ask(core, 2)]
+
+        async def read_on() -> bool:
+            return engine.entered.wait(5)  # the loop does not turn meanwhile
+
+        assert await asyncio.create_task(read_on())
+        assert [(await task).outputs["y"][0, 0] for task in tasks] == [2, 4]
+
+    tell(engine, story)
+    assert engine.ran == [[1], [2]]
+
+
 def test_a_model_of_one_item_takes_several_in_turn() -> None:
     engine = Doubling(items=1)
 
