@@ -53,6 +53,8 @@ class Call:
         Sends what `connection` has to send.
     max_message_bytes
         The largest message, unpacked.
+    arrived
+        `time.monotonic` reading of when its headers came; None is now.
     """
 
     __slots__ = (
@@ -68,11 +70,12 @@ class Call:
         transport: asyncio.BaseTransport,
         flush: Callable[[], None],
         max_message_bytes: int,
+        arrived: float | None = None,
     ) -> None:
         self._connection, self._transport, self._flush = connection, transport, flush
         self._max_message_bytes = max_message_bytes
         self.stream, self.handler = stream, handler
-        self.arrived = time.monotonic()
+        self.arrived = time.monotonic() if arrived is None else arrived
         timeout = stream.headers.get(b"grpc-timeout")
         self.deadline = None if timeout is None else self.arrived + parse_timeout(timeout)
         self.task: asyncio.Task[None] | None = None

@@ -21,6 +21,7 @@ import grpc
 from edge_sdk.cloud.server.calls import Abort, Begun, Call
 from edge_sdk.cloud.server.exchange import Failure
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
+from edge_sdk.cloud.server.turns import Paced, Turns
 from edge_sdk.errors import InputError
 
 __all__ = ["FastServer"]
@@ -33,7 +34,6 @@ _SILENT_SECONDS = 60.0  # after which a client is asked whether it is there
 _ANSWER_SECONDS = 20.0  # that it has to say so
 _CLOSE_SECONDS = 1.0  # that a client may take what is left of the answers when the server ends
 _REQUEST_SECONDS = 60.0  # that a call of one message may take to arrive
-_BUFFER_BYTES = 262_144
 _CANCEL = 8  # HTTP/2's code
 
 
@@ -50,8 +50,7 @@ class _Shared:
     max_streams: int
     max_calls: int
     budget: Budget
-    # one for all: it is read before anything else comes into it
-    buffer: bytearray = field(default_factory=lambda: bytearray(_BUFFER_BYTES))
+    turns: Turns = field(default_factory=Turns)
     connections: set[_Connection] = field(default_factory=set)
     leaving: bool = False
     emptied: asyncio.Event = field(default_factory=asyncio.Event)  # no connection is left
@@ -153,18 +152,18 @@ class FastServer:
                 connection.watch(now)
 
 
-class _Connection(asyncio.BufferedProtocol):
+class _Connection(Paced):
     """One client's connection."""
 
     def __init__(self, shared: _Shared, loop: asyncio.AbstractEventLoop) -> None:
-        self._shared, self._loop = shared, loop
+        super().__init__(shared.turns, loop)
+        self._shared = shared
         self._http2 = Connection(
             shared.several,
             max_streams=shared.max_streams,
             max_message_bytes=shared.max_message_bytes,
             budget=shared.budget,
         )
-        self._transport = asyncio.Transport()
         self._made = self._heard = time.monotonic()
         self._asked = False
 
@@ -176,15 +175,13 @@ class _Connection(asyncio.BufferedProtocol):
         self._shared.connections.add(self)
         self._flush()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """Say where to put what comes."""
-        return self._shared.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def look(self, data: bytearray, size: int) -> int:
         """Take what has come."""
-        for stream in self._http2.receive(self._shared.buffer, nbytes):
+        streams = self._http2.receive(data, size)
+        for stream in streams:
             self._react(stream)
         self._flush()
+        return len(streams)
 
     def eof_received(self) -> bool:
         """Close: who says no more does not listen, either."""
@@ -197,14 +194,6 @@ class _Connection(asyncio.BufferedProtocol):
             self._react(stream)
         if not self._shared.connections:
             self._shared.emptied.set()
-
-    def pause_writing(self) -> None:
-        """Read no more from a client that does not read."""
-        self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self._transport.resume_reading()
 
     # of the server
 
@@ -290,7 +279,7 @@ class _Connection(asyncio.BufferedProtocol):
             http2.refuse(stream, 405)
             return None
         try:
-            call = Call(http2, stream, method, self._transport, self._flush, shared.max_message_bytes)
+            call = Call(http2, stream, method, self._transport, self._flush, shared.max_message_bytes, self._came)
         except InputError as error:
             http2.end(stream, _number(grpc.StatusCode.INVALID_ARGUMENT), str(error))
             return None

@@ -1,0 +1,112 @@
+"""How much is read of connections in one turn of the event loop: answers go out between turns, so none may be long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections import deque
+from dataclasses import dataclass, field
+
+__all__ = ["Paced", "Turns"]
+
+_BUFFER_BYTES = 262_144
+_MOST_CALLS = 32  # of a turn, after which answers are sent before more is looked at
+_MOST_LATER = 256  # reads that are put off
+
+
+@dataclass(slots=True)
+class Turns:
+    """What the connections of a server share.
+
+    Attributes
+    ----------
+    buffer
+        One for all: it is looked at before anything else comes into it.
+    calls
+        On which something has happened in this turn.
+    later
+        What has been read and not looked at: whose, what, and when (a `time.monotonic` reading).
+    """
+
+    buffer: bytearray = field(default_factory=lambda: bytearray(_BUFFER_BYTES))
+    calls: int = 0
+    later: deque[tuple[Paced, bytearray, float]] = field(default_factory=deque)
+
+    def begin(self) -> None:
+        """Begin a turn, with what the last one has left."""
+        self.calls = 0
+        while self.later and self.calls < _MOST_CALLS:
+            connection, data, came = self.later.popleft()
+            connection.take_up(data, came)
+
+
+class Paced(asyncio.BufferedProtocol):
+    """A connection that takes its turn.
+
+    Parameters
+    ----------
+    turns
+        Shared with other connections.
+    loop
+        Whose turns they are.
+    """
+
+    def __init__(self, turns: Turns, loop: asyncio.AbstractEventLoop) -> None:
+        self._turns, self._loop = turns, loop
+        self._transport = asyncio.Transport()
+        self._later, self._full, self._reads = 0, False, True
+        self._came: float | None = None  # when what is looked at was read, if not just now
+
+    @abstractmethod
+    def look(self, data: bytearray, size: int) -> int:
+        """Look at the first bytes that have come; return on how many calls something has happened."""
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Say where to put what comes."""
+        return self._turns.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Look at what has come; later, where this turn has been long."""
+        turns = self._turns
+        if self._later or (turns.calls >= _MOST_CALLS and len(turns.later) < _MOST_LATER):
+            turns.later.append((self, turns.buffer[:nbytes], time.monotonic()))
+            self._later += 1
+            self._read_or_not()
+        else:
+            self._take(turns.buffer, nbytes)
+
+    def take_up(self, data: bytearray, came: float) -> None:
+        """Look at what was put off."""
+        self._came = came
+        self._take(data, len(data))
+        self._came = None
+        self._later -= 1
+        self._read_or_not()
+
+    def pause_writing(self) -> None:
+        """Read no more from a client that does not read."""
+        self._full = True
+        self._read_or_not()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._full = False
+        self._read_or_not()
+
+    def _take(self, data: bytearray, size: int) -> None:
+        turns = self._turns
+        first = not turns.calls
+        turns.calls += first  # whatever it is
+        turns.calls += self.look(data, size)
+        if first:
+            self._loop.call_soon(turns.begin)  # after what that has led to
+
+    def _read_or_not(self) -> None:
+        reads = not self._full and not self._later
+        if reads != self._reads and not self._transport.is_closing():
+            self._reads = reads
+            if reads:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
