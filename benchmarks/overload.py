@@ -7,6 +7,7 @@ connections get that send one request after the other; then requests come at thr
 Both take turns, and medians are shown: of answers in time a second as a share of the peak, and of answers in time for
 each second of the server's processor time, as a share of the same at the peak, which tells more on a machine that is
 busy with other work. h2load knows nothing of gRPC's status, but only answers have contents: they are counted by these.
+Where the server mostly waited for its processor, the last figure of a round, a flood shows what else runs there.
 The slowest of all are taken for answers, as the refused are told at once, and those over the deadline are not in time.
 
 example:
@@ -74,6 +75,11 @@ def used(pid: int) -> float:
     return total / 1e9
 
 
+def starved(pid: int) -> float:
+    """Return the seconds for which the first thread of a process, that of its loop, waited for a processor so far."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+
+
 def ran(address: str, model: str) -> int:
     """Return how many requests the model has run for so far."""
     import grpc
@@ -99,7 +105,7 @@ def ran(address: str, model: str) -> int:
 
 @dataclass(frozen=True)
 class Round:
-    """One peak, in answers a second, what came of one flood, and how much of its processor the server had then."""
+    """One peak, in answers a second, what came of one flood, and how much of a processor the server had and missed."""
 
     peak: float
     offered: float
@@ -111,6 +117,7 @@ class Round:
     late: int
     in_vain: int
     had: float
+    missed: float
 
 
 def measure(address: str, pid: int, model: str, deadline_ms: float, seconds: float, times: float) -> Round:
@@ -118,10 +125,10 @@ def measure(address: str, pid: int, model: str, deadline_ms: float, seconds: flo
     data, before = body(model, 1), used(pid)
     calm = send(address, data, seconds, ["-m", "1"])
     peak, peak_work = calm.answers / seconds, calm.answers / (used(pid) - before)
-    earlier, before = ran(address, model), used(pid)
+    earlier, before, waited = ran(address, model), used(pid), starved(pid)
     rate = ["-m", str(STREAMS), "--rps", f"{times * peak / CONNECTIONS:.3f}"]
     flood = send(address, data, seconds, [*rate, "-H", f"grpc-timeout: {deadline_ms * 1e3:.0f}u"])
-    work, runs = used(pid) - before, ran(address, model) - earlier
+    work, waited, runs = used(pid) - before, starved(pid) - waited, ran(address, model) - earlier
     answers = flood.took[-flood.answers :] if flood.answers else [0.0]
     late = sum(took > deadline_ms for took in answers)
     good = flood.answers - late
@@ -136,6 +143,7 @@ def measure(address: str, pid: int, model: str, deadline_ms: float, seconds: flo
         late,
         runs - 1 - flood.answers,  # one is asked before, for the size of an answer
         work / seconds,
+        waited / seconds,
     )
 
 
@@ -176,7 +184,7 @@ def show(model: str, rounds: list[Round]) -> None:
             f"{model}: peak {one.peak:.0f}/s; of {one.offered:.2f} times that, in time {one.share:.0%} of the peak, "
             f"{one.share_by_work:.0%} by work; p50 {one.p50_ms:.1f} ms, p99 {one.p99_ms:.1f} ms; "
             f"{one.refused} refused, {one.late} late, {one.in_vain} run in vain; "
-            f"{one.had:.0%} of a processor"
+            f"{one.had:.0%} of a processor, and waited for it {one.missed:.0%} of the time"
         )
     middle = {name: median(getattr(one, name) for one in rounds) for name in ("share", "share_by_work", "p99_ms")}
     print(
