@@ -44,6 +44,9 @@ def main() -> None:
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
+    # Triton's log goes to standard output, and could cut the line that says where we are
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     # the process of its backend would take the system's libpython, and this interpreter's standard library
     os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
     config = TritonConfig(
@@ -58,7 +61,7 @@ def main() -> None:
         for file in sorted(FOLDER.glob("*.onnx")):
             bind(triton, file)
         triton.run()
-        print(f"ready grpc=127.0.0.1:{GRPC}", flush=True)
+        print(f"ready grpc=127.0.0.1:{GRPC}", file=said, flush=True)
         end.wait()
 
 
