@@ -19,7 +19,7 @@ from edge_sdk.errors import InputError, ModelError
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
 
-__all__ = ["PROVIDERS", "Bound", "Engine", "bind", "open_engine", "stop"]
+__all__ = ["PROVIDERS", "Bound", "Engine", "bind", "is_shared", "open_engine", "stop"]
 
 Array = np.ndarray[Any, Any]
 
@@ -107,6 +107,11 @@ def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, provider
 def bind(engine: Engine, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Bound | None:
     """Return a model with buffers like these arrays, and with these outputs only; None where that cannot be."""
     return engine.bind(inputs, outputs) if isinstance(engine, _OnnxEngine) else None
+
+
+def is_shared(engine: Engine) -> bool:
+    """Tell whether another thread's engine takes no second copy of the model, and runs beside the first."""
+    return isinstance(engine, _OnnxEngine)
 
 
 def stop(engine: Engine) -> None:

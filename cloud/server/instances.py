@@ -5,14 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from edge_sdk.cloud.server.engines import Engine
+from edge_sdk.cloud.server.costs import BatchCosts
+from edge_sdk.cloud.server.engines import Engine, is_shared
+from edge_sdk.cloud.server.settings import ModelSettings
+from edge_sdk.cloud.server.shares import available_cores
 from edge_sdk.cloud.server.waiting import Job
 
-__all__ = ["Company", "Instance"]
+__all__ = ["Company", "Instance", "fitted"]
 
 _ALONE = 8  # requests in a row that found nobody to share a batch with
+_LONG = 1e-3  # seconds of a run, beside which to hand it to a thread costs little
 _CLOSE = 50e-6  # seconds: who comes so soon after a run came while it ran
 
 
@@ -69,3 +73,23 @@ class Company:
             self._alone = 0
             return False
         return True
+
+
+def fitted(engine: Engine, settings: ModelSettings, costs: BatchCosts) -> tuple[ModelSettings, int]:
+    """Return how a model is served with a number of instances that fits it where none is said, and that number.
+
+    Parameters
+    ----------
+    engine
+        Its first.
+    settings
+        How it is to be served.
+    costs
+        As its warm-up found them.
+    """
+    count = settings.instances
+    if count is None:
+        on_processor = set(settings.providers) <= {"cpu"}
+        alone = costs.seconds(1) >= _LONG and costs.best(costs.max_batch) == 1
+        count = available_cores() // settings.threads if alone and on_processor and is_shared(engine) else 1
+    return replace(settings, instances=max(1, count)), max(1, count)

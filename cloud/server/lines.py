@@ -24,7 +24,7 @@ from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.engines import stop
-from edge_sdk.cloud.server.instances import Company, Instance
+from edge_sdk.cloud.server.instances import Company, Instance, fitted
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run, run_batch, run_tensors
@@ -61,9 +61,10 @@ class Line:
     """
 
     def __init__(self, model: ServedModel, settings: ModelSettings) -> None:
-        self.model, self.settings, self.counts = model, settings, Counts()
-        self.cache = ResponseCache(settings.cache_bytes) if settings.cache_bytes else None
         self._costs: BatchCosts = warm_up(model, settings)
+        self.settings, instances = fitted(model.engine, settings, self._costs)
+        self.model, self.counts = model, Counts()
+        self.cache = ResponseCache(settings.cache_bytes) if settings.cache_bytes else None
         self._lock = threading.Lock()
         self._queue = WaitingList()
         self._preparing: dict[str, float] = {}  # seconds an item, by encoding
@@ -71,7 +72,7 @@ class Line:
         self._lag = 0.0
         self._retired = False
         self._scheduled: asyncio.AbstractEventLoop | None = None  # on which instances will be given work
-        engines = [model.engine, *(model.engine.another() for _ in range(settings.instances - 1))]
+        engines = [model.engine, *(model.engine.another() for _ in range(instances - 1))]
         self._instances = [Instance(engine) for engine in engines]
         self._idle = list(self._instances)
         self._ran: list[tuple[int, float, float, float]] = []  # at once: items, arrived, started, done

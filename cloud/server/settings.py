@@ -34,7 +34,8 @@ class ModelSettings:
     max_batch
         Items that run together at most; None tries up to 64, 1 runs each request alone.
     instances
-        Threads that run the model at a time.
+        Threads that run the model at a time. None is one, or of ONNX models on the processor that take long and gain
+        nothing by batches, as many as there are cores for.
     threads
         Of the runtime, for one inference.
     providers
@@ -61,7 +62,7 @@ class ModelSettings:
     """
 
     max_batch: int | None = None
-    instances: int = 1
+    instances: int | None = None
     threads: int = 1
     providers: tuple[str, ...] = ()
     max_queue: int = 256
@@ -76,7 +77,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         for name in ("max_batch", "instances", "threads", "max_queue", "default_priority"):
             value = getattr(self, name)
-            if not (name == "max_batch" and value is None) and not (_is_int(value) and value >= 1):
+            if not (name in ("max_batch", "instances") and value is None) and not (_is_int(value) and value >= 1):
                 raise InputError(f"{name} is {value!r}; it should be a whole number, at least 1")
         if not _is_int(self.cache_bytes) or self.cache_bytes < 0:
             raise InputError(f"cache_bytes is {self.cache_bytes!r}; it should be a whole number, 0 or more")

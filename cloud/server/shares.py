@@ -47,7 +47,7 @@ def share_of(config: ServerConfig, ports: Mapping[str, int]) -> ServerConfig:
     threads = max(1, available_cores() // workers)
     # a share has room for one large request at least
     pending = max(serving.max_pending_bytes // workers, min(serving.max_pending_bytes, 2 * config.max_message_bytes))
-    usual = {"threads": threads, **serving.models.get("*", {})}
+    usual = {"threads": threads, "instances": 1, **serving.models.get("*", {})}
     return replace(
         config,
         grpc_port=ports["grpc"],

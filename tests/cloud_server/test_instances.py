@@ -1,0 +1,45 @@
+"""How many threads run a model where nothing is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_sdk.cloud.server.core import Core
+from edge_sdk.cloud.server.settings import Serving
+from edge_sdk.cloud.server.shares import available_cores
+
+WIDE = 1024
+
+
+def chain(products: int) -> bytes:
+    """Return a model that multiplies a vector by a matrix of 4 MB so many times."""
+    weight = numpy_helper.from_array(np.eye(WIDE, dtype=np.float32), "w")
+    nodes = [helper.make_node("MatMul", [f"t{n}", "w"], [f"t{n + 1}"]) for n in range(products)]
+    ends = [helper.make_tensor_value_info(f"t{n}", TensorProto.FLOAT, ["n", WIDE]) for n in (0, products)]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], [weight])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return made.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("products", "settings", "many"),
+    [
+        (64, {"max_batch": 1}, True),
+        (64, {"max_batch": 1, "threads": 1000}, False),
+        (64, {"max_batch": 1, "instances": 1}, False),
+        (64, {"max_batch": 16}, False),  # whose batches pay: all read the weights once
+    ],
+)
+def test_a_model_that_takes_long_and_gains_nothing_by_batches_has_an_instance_a_core(
+    tmp_path: Path, products: int, settings: dict[str, int], many: bool
+):
+    (tmp_path / "chain.onnx").write_bytes(chain(products))
+    core = Core.load([tmp_path / "chain.onnx"], Serving(models={"chain": {"threads": 1, **settings}}))
+    try:
+        assert core.settings("chain").instances == (available_cores() if many else 1)
+    finally:
+        core.close()
