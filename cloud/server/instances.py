@@ -90,6 +90,7 @@ def fitted(engine: Engine, settings: ModelSettings, costs: BatchCosts) -> tuple[
     count = settings.instances
     if count is None:
         on_processor = set(settings.providers) <= {"cpu"}
-        alone = costs.seconds(1) >= _LONG and costs.best(costs.max_batch) == 1
+        measured = costs.table()  # nothing, where shapes are not known
+        alone = min(measured.values(), default=0.0) >= _LONG and costs.best(costs.max_batch) == 1
         count = available_cores() // settings.threads if alone and on_processor and is_shared(engine) else 1
     return replace(settings, instances=max(1, count)), max(1, count)

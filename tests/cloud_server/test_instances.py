@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.settings import Serving
 from edge_sdk.cloud.server.shares import available_cores
+from outside.models import identity_onnx
 
 WIDE = 1024
 
@@ -41,5 +42,14 @@ def test_a_model_that_takes_long_and_gains_nothing_by_batches_has_an_instance_a_
     core = Core.load([tmp_path / "chain.onnx"], Serving(models={"chain": {"threads": 1, **settings}}))
     try:
         assert core.settings("chain").instances == (available_cores() if many else 1)
+    finally:
+        core.close()
+
+
+def test_a_model_that_could_not_be_warmed_up_has_one_instance(tmp_path: Path):
+    (tmp_path / "texts.onnx").write_bytes(identity_onnx("STRING", ["n", 2]))
+    core = Core.load([tmp_path / "texts.onnx"])
+    try:
+        assert core.settings("texts").instances == 1
     finally:
         core.close()
