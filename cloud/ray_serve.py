@@ -14,20 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_sdk.cloud.server.core import Core, Request
+from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.descriptions import model_metadata, server_metadata
-from edge_sdk.cloud.server.exchange import (
-    answered,
-    deadline_of,
-    encoding_of,
-    failure_of,
-    key_of,
-    priority_of,
-    wanted_outputs,
-)
-from edge_sdk.cloud.server.rest_tensors import read_request, write_answer
+from edge_sdk.cloud.server.exchange import failure_of
+from edge_sdk.cloud.server.rest_inference import answer_rest
+from edge_sdk.cloud.server.rest_tensors import read_request
 from edge_sdk.errors import InputError, MissingExtraError, UnknownModelError
-from edge_sdk.protocol.names import DIGEST_PARAMETER, TIMEOUT_PARAMETER
 
 __all__ = ["Replica", "application"]
 
@@ -89,26 +81,7 @@ class Replica:
 
         arrived = time.monotonic()
         asked = read_request(await request.body(), _json_length(request.headers))
-        wanted = wanted_outputs(asked.outputs, self._core.model(model, version))
-        said = await self._core.infer(
-            Request(
-                model=model,
-                version=version,
-                inputs=asked.inputs,
-                encoding=encoding_of(asked.parameters),
-                deadline=deadline_of(arrived, None, asked.parameters.get(TIMEOUT_PARAMETER)),
-                priority=priority_of(asked.parameters),
-                key=key_of(asked.parameters, asked.request_id),
-                outputs=tuple(output.name for output in wanted),
-            )
-        )
-        head = {
-            "model_name": said.model.name,
-            "model_version": said.model.version,
-            **({"id": asked.request_id} if asked.request_id else {}),
-            "parameters": {DIGEST_PARAMETER: said.model.digest},
-        }
-        content, length = write_answer(head, answered(said, wanted), asked.binary)
+        content, length = await answer_rest(self._core, model, version, asked, arrived)
         headers = {} if length is None else {_LENGTH: str(length)}
         kind = "application/json" if length is None else "application/octet-stream"
         return Response(content, headers=headers, media_type=kind)

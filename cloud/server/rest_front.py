@@ -18,7 +18,6 @@ from aiohttp import web
 
 from edge_sdk.cloud.server.access import Access, Caller, Kind
 from edge_sdk.cloud.server.admin import Admin
-from edge_sdk.cloud.server.asked import Request
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.descriptions import (
     all_statistics,
@@ -27,23 +26,14 @@ from edge_sdk.cloud.server.descriptions import (
     repository_index,
     server_metadata,
 )
-from edge_sdk.cloud.server.exchange import (
-    Failure,
-    answered,
-    deadline_of,
-    encoding_of,
-    failure_of,
-    key_of,
-    priority_of,
-    wanted_outputs,
-)
+from edge_sdk.cloud.server.exchange import Failure, failure_of
 from edge_sdk.cloud.server.http_server import caller_of
 from edge_sdk.cloud.server.openapi import openapi
 from edge_sdk.cloud.server.request_log import Notes
-from edge_sdk.cloud.server.rest_tensors import read_object, read_request, write_answer
+from edge_sdk.cloud.server.rest_inference import answer_rest
+from edge_sdk.cloud.server.rest_tensors import read_object, read_request
 from edge_sdk.cloud.server.traces import Traces
 from edge_sdk.errors import InputError
-from edge_sdk.protocol.names import CACHED_PARAMETER, DIGEST_PARAMETER, TIMEOUT_PARAMETER
 
 __all__ = ["RestFront"]
 
@@ -233,27 +223,7 @@ class RestFront:
         else:
             asked = await asyncio.to_thread(read_request, body, length)
         request[_ID] = asked.request_id
-        wanted = wanted_outputs(asked.outputs, self._core.model(name, version))
-        said = await self._core.infer(
-            Request(
-                model=name,
-                version=version,
-                inputs=asked.inputs,
-                encoding=encoding_of(asked.parameters),
-                deadline=deadline_of(arrived, None, asked.parameters.get(TIMEOUT_PARAMETER)),
-                priority=priority_of(asked.parameters),
-                key=key_of(asked.parameters, asked.request_id),
-                outputs=tuple(output.name for output in wanted),
-            )
-        )
-        model = said.model
-        head = {
-            "model_name": model.name,
-            "model_version": model.version,
-            **({"id": asked.request_id} if asked.request_id else {}),
-            "parameters": {DIGEST_PARAMETER: model.digest, **({CACHED_PARAMETER: True} if said.cached else {})},
-        }
-        content, length = write_answer(head, answered(said, wanted), asked.binary)
+        content, length = await answer_rest(self._core, name, version, asked, arrived)
         if length is None:
             return web.Response(body=content, content_type="application/json")
         return web.Response(body=content, content_type="application/octet-stream", headers={_LENGTH: str(length)})
