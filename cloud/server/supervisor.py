@@ -83,6 +83,15 @@ class _Worker:
     failure: str = ""
     too_large: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def send(self, signum: signal.Signals) -> None:
+        """Send the process a signal; nothing where it has ended.
+
+        Not `Process.send_signal`: before Python 3.13 it can take the exit status from the thread that waits for it.
+        """
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signum)
+
     @property
     def how_it_ended(self) -> str:
         code = self.process.returncode or 0
@@ -250,7 +259,7 @@ class _Supervisor:
                     _log.error(
                         "worker %d says nothing for %g s: it is killed", worker.number, self._config.silent_seconds
                     )
-                    worker.process.kill()
+                    worker.send(signal.SIGKILL)
                     return
                 held = resident_bytes(worker.process.pid)
                 if limit is not None and held > limit and not worker.too_large.is_set():
@@ -372,13 +381,12 @@ class _Supervisor:
 
     async def _end(self, worker: _Worker) -> None:
         """Let a worker finish what it does; end it where that takes too long."""
-        with contextlib.suppress(ProcessLookupError):
-            worker.process.terminate()
+        worker.send(signal.SIGTERM)
         try:
             await asyncio.wait_for(worker.process.wait(), self._config.grace_seconds + _END_SECONDS)
         except TimeoutError:
             _log.error("worker %d does not end and is killed", worker.number)
-            worker.process.kill()
+            worker.send(signal.SIGKILL)
             await worker.process.wait()
         self._forget(worker)
 
