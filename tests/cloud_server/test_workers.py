@@ -186,7 +186,8 @@ def test_a_killed_worker_costs_its_own_requests_at_most_and_is_started_again(pai
         load.wait_for(20)
         assert answered(pair) >= counted
     assert {error.code() for error in load.failed} <= {grpc.StatusCode.UNAVAILABLE}
-    assert len(load.failed) <= 8, "more than were on their way to it"
+    # one on its way to it from each client, and one more that a client sent before it saw the connection's end
+    assert len(load.failed) <= 16
     after = workers(pair)
     assert before[1] in after
     assert before[0] not in after
