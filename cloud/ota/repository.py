@@ -27,7 +27,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.ota.keys import KeyFolder
-from edge_sdk.cloud.ota.roles import DELEGATED, KEYS, Lifetimes, first_metadata, key_of, now
+from edge_sdk.cloud.ota.roles import DELEGATED, KEYS, Lifetimes, first_metadata, key_of, now, say_when_signed
 from edge_sdk.errors import BundleError, InputError, StorageError
 from edge_sdk.files import make_folder, storage_errors, write_durably
 from edge_sdk.ota.records import Assignment, Target
@@ -323,6 +323,7 @@ class Repository:
         timestamp.signed.version += 1
         timestamp.signed.expires = self._expiry("timestamp")
         timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
+        say_when_signed(timestamp.signed)
         timestamp.sign(online)
         self._write("timestamp.json", timestamp)
         return timestamp.signed.version

@@ -30,7 +30,9 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-__all__ = ["DELEGATED", "KEYS", "Lifetimes", "first_metadata", "key_of", "now"]
+from edge_sdk.ota.trust import SIGNED_AT, TIME_FORM
+
+__all__ = ["DELEGATED", "KEYS", "Lifetimes", "first_metadata", "key_of", "now", "say_when_signed"]
 
 DELEGATED = ("bundles", "assignments")
 """Roles that ``targets`` delegates to, each for the paths under its own name."""
@@ -70,6 +72,11 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+def say_when_signed(timestamp: Timestamp) -> None:
+    """Note the time in a timestamp about to be signed: devices without a clock go by it."""
+    timestamp.unrecognized_fields[SIGNED_AT] = now().strftime(TIME_FORM)
+
+
 def first_metadata(
     roots: Sequence[CryptoSigner], threshold: int, signers: Mapping[str, CryptoSigner], bins: int, lifetimes: Lifetimes
 ) -> Iterator[tuple[str, Metadata[Any]]]:
@@ -106,6 +113,7 @@ def first_metadata(
     snapshot.sign(signers["online"])
     yield "1.snapshot.json", snapshot
     timestamp = Metadata(Timestamp(expires=expires["timestamp"], snapshot_meta=MetaFile(1)))
+    say_when_signed(timestamp.signed)
     timestamp.sign(signers["online"])
     yield "timestamp.json", timestamp
 

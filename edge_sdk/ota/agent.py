@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -263,7 +262,7 @@ class OtaAgent:
         return self._refused(reason)
 
     def _objection(self, assignment: Assignment) -> str | None:
-        if assignment.expires <= datetime.now(UTC):
+        if assignment.expires <= self._trust.time.now():
             return f"assignment {assignment.counter} expired on {assignment.expires:%Y-%m-%d %H:%M} UTC"
         now = self.active
         lower = (
