@@ -14,7 +14,18 @@ from typing import BinaryIO
 
 from edge_sdk.errors import StorageError
 
-__all__ = ["fsync_dir", "fsync_file", "make_folder", "open_durably", "storage_errors", "write_durably"]
+__all__ = [
+    "clear_unfinished",
+    "fsync_dir",
+    "fsync_file",
+    "make_folder",
+    "open_durably",
+    "storage_errors",
+    "write_durably",
+]
+
+
+_UNFINISHED = ".unfinished"
 
 
 @contextmanager
@@ -48,9 +59,12 @@ def _fsync(path: Path, flags: int) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents if they are not there; raise `StorageError` if that fails."""
+    """Create a folder and its parents, durably, if they are not there; raise `StorageError` if that fails."""
     with storage_errors(path, "create the folder"):
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(new):
+        fsync_dir(folder.parent)
     return path
 
 
@@ -76,7 +90,7 @@ def open_durably(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             raise StorageError(f"cannot write {path}: it is a device or a pipe, and a file would take its place")
         import tempfile  # only who writes needs it
 
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 yield stream
@@ -94,3 +108,10 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace a file's content atomically and durably; raise `StorageError` if that fails."""
     with open_durably(path, mode=mode) as stream:
         stream.write(data)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what writes into a folder that a crash cut short left there; only for the folder's one owner."""
+    with storage_errors(folder, "clear"):
+        for path in folder.glob(f".*{_UNFINISHED}"):
+            path.unlink()

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import BundleError, InputError, InstallError, StorageError
-from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
+from edge_sdk.files import clear_unfinished, fsync_dir, make_folder, storage_errors, write_durably
 
 __all__ = ["Installed", "Memory", "Slots", "active", "own", "read_pointer"]
 
@@ -72,7 +72,9 @@ def own(state: Path) -> BinaryIO:
         except BlockingIOError:
             handle.close()
             raise StorageError(f"another agent works in {state}; give each device a folder of its own") from None
-        return handle
+    for folder in (state, state / "metadata", state / "metadata" / "root_history"):
+        clear_unfinished(folder)
+    return handle
 
 
 def active(state_dir: str | Path) -> Path | None:
