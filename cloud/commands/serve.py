@@ -81,6 +81,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-concurrent", type=_count, default=256, help="requests under way at a time (default: %(default)s)"
     )
+    parser.add_argument(
+        "--max-connections",
+        type=_count,
+        metavar="N",
+        help="open at a time, of each of REST and gRPC, in each process (default: 10000, or what open files allow)",
+    )
     parser.add_argument("--threads", type=int, help="runtime threads per inference (default: 1)")
     parser.add_argument("--config", type=Path, metavar="TOML", help="how models are served: docs/scale-the-server.md")
     parser.add_argument(
@@ -111,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         log_requests=args.log_requests,
         otlp=args.otlp,
         max_concurrent=args.max_concurrent,
+        max_connections=args.max_connections,
         serving=_serving(args),
         workers=workers,
         max_worker_bytes=args.max_worker_memory,

@@ -19,6 +19,7 @@ from typing import Any, cast
 import grpc
 
 from edge_sdk.cloud.server.calls import Abort, Begun, Call
+from edge_sdk.cloud.server.entrance import HANDSHAKE_SECONDS, HTTP2_REFUSAL, Entrance, Visitors
 from edge_sdk.cloud.server.exchange import Failure
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
 from edge_sdk.cloud.server.turns import Paced, Turns
@@ -29,7 +30,6 @@ __all__ = ["FastServer"]
 _log = logging.getLogger("edge_sdk.cloud.server")
 
 _TICK_SECONDS = 0.25
-_HANDSHAKE_SECONDS = 10.0  # who connects and is silent is let go
 _SILENT_SECONDS = 60.0  # after which a client is asked whether it is there
 _ANSWER_SECONDS = 20.0  # that it has to say so
 _CLOSE_SECONDS = 1.0  # that a client may take what is left of the answers when the server ends
@@ -50,7 +50,9 @@ class _Shared:
     max_streams: int
     max_calls: int
     budget: Budget
-    turns: Turns = field(default_factory=Turns)
+    turns: Turns
+    visitors: Visitors
+    max_connections: int
     connections: set[_Connection] = field(default_factory=set)
     leaving: bool = False
     emptied: asyncio.Event = field(default_factory=asyncio.Event)  # no connection is left
@@ -77,6 +79,8 @@ class FastServer:
         Calls of all of them.
     max_held_bytes
         What messages that have not arrived completely may hold together.
+    max_connections
+        Open at a time; more are told so and closed.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class FastServer:
         max_streams: int,
         max_calls: int,
         max_held_bytes: int,
+        max_connections: int,
     ) -> None:
         several = frozenset(path for path, method in methods.items() if method.request_streaming)
         self._shared = _Shared(
@@ -101,22 +106,24 @@ class FastServer:
             max_message_bytes,
             max_streams,
             max_calls,
-            Budget(max_held_bytes),
+            budget := Budget(max_held_bytes),
+            Turns(budget),
+            Visitors("grpc", lambda: len(self._shared.connections)),
+            max_connections,
         )
-        self._servers: list[asyncio.Server] = []
+        self._entrances: list[Entrance] = []
         self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def visitors(self) -> Visitors:
+        """What is counted of the connections."""
+        return self._shared.visitors
 
     async def start(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Take connections from a socket that listens."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(
-            await loop.create_server(
-                lambda: _Connection(self._shared, loop),
-                sock=listening,
-                ssl=tls,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
-            )
-        )
+        loop, shared = asyncio.get_running_loop(), self._shared
+        make, most = lambda: _Connection(shared, loop), shared.max_connections
+        self._entrances.append(Entrance(listening, make, shared.visitors, most=most, refusal=HTTP2_REFUSAL, tls=tls))
         if self._watching is None:
             self._watching = loop.create_task(self._watch())
 
@@ -124,8 +131,9 @@ class FastServer:
         """Take no new calls, let the others end within some seconds, and close."""
         shared = self._shared
         shared.leaving = True
-        for server in self._servers:
-            server.close()
+        for entrance in self._entrances:
+            entrance.close()
+            await entrance.settle(grace_seconds)
         for connection in list(shared.connections):
             connection.leave()
         await self._emptied(grace_seconds)
@@ -213,7 +221,7 @@ class _Connection(Paced):
         if not self._http2.silent:
             self._http2.silent, self._asked, self._heard = True, False, now
         silent = now - self._heard
-        late = now - self._made > _HANDSHAKE_SECONDS and not self._http2.settled
+        late = now - self._made > HANDSHAKE_SECONDS and not self._http2.settled
         if late or silent > _SILENT_SECONDS + _ANSWER_SECONDS:
             self.abandon()
         elif silent > _SILENT_SECONDS and not self._asked:

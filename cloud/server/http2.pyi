@@ -8,6 +8,7 @@ class Budget:
     most: int
     calls: int
     def __init__(self, most: int) -> None: ...
+    def hold(self, size: int) -> None: ...
 
 class Stream:
     id: int

@@ -6,7 +6,7 @@ cdef class Budget:
     Parameters
     ----------
     most
-        Bytes of messages that are not complete, or not read.
+        Bytes of messages that are not complete, or not read, and of what waits to be looked at.
 
     Attributes
     ----------
@@ -21,6 +21,10 @@ cdef class Budget:
 
     def __init__(self, most):
         self.most, self.held, self.calls = most, 0, 0
+
+    def hold(self, int64_t size):
+        """Count what its owner holds beside them; what is less than nothing is given back."""
+        self.held += size
 
 
 cdef class Stream:

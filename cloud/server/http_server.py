@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 
 from aiohttp import web
 
 from edge_sdk.cloud.server.access import Access, Caller
+from edge_sdk.cloud.server.entrance import HTTP1_REFUSAL, Entrance, Visitors
 
 __all__ = ["IDLE_SECONDS", "caller_of", "start"]
 
 IDLE_SECONDS = 30.0
 """How long a connection may be silent, or take to send the head of a request."""
 
+_SETTLE_SECONDS = 0.5  # that those have to come in whom the end of the server meets at the door
+
 
 async def start(
-    application: web.Application, listening: socket.socket, tls: ssl.SSLContext | None, grace_seconds: float
-) -> web.AppRunner:
-    """Serve an application on a socket that listens; ``cleanup`` of what is returned ends it."""
+    application: web.Application,
+    listening: socket.socket,
+    tls: ssl.SSLContext | None,
+    grace_seconds: float,
+    *,
+    name: str,
+    max_connections: int,
+) -> tuple[web.AppRunner, Visitors]:
+    """Serve an application on a socket that listens.
+
+    Parameters
+    ----------
+    application, listening, tls
+        What, where, and with which certificate.
+    grace_seconds
+        How long requests may go on when it ends.
+    name
+        Of the front.
+    max_connections
+        Open at a time; more get status 503 and are closed.
+
+    Returns
+    -------
+    web.AppRunner
+        Its ``cleanup`` ends it.
+    Visitors
+        What is counted of the connections.
+    """
     runner = web.AppRunner(
         application,
         access_log=None,
@@ -27,8 +56,38 @@ async def start(
         shutdown_timeout=grace_seconds,
     )
     await runner.setup()
-    await web.SockSite(runner, listening, ssl_context=tls).start()
-    return runner
+    server = runner.server
+    assert server is not None
+    visitors = Visitors(name, lambda: len(server.connections))
+
+    def enter() -> Entrance:
+        return Entrance(listening, server, visitors, most=max_connections, refusal=HTTP1_REFUSAL, tls=tls)
+
+    await _Site(runner, enter, name).start()
+    return runner, visitors
+
+
+class _Site(web.BaseSite):
+    """Where an entrance is, to a runner."""
+
+    __slots__ = ("_entrance", "_name", "_open")
+
+    def __init__(self, runner: web.AppRunner, open_it: Callable[[], Entrance], name: str) -> None:
+        super().__init__(runner)
+        self._open, self._name = open_it, name
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def start(self) -> None:
+        await super().start()
+        self._entrance = self._open()
+
+    async def stop(self) -> None:
+        self._entrance.close()
+        await self._entrance.settle(_SETTLE_SECONDS)
+        await super().stop()
 
 
 def caller_of(access: Access, request: web.Request) -> Caller:

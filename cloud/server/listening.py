@@ -57,7 +57,7 @@ def open_socket(host: str, port: int, option: str, *, shared: bool = False) -> s
         The address is none of this machine.
     """
     with _bound(host, port, option, shared=shared) as bound:
-        bound.listen(128)
+        bound.listen(1024)
         bound.setblocking(False)
         return bound.dup()
 

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.counts import BUCKETS, Counts, Histogram
+from edge_sdk.cloud.server.entrance import Visitors, visitor_metrics
 from edge_sdk.cloud.server.families import Family, Sample, process_metrics
 from edge_sdk.cloud.server.models import ServedModel
 
@@ -51,8 +52,8 @@ _FAILURES: tuple[tuple[str, _Read], ...] = (
 )
 
 
-def metrics_of(core: Core) -> list[Family]:
-    """Return what is counted of the models in this process, and of the process itself."""
+def metrics_of(core: Core, visitors: Iterable[Visitors] = ()) -> list[Family]:
+    """Return what is counted of the models in this process, of its connections, and of the process itself."""
     entries = core.statistics()
     families: list[Family] = []
 
@@ -109,7 +110,7 @@ def metrics_of(core: Core) -> list[Family]:
         [("", _labels(model), model.table.rows) for model, _ in entries if model.table is not None],
     )
     _routing(core, family)
-    return [*families, *process_metrics()]
+    return [*families, *visitor_metrics(visitors), *process_metrics()]
 
 
 def _routing(core: Core, family: Callable[[str, str, str, Iterable[Sample]], None]) -> None:

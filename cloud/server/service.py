@@ -7,7 +7,7 @@ import contextlib
 import gc
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -16,11 +16,13 @@ from edge_sdk.cloud.server.access import Access
 from edge_sdk.cloud.server.certificates import Certificates
 from edge_sdk.cloud.server.config import OnReady, ServerConfig
 from edge_sdk.cloud.server.core import Core
+from edge_sdk.cloud.server.entrance import Visitors
 from edge_sdk.cloud.server.families import Family
 from edge_sdk.cloud.server.feedback import FeedbackFront
 from edge_sdk.cloud.server.grpc_front import CallerInterceptor, GrpcFront
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
 from edge_sdk.cloud.server.metrics import metrics_of
+from edge_sdk.cloud.server.openings import MOST_OF_METRICS, make_room, room_for
 from edge_sdk.cloud.server.request_log import Notes, RequestLog
 from edge_sdk.cloud.server.security import secured, warn_of_tokens
 from edge_sdk.cloud.server.standard import Health, methods_of, reflection_handlers
@@ -37,6 +39,7 @@ def run_alone(config: ServerConfig, on_ready: OnReady) -> None:
     """Serve in this process; as `edge_sdk.cloud.server.run`."""
     access, certificates = secured(config)
     warn_of_tokens(config, access, certificates)
+    make_room(config)
     for front, (host, port) in config.addresses.items():
         check_address(host, port, f"--{front}-port")  # before models are loaded: fail early
     with opened(config, access, certificates) as shared, asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -70,6 +73,7 @@ class Shared:
     access: Access | None
     log: Notes | None
     traces: Traces | None = None
+    visitors: list[Visitors] = field(default_factory=list)
 
 
 async def serve(config: ServerConfig, shared: Shared, on_ready: OnReady, *, ports_shared: bool = False) -> None:
@@ -124,6 +128,7 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
             ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and is silent is let go
             ("grpc.keepalive_time_ms", 60_000),  # and so is who has vanished without a word
             ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.max_allowed_incoming_connections", room_for(config)),
         ],
         maximum_concurrent_rpcs=_IDLE_CALLS * config.max_concurrent,
     )
@@ -168,7 +173,9 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
         max_streams=config.max_concurrent,
         max_calls=_IDLE_CALLS * config.max_concurrent,
         max_held_bytes=shared.core.serving.max_pending_bytes,
+        max_connections=room_for(config),
     )
+    shared.visitors.append(server.visitors)
     listening = open_socket(config.host, config.grpc_port, "--grpc-port", shared=port_shared)
     port = listening.getsockname()[1]
     await server.start(listening, None if shared.certificates is None else shared.certificates.ssl_context("h2"))
@@ -222,17 +229,25 @@ async def _start_http(
             ).application()
         else:
             application = MetricsFront(
-                lambda: _counted(shared.core), None if config.metrics_plain else shared.access
+                lambda: _counted(shared), None if config.metrics_plain else shared.access
             ).application()
         certificates = None if front == "metrics" and config.metrics_plain else shared.certificates
         tls = None if certificates is None else certificates.ssl_context()
-        runner = await start(application, listening, tls, config.grace_seconds)
+        runner, visitors = await start(
+            application,
+            listening,
+            tls,
+            config.grace_seconds,
+            name=front,
+            max_connections=MOST_OF_METRICS if front == "metrics" else room_for(config),
+        )
+        shared.visitors.append(visitors)
         stack.push_async_callback(runner.cleanup)
     return addresses
 
 
-async def _counted(core: Core) -> list[Family]:
-    return metrics_of(core)
+async def _counted(shared: Shared) -> list[Family]:
+    return metrics_of(shared.core, shared.visitors)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -26,9 +26,11 @@ from typing import Any
 from edge_sdk.cloud.server.access import Access
 from edge_sdk.cloud.server.certificates import Certificates
 from edge_sdk.cloud.server.config import OnReady, ServerConfig
+from edge_sdk.cloud.server.entrance import Visitors, visitor_metrics
 from edge_sdk.cloud.server.families import Family, process_metrics, resident_bytes
 from edge_sdk.cloud.server.link import Link
 from edge_sdk.cloud.server.listening import address_of, open_socket, reserve
+from edge_sdk.cloud.server.openings import MOST_OF_METRICS
 from edge_sdk.cloud.server.orders import Orders
 from edge_sdk.cloud.server.rates import SharedRates
 from edge_sdk.cloud.server.security import secured, warn_of_tokens
@@ -120,6 +122,7 @@ class _Supervisor:
         self._sums, self._arms = Sums(), Arms()
         self._restarts: Counter[str] = Counter(died=0, memory=0)
         self._unloaded: set[str] = set()
+        self._visitors: Visitors | None = None  # of metrics
         self._watching: set[asyncio.Task[None]] = set()
         self._changing, self._rewarding, self._replacing = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
 
@@ -347,7 +350,9 @@ class _Supervisor:
             tls = certificates.ssl_context()
             refreshing = asyncio.create_task(certificates.keep_fresh())
             stack.callback(refreshing.cancel)
-        runner = await start(MetricsFront(self._collect, access).application(), listening, tls, 0.0)
+        application = MetricsFront(self._collect, access).application()
+        most = MOST_OF_METRICS
+        runner, self._visitors = await start(application, listening, tls, 0.0, name="metrics", max_connections=most)
         stack.push_async_callback(runner.cleanup)
         return {"metrics": address}
 
@@ -359,6 +364,7 @@ class _Supervisor:
         ]
         ours = [
             *process_metrics(),
+            *visitor_metrics([] if self._visitors is None else [self._visitors]),
             Family("edge_workers", "gauge", "Workers that are ready.", [("", {}, len(ready))]),
             Family("edge_worker_restarts_total", "counter", "Workers that took the place of another.", restarts),
         ]

@@ -8,6 +8,8 @@ from abc import abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 
+from edge_sdk.cloud.server.http2 import Budget
+
 __all__ = ["Paced", "Turns"]
 
 _BUFFER_BYTES = 262_144
@@ -21,6 +23,8 @@ class Turns:
 
     Attributes
     ----------
+    budget
+        In which reads count that are put off; where it is spent, none is.
     buffer
         One for all: it is looked at before anything else comes into it.
     calls
@@ -29,6 +33,7 @@ class Turns:
         What has been read and not looked at: whose, what, and when (a `time.monotonic` reading).
     """
 
+    budget: Budget
     buffer: bytearray = field(default_factory=lambda: bytearray(_BUFFER_BYTES))
     calls: int = 0
     later: deque[tuple[Paced, bytearray, float]] = field(default_factory=deque)
@@ -38,6 +43,7 @@ class Turns:
         self.calls = 0
         while self.later and self.calls < _MOST_CALLS:
             connection, data, came = self.later.popleft()
+            self.budget.hold(-len(data))
             connection.take_up(data, came)
 
 
@@ -69,7 +75,12 @@ class Paced(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Look at what has come; later, where this turn has been long."""
         turns = self._turns
-        if self._later or (turns.calls >= _MOST_CALLS and len(turns.later) < _MOST_LATER):
+        if self._later or (
+            turns.calls >= _MOST_CALLS
+            and len(turns.later) < _MOST_LATER
+            and turns.budget.held + nbytes <= turns.budget.most
+        ):
+            turns.budget.hold(nbytes)
             turns.later.append((self, turns.buffer[:nbytes], time.monotonic()))
             self._later += 1
             self._read_or_not()

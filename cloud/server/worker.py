@@ -22,10 +22,10 @@ from functools import partial
 from typing import Any
 
 from edge_sdk.cloud.server.config import ServerConfig
-from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.descriptions import statistics
 from edge_sdk.cloud.server.link import Link
 from edge_sdk.cloud.server.metrics import metrics_of
+from edge_sdk.cloud.server.openings import make_room
 from edge_sdk.cloud.server.orders import Orders
 from edge_sdk.cloud.server.rates import SharedRates
 from edge_sdk.cloud.server.security import secured
@@ -47,6 +47,7 @@ def main() -> int:
     logging.getLogger("edge_sdk").setLevel(orders.log_level)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # as in `edge_sdk.main`
+    make_room(config)
     try:
         access, certificates = secured(config, SharedRates(orders.rates))
         with (
@@ -62,7 +63,7 @@ def main() -> int:
 
 async def _work(config: ServerConfig, shared: Shared, end: socket.socket) -> int:
     core, caught_up = shared.core, asyncio.Event()
-    link = await Link.open(end, partial(_answer, core, caught_up))
+    link = await Link.open(end, partial(_answer, shared, caught_up))
     saying: set[asyncio.Task[Any]] = set()
 
     def ready(_: Mapping[str, str], models: tuple[str, ...]) -> None:
@@ -83,14 +84,15 @@ async def _work(config: ServerConfig, shared: Shared, end: socket.socket) -> int
             await link.ask("failed", line=str(error))
             return 2
         await asyncio.gather(*saying)
-        await link.ask("ending", counted=_counted(core))
+        await link.ask("ending", counted=_counted(shared))
     return 0
 
 
-async def _answer(core: Core, caught_up: asyncio.Event, what: str, about: dict[str, Any]) -> Any:
+async def _answer(shared: Shared, caught_up: asyncio.Event, what: str, about: dict[str, Any]) -> Any:
+    core = shared.core
     match what:
         case "counted":
-            return _counted(core)
+            return _counted(shared)
         case "arms":
             return core.routes.arms()
         case "reward":
@@ -110,8 +112,8 @@ async def _answer(core: Core, caught_up: asyncio.Event, what: str, about: dict[s
     raise ValueError(what)
 
 
-def _counted(core: Core) -> dict[str, Any]:
-    return {"families": metrics_of(core), "arms": core.routes.arms()}
+def _counted(shared: Shared) -> dict[str, Any]:
+    return {"families": metrics_of(shared.core, shared.visitors), "arms": shared.core.routes.arms()}
 
 
 def _fail(end: socket.socket, error: EdgeSdkError) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
+from edge_sdk.cloud.server.http2 import Budget
 from edge_sdk.cloud.server.turns import Paced, Turns
 
 
@@ -40,7 +41,7 @@ async def until(happened: Callable[[], bool]) -> None:
 def test_answers_are_sent_before_another_connection_is_looked_at_when_one_has_sent_much() -> None:
     async def story() -> None:
         told: list[str] = []
-        turns = Turns()
+        turns = Turns(Budget(2**20))
         with contextlib.ExitStack() as stack:
             loop, connections, clients = asyncio.get_running_loop(), [], []
             for name in "abcd":
