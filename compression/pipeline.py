@@ -25,7 +25,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.bundle.manifest import NAME, VERSION
 from edge_sdk.cloud.training import data, evaluate, loop
 from edge_sdk.compression import distill, export, ingest, quantize
-from edge_sdk.compression.prune import MagnitudePruning, sparsity
+from edge_sdk.compression.prune import MagnitudePruning, Pruning, sparsity
 from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.errors import CompressionError, InputError
 from edge_sdk.packing import pack
@@ -341,7 +341,7 @@ def _teach(
         seed=options.seed + (1 if share else 0),
         augmentation=data.augmentation_for(splits.train),
     )
-    callbacks = (MagnitudePruning(student, share, steps=steps * epochs),) if share else ()
+    callbacks = (MagnitudePruning(student, Pruning(share), steps=steps * epochs),) if share else ()
     stage = "prune" if share else "distill"
     logger.info("%s: %d steps of %d images", stage, steps * epochs, batch)
     loop.fit(trainer, source, steps=steps, epochs=epochs, stage=stage, on_progress=on_progress, callbacks=callbacks)

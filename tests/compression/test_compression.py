@@ -17,7 +17,8 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.training import architecture, data, evaluate
 from edge_sdk.compression import distill, export, ingest, quantize
 from edge_sdk.compression.pipeline import CompressionReport, compress, export_teacher
-from edge_sdk.compression.prune import MagnitudePruning, polynomial, prunable, sparsity
+from edge_sdk.compression.prune import MagnitudePruning, Pruning, polynomial, sparsity
+from edge_sdk.compression.weights import prunable
 from edge_sdk.datasets import split
 from edge_sdk.errors import CompressionError, InputError
 from edge_sdk.main import main
@@ -97,7 +98,7 @@ def test_pruned_weights_are_exactly_zero_after_fine_tuning_with_momentum(target:
     keras.utils.set_random_seed(0)
     model = distill.student((12, 12, 1), 3)
     model.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    pruning = MagnitudePruning(model, target, steps=12, every=2)
+    pruning = MagnitudePruning(model, Pruning(target, every=2), steps=12)
     model.fit(
         samples,
         stripes_splits().validation.labels,
@@ -115,7 +116,7 @@ def test_pruned_weights_are_exactly_zero_after_fine_tuning_with_momentum(target:
 def test_pruning_takes_the_smallest_weights(samples: np.ndarray) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, use_bias=False)])
     model.set_weights([np.array([[0.1, -5.0], [3.0, 0.2], [-0.3, 2.0], [4.0, -0.4]], dtype=np.float32)])
-    MagnitudePruning(model, 0.5, steps=1).on_train_end()
+    MagnitudePruning(model, Pruning(0.5), steps=1).on_train_end()
     assert np.array_equal(model.get_weights()[0] != 0, [[0, 1], [1, 0], [0, 1], [1, 0]])
 
 

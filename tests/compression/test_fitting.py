@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edge_sdk.cloud.training.evaluate import model_digest
-from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit, layers_of, options_of
+from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit, options_of
+from edge_sdk.compression.weights import layers_of
 from edge_sdk.errors import CompressionError
 from edge_sdk.processing import ProcessingSpec
 

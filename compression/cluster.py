@@ -1,0 +1,186 @@
+"""Weight sharing: the weights of a kernel get few values, the centres of their clusters.
+
+Han, Mao, Dally, "Deep Compression" (2016). A clustered kernel shrinks what is *transferred* (the
+compressed file), neither the file itself nor its latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from edge_sdk.compression.fitting import Fitting, FittingData, Progress, copied, fit, options_of
+from edge_sdk.compression.networks import Network
+from edge_sdk.compression.prune import unmatched
+from edge_sdk.compression.weights import MOST_SHARED, prunable
+from edge_sdk.errors import CompressionError
+
+__all__ = ["Clustering", "Start", "centres", "cluster"]
+
+Start = Literal["kmeans++", "density", "linear"]
+
+ROUNDS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Clustering:
+    """How many values the weights of a kernel may have.
+
+    Attributes
+    ----------
+    clusters
+        Values of each kernel, from 2 to 256. Where a kernel has zeros, as pruning leaves them,
+        zero is one of the values, and they stay.
+    layers
+        Another number for some layers: names, or patterns as of a shell; the first that matches counts. 0
+        leaves a layer as it is.
+    start
+        Centres to begin with: ``kmeans++`` draws them far from each other, ``density`` takes quantiles,
+        ``linear`` equal distances from the smallest weight to the largest (which keeps the large ones).
+    fitting
+        The training of the centres; each weight stays in its cluster.
+
+    Raises
+    ------
+    CompressionError
+        A value out of range.
+    """
+
+    clusters: int = 16
+    layers: Mapping[str, int] = field(default_factory=dict)
+    start: Start = "kmeans++"
+    fitting: Fitting = field(default_factory=Fitting)
+
+    def __post_init__(self) -> None:
+        for name, count in (("clusters", self.clusters), *self.layers.items()):
+            if not (2 <= count <= MOST_SHARED or (count == 0 and name in self.layers)):
+                raise CompressionError(f"{name} is {count}; it must be from 2 to {MOST_SHARED}")
+        if self.start not in get_args(Start):
+            raise CompressionError(f"start is {self.start!r}; it must be one of {', '.join(get_args(Start))}")
+
+    def of(self, layer: str) -> int:
+        """Return the number of a layer by its name."""
+        return next((count for name, count in self.layers.items() if fnmatchcase(layer, name)), self.clusters)
+
+
+def cluster(
+    model: keras.Model, data: FittingData, *, on_progress: Progress | None = None, **options: Any
+) -> keras.Model:
+    """Return a model whose kernels have few values each, trained on with them.
+
+    Parameters
+    ----------
+    model
+        In float32; it is not changed.
+    data
+        To train on, with labels.
+    on_progress
+        Of stage ``cluster``.
+    **options
+        Fields of `Clustering`.
+
+    Raises
+    ------
+    CompressionError
+        An option is out of range or names no layer, there is no kernel, or the data do not fit.
+    """
+    wanted = options_of(Clustering, options)
+    data.check(model)
+    keras.utils.set_random_seed(wanted.fitting.seed)
+    clustered = copied(model)
+    kernels = prunable(clustered)
+    unmatched(wanted.layers, (name for name, _ in kernels))
+    if not kernels:
+        raise CompressionError(f"no layer of {model.name!r} can be clustered: it needs Conv or Dense layers")
+    _turn_positive(clustered)
+    for at, (name, kernel) in enumerate(kernels):
+        if count := wanted.of(name):
+            rng = np.random.default_rng([wanted.fitting.seed, at])
+            kernel.assign(_clustered(keras.ops.convert_to_numpy(kernel), count, wanted.start, rng))
+    fit(clustered, data, wanted.fitting, stage="cluster", on_progress=on_progress)
+    return clustered
+
+
+def centres(values: npt.NDArray[Any], count: int, start: Start, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Find at most ``count`` centres of numbers, so that the squares of their distances are small.
+
+    Parameters
+    ----------
+    values
+        ``[n]``, at least one.
+    count
+        At least 1.
+    start
+        See `Clustering`.
+    rng
+        For ``kmeans++``.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 ``[k]``, sorted; k is less than ``count`` where there are fewer numbers.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    if len(np.unique(ordered)) <= count:
+        return np.unique(ordered)
+    if start == "linear":
+        found = np.linspace(ordered[0], ordered[-1], count)
+    elif start == "density":
+        found = np.quantile(ordered, (np.arange(count) + 0.5) / count)
+    else:
+        found = np.array([rng.choice(ordered)])
+        for _ in range(count - 1):
+            distance = (ordered - found[_nearest(ordered, np.sort(found), found)]) ** 2
+            found = np.append(found, rng.choice(ordered, p=distance / distance.sum()))
+    found = np.unique(found)
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    for _ in range(ROUNDS):  # in one dimension, clusters are runs of the sorted numbers
+        ends = np.searchsorted(ordered, (found[1:] + found[:-1]) / 2)
+        ends = np.concatenate([[0], ends, [len(ordered)]])
+        sizes = np.diff(ends)
+        moved = np.where(sizes > 0, np.diff(sums[ends]) / np.maximum(sizes, 1), found)
+        if np.allclose(moved, found, rtol=0, atol=1e-9 * (abs(ordered[0]) + abs(ordered[-1]))):
+            break
+        found = np.sort(moved)
+    return found
+
+
+def _nearest(values: npt.NDArray[Any], ordered: npt.NDArray[Any], original: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return for each value the position in ``original`` of the nearest centre."""
+    at = np.searchsorted((ordered[1:] + ordered[:-1]) / 2, values)
+    return np.argsort(original, kind="stable")[at]
+
+
+def _clustered(kernel: npt.NDArray[np.float32], count: int, start: Start, rng: np.random.Generator) -> Any:
+    flat = kernel.reshape(-1)
+    free = flat != 0.0
+    if not free.any():
+        return kernel
+    found = centres(flat[free], count if free.all() else count - 1, start, rng)
+    found = np.where(found == 0.0, np.finfo(np.float32).tiny, found)  # zero means pruned
+    shared = np.zeros_like(flat)
+    shared[free] = found.astype(np.float32)[np.searchsorted((found[1:] + found[:-1]) / 2, flat[free])]
+    return shared.reshape(kernel.shape)
+
+
+def _turn_positive(model: keras.Model) -> None:
+    """Negate channels of kernels instead of their factor in the BatchNormalization that follows.
+
+    The model computes the same. But folding a negative factor would mirror the centres, and the
+    quantized kernel would have twice as many values.
+    """
+    network = Network(model)
+    for call in network.calls:
+        after = network.norm_after(call)
+        if after is None or not after.layer.scale or isinstance(call.layer, keras.layers.DepthwiseConv2D):
+            continue
+        linear, norm = network.original[id(call.layer)], network.original[id(after.layer)]
+        sign = np.where(keras.ops.convert_to_numpy(norm.gamma) < 0.0, -1.0, 1.0).astype(np.float32)
+        for weight in (linear.kernel, norm.gamma, norm.moving_mean, *((linear.bias,) if linear.use_bias else ())):
+            weight.assign(weight * sign)

@@ -1,0 +1,95 @@
+"""What a model's weights look like, and training that keeps it: exact zeros, and values that are shared.
+
+Neither needs a record beside the model: a kernel that trained freely has no zero and no two equal
+values. So a model that was saved, and loaded by somebody else, keeps its masks and clusters too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from edge_sdk.compression.fakequant import QuantizedKernel
+
+__all__ = ["Holding", "distinct", "layers_of", "prunable", "shared"]
+
+MOST_SHARED = 256  # different values; more of them save nothing against int8
+
+
+class Holding(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the zeros and the shared values of kernels through training, exactly.
+
+    After each step, what was zero is zero again, and weights that had one value get the mean
+    of what the step made of them: this is a step along the gradient of the shared value.
+
+    Parameters
+    ----------
+    model
+        As it is now; it may be a part of the model that is fitted.
+    values
+        Whether shared values are kept, too, or zeros only.
+    """
+
+    def __init__(self, model: keras.Model, *, values: bool = True) -> None:
+        super().__init__()
+        self._zeros: list[tuple[Any, npt.NDArray[np.float32]]] = []
+        self._shared: list[tuple[Any, npt.NDArray[Any], npt.NDArray[Any], int]] = []
+        for _, kernel in prunable(model):
+            value = keras.ops.convert_to_numpy(kernel)
+            if values and shared(value):
+                found, at = np.unique(value, return_inverse=True)
+                zero = int(np.searchsorted(found, 0.0)) if 0.0 in found else -1
+                self._shared.append((kernel, at.reshape(-1), np.bincount(at.reshape(-1)), zero))
+            elif not value.all():
+                self._zeros.append((kernel, (value != 0.0).astype(np.float32)))
+        # a factor that changes its sign mirrors the shared values of its channel once it is folded into them
+        self._factors = [
+            layer.gamma
+            for layer in layers_of(model)
+            if self._shared and isinstance(layer, keras.layers.BatchNormalization) and layer.scale
+            if (keras.ops.convert_to_numpy(layer.gamma) >= 0.0).all()
+        ]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Put them back."""
+        for kernel, mask in self._zeros:
+            kernel.assign(kernel * mask)
+        for kernel, at, counts, zero in self._shared:
+            means = np.bincount(at, weights=keras.ops.convert_to_numpy(kernel).reshape(-1)) / counts
+            if zero >= 0:
+                means[zero] = 0.0
+            kernel.assign(means.astype(np.float32)[at].reshape(kernel.shape))
+        for factor in self._factors:
+            factor.assign(keras.ops.maximum(factor, 0.0))
+
+
+def shared(kernel: npt.NDArray[Any]) -> bool:
+    """Whether the weights of a kernel, but for zeros, have fewer values than there are weights."""
+    return len(np.unique(kernel[kernel != 0.0])) < min(int(np.count_nonzero(kernel)), MOST_SHARED + 1)
+
+
+def distinct(model: keras.Model) -> dict[str, int]:
+    """Return the number of different values in each kernel, zero included."""
+    return {name: len(np.unique(keras.ops.convert_to_numpy(kernel))) for name, kernel in prunable(model)}
+
+
+def prunable(model: keras.Model) -> list[tuple[str, Any]]:
+    """Names and kernel variables of all convolution and dense layers, nested models included."""
+    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Dense)
+    return [
+        (layer.name, layer.kernel)
+        for layer in layers_of(model)
+        if isinstance(layer, kinds) or (isinstance(layer, QuantizedKernel) and layer.kind != "depthwise")
+    ]
+
+
+def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers that are no models, of nested models too, each once."""
+    found: dict[int, keras.layers.Layer] = {}
+    for layer in model.layers:
+        inner = layers_of(layer) if isinstance(layer, keras.Model) else [layer]
+        found |= {id(one): one for one in inner}
+    return list(found.values())

@@ -1,0 +1,224 @@
+"""Pruning and clustering as steps: exact shares, exact values, and a model that goes in stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learning import stripes_splits
+
+from edge_sdk.cloud.training.data import frames, processing_for
+from edge_sdk.cloud.training.evaluate import logits_of, model_digest
+from edge_sdk.compression import distill
+from edge_sdk.compression.cluster import centres, cluster
+from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit
+from edge_sdk.compression.prune import prune, sparsity
+from edge_sdk.compression.weights import distinct, prunable
+from edge_sdk.errors import CompressionError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+SHORT = Fitting(epochs=1, batch=32)
+
+
+def stripes_data(count: int = 96) -> FittingData:
+    splits = stripes_splits()
+    return FittingData(
+        frames(splits.train, processing_for(splits.train))[:count],
+        splits.train.labels[:count],
+        frames(splits.validation, processing_for(splits.train)),
+        splits.validation.labels,
+        processing_for(splits.train),
+    )
+
+
+@cache
+def trained() -> keras.Model:
+    """A small network with two convolutions that knows its stripes."""
+    keras.utils.set_random_seed(2)
+    model = distill.student((12, 12, 1), 3)
+    fit(model, stripes_data(300), Fitting(epochs=8, batch=32, rate=5e-3), stage="train")
+    return model
+
+
+def accuracy(model: keras.Model) -> float:
+    data = stripes_data()
+    return float(np.mean(logits_of(model, data.taken(validation=True)).argmax(axis=1) == data.validation_labels))
+
+
+def kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    return {name: keras.ops.convert_to_numpy(kernel) for name, kernel in prunable(model)}
+
+
+# ---- every step
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lambda *given: prune(*given, share=0.5, fitting=SHORT), lambda *given: cluster(*given, clusters=4, fitting=SHORT)],
+    ids=["prune", "cluster"],
+)
+def test_a_step_leaves_the_model_it_is_given_and_repeats_itself(step: Callable[..., keras.Model]) -> None:
+    model, before = trained(), model_digest(trained())
+    first, second = step(model, stripes_data()), step(model, stripes_data())
+    assert model_digest(model) == before
+    assert model_digest(first) == model_digest(second) != before
+    assert [layer.name for layer in first.layers] == [layer.name for layer in model.layers]
+
+
+def test_an_interrupted_step_leaves_the_model_it_is_given() -> None:
+    before = model_digest(trained())
+
+    def stop(stage: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for step in (prune, cluster):
+        with pytest.raises(KeyboardInterrupt):
+            step(trained(), stripes_data(), fitting=SHORT, on_progress=stop)
+    assert model_digest(trained()) == before
+
+
+# ---- prune
+
+
+def test_layers_get_the_shares_that_their_names_say() -> None:
+    names = list(kernels(trained()))
+    layers = {names[0]: 0.0, "logits": 0.25}
+    found = sparsity(prune(trained(), stripes_data(), share=0.8, layers=layers, fitting=SHORT)).by_layer
+    assert found[names[0]] == 0.0
+    assert found["logits"] == pytest.approx(0.25, abs=0.01)
+    assert found[names[1]] == pytest.approx(0.8, abs=0.01)
+
+
+def test_two_of_four_consecutive_inputs_stay_where_their_number_allows_it() -> None:
+    pruned = prune(trained(), stripes_data(), pattern="2:4", fitting=SHORT)
+    first, *others = kernels(pruned).values()
+    assert first.shape[-2] == 1
+    assert first.all()  # one input: no four to choose from
+    for kernel in others:
+        assert (np.count_nonzero(kernel.reshape(-1, 4, kernel.shape[-1]), axis=1) == 2).all()
+
+
+def test_whole_blocks_go() -> None:
+    pruned = prune(trained(), stripes_data(), share=0.5, pattern="4x2", fitting=SHORT)
+    kernel = list(kernels(pruned).values())[1]
+    matrix = kernel.reshape(-1, kernel.shape[-1]) != 0.0
+    blocks = matrix.reshape(matrix.shape[0] // 4, 4, -1, 2).sum(axis=(1, 3))
+    assert set(np.unique(blocks)) == {0, 8}
+    assert np.mean(blocks == 0) == pytest.approx(0.5, abs=0.02)
+
+
+def test_zeros_stay_through_later_training_and_more_can_come() -> None:
+    half = prune(trained(), stripes_data(), share=0.5, fitting=SHORT)
+    masks = {name: kernel == 0.0 for name, kernel in kernels(half).items()}
+    later = copied(half)
+    fit(later, stripes_data(), SHORT, stage="train")
+    assert all(np.array_equal(kernel == 0.0, masks[name]) for name, kernel in kernels(later).items())
+    more = prune(half, stripes_data(), share=0.8, fitting=SHORT)
+    assert all((kernel[masks[name]] == 0.0).all() for name, kernel in kernels(more).items())
+    assert sparsity(more).share == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": 1.0}, "prune is 1.0"),
+        ({"layers": {"conv*": -0.1}}, r"conv\* is -0.1"),
+        ({"layers": {"none": 0.5}}, "no layer is named 'none'; those with kernels are conv2d"),
+        ({"pattern": "4:2"}, "pattern is '4:2'"),
+        ({"pattern": "2:4", "share": 0.8}, "pattern 2:4 zeroes 0.5"),
+        ({"ramp": 2.0}, "ramp is 2.0"),
+        ({"shares": 0.5}, "unknown option 'shares' of Pruning; there are share, layers"),
+    ],
+)
+def test_pruning_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(CompressionError, match=message):
+        prune(trained(), stripes_data(), fitting=SHORT, **options)
+
+
+def test_a_pattern_that_fits_no_layer_is_refused() -> None:
+    with pytest.raises(CompressionError, match=r"no layer of 'body' can be pruned by pattern 4:7: it needs"):
+        prune(trained(), stripes_data(), pattern="4:7", share=1 - 4 / 7, fitting=SHORT)
+
+
+# ---- cluster
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=60),
+    st.integers(1, 12),
+    st.sampled_from(["kmeans++", "density", "linear"]),
+)
+def test_centres_are_few_sorted_and_each_the_mean_of_what_is_nearest(
+    values: list[float], count: int, start: str
+) -> None:
+    found = centres(np.array(values), count, start, np.random.default_rng(0))  # type: ignore[arg-type]
+    assert 1 <= len(found) <= count
+    assert (np.diff(found) >= 0).all()
+    assert min(values) - 1e-9 <= found[0]
+    assert found[-1] <= max(values) + 1e-9
+    if len(set(values)) <= count:
+        assert set(found) == set(values)
+
+
+@pytest.mark.parametrize("start", ["kmeans++", "density", "linear"])
+def test_kernels_have_as_many_values_as_wanted_and_the_model_still_knows_its_classes(start: str) -> None:
+    clustered = cluster(trained(), stripes_data(300), clusters=8, start=start, layers={"logits": 4}, fitting=SHORT)
+    found = distinct(clustered)
+    assert found.pop("logits") <= 4
+    assert all(2 <= count <= 8 for count in found.values())
+    assert accuracy(clustered) >= accuracy(trained()) - 0.05
+
+
+def test_pruned_zeros_are_a_cluster_of_their_own() -> None:
+    pruned = prune(trained(), stripes_data(), share=0.6, fitting=SHORT)
+    clustered = cluster(pruned, stripes_data(), clusters=6, fitting=SHORT)
+    before = kernels(pruned)
+    assert all(np.array_equal(kernel == 0.0, before[name] == 0.0) for name, kernel in kernels(clustered).items())
+    assert max(distinct(clustered).values()) <= 6
+
+
+def test_shared_values_stay_shared_through_later_training_and_a_file(tmp_path: Path) -> None:
+    clustered = cluster(trained(), stripes_data(), clusters=5, fitting=SHORT)
+    clustered.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    fit(again, stripes_data(), SHORT, stage="train")
+    old, new = kernels(clustered), kernels(again)
+    assert any(not np.array_equal(old[name], new[name]) for name in old)
+    for name in old:
+        pairs = {(a, b) for a, b in zip(old[name].flat, new[name].flat, strict=True)}
+        assert len(pairs) == len(np.unique(old[name])) <= 5
+
+
+def test_factors_of_norms_are_positive_after_clustering_and_the_model_computes_the_same() -> None:
+    model = copied(trained())
+    norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
+    norm.gamma.assign(-norm.gamma)
+    inputs = stripes_data().taken(32)
+    values = logits_of(model, inputs)
+    still = Fitting(epochs=1, batch=32, rate=1e-30, momentum=0.0)
+    clustered = cluster(model, stripes_data(32), clusters=256, fitting=still)
+    factor = next(layer for layer in clustered.layers if layer.name == norm.name).gamma
+    assert (keras.ops.convert_to_numpy(factor) > 0.0).all()
+    assert np.corrcoef(logits_of(clustered, inputs).ravel(), values.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clusters": 1}, "clusters is 1; it must be from 2 to 256"),
+        ({"clusters": 300}, "clusters is 300"),
+        ({"start": "random"}, "start is 'random'"),
+        ({"layers": {"none": 4}}, "no layer is named 'none'"),
+    ],
+)
+def test_clustering_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(CompressionError, match=message):
+        cluster(trained(), stripes_data(), fitting=SHORT, **options)
