@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_sdk.cloud.server.asked import Answer, ModelState, Request, State
+from edge_sdk.cloud.server.company import Coming
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.lines import Line, RetiredError
 from edge_sdk.cloud.server.models import ServedModel, load_model, name_of
@@ -61,6 +62,7 @@ class Core:
         self.ask_others: AskOthers | None = None  # where other processes serve the same models
         self._changing = threading.Lock()
         self._pending_bytes = 0
+        self.coming = Coming()  # calls whose messages are on their way
         self._end = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._watchdog.start()
@@ -258,6 +260,7 @@ class Core:
     def put(self, line: Line) -> None:
         """Serve a version; one of the same name and version answers what waits for it, and is then released."""
         name, version = line.model.name, line.model.version
+        line.company.coming = self.coming
         with self._changing:
             versions = {**self._lines.get(name, {}), version: line}
             old = self._lines.get(name, {}).get(version)

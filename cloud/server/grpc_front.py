@@ -291,8 +291,10 @@ class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: Any) -> Any:
         """Return the handler of a call."""
-        if self._responder.is_pressed and details.method == _INFER:
-            return self._looks_first
+        if details.method == _INFER:
+            self._responder.begun()
+            if self._responder.is_pressed:
+                return self._looks_first
         return self._usual.service(details)
 
 

@@ -1,10 +1,9 @@
-"""What a line runs its model with, and whether requests come alone."""
+"""What a line runs its model with."""
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
 from dataclasses import dataclass, field, replace
 
 from edge_sdk.cloud.server.costs import BatchCosts
@@ -13,11 +12,9 @@ from edge_sdk.cloud.server.settings import ModelSettings
 from edge_sdk.cloud.server.shares import available_cores
 from edge_sdk.cloud.server.waiting import Job
 
-__all__ = ["Company", "Instance", "fitted"]
+__all__ = ["Instance", "fitted"]
 
-_ALONE = 8  # requests in a row that found nobody to share a batch with
 _LONG = 1e-3  # seconds of a run, beside which to hand it to a thread costs little
-_CLOSE = 50e-6  # seconds: who comes so soon after a run came while it ran
 
 
 @dataclass(slots=True, eq=False)
@@ -47,32 +44,6 @@ class Instance:
     started: float | None = None
     until: float = 0.0
     hangs: bool = False
-
-
-class Company:
-    """Whether requests come one by one: then to wait for others only costs time.
-
-    Attributes
-    ----------
-    ended
-        `time.monotonic` reading of when the last run on the event loop was through.
-    """
-
-    def __init__(self) -> None:
-        self._alone, self.ended = 0, 0.0
-
-    def came(self, together: int) -> None:
-        """Note how many requests were there to share a batch."""
-        self._alone = self._alone + 1 if together == 1 else 0
-
-    def is_alone(self) -> bool:
-        """Tell whether nobody else is to be expected."""
-        if self._alone < _ALONE:
-            return False
-        if time.monotonic() - self.ended < _CLOSE:
-            self._alone = 0
-            return False
-        return True
 
 
 def fitted(engine: Engine, settings: ModelSettings, costs: BatchCosts) -> tuple[ModelSettings, int]:

@@ -11,6 +11,7 @@ asking the loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -21,10 +22,12 @@ import numpy as np
 
 from edge_sdk.cloud.server.admission import Admission
 from edge_sdk.cloud.server.cache import ResponseCache
+from edge_sdk.cloud.server.company import Company
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.engines import stop
-from edge_sdk.cloud.server.instances import Company, Instance, fitted
+from edge_sdk.cloud.server.instances import Instance, fitted
+from edge_sdk.cloud.server.ledger import Ledger
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run, run_batch, run_tensors
@@ -40,7 +43,6 @@ _log = logging.getLogger("edge_sdk.cloud.server")
 Array = np.ndarray[Any, Any]
 _LAG = 0.05  # how much one answer corrects what the way back takes
 _TINY = 30e-6  # seconds of a batch that costs less than to wait for others
-_RAN = 32  # runs at once that are counted together, while the code that counts is at hand
 _LONE = 500e-6  # seconds of a batch that runs on the loop where nobody else asks, who would have to wait
 _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
 
@@ -63,11 +65,11 @@ class Line:
     def __init__(self, model: ServedModel, settings: ModelSettings) -> None:
         self._costs: BatchCosts = warm_up(model, settings)
         self.settings, instances = fitted(model.engine, settings, self._costs)
-        self.model, self.counts = model, Counts()
+        self.model, self._ledger = model, Ledger(self._costs)
+        self.counts = self._ledger.counts
         self.cache = ResponseCache(settings.cache_bytes) if settings.cache_bytes else None
         self._lock = threading.Lock()
         self._queue = WaitingList()
-        self._preparing: dict[str, float] = {}  # seconds an item, by encoding
         self.has_priorities = False  # some requests go before others, so one may be taken where another is not
         self._lag = 0.0
         self._retired = False
@@ -75,8 +77,7 @@ class Line:
         engines = [model.engine, *(model.engine.another() for _ in range(instances - 1))]
         self._instances = [Instance(engine) for engine in engines]
         self._idle = list(self._instances)
-        self._ran: list[tuple[int, float, float, float]] = []  # at once: items, arrived, started, done
-        self._company = Company()
+        self.company = Company()
         self._admission = Admission(
             model.name, max_queue=settings.max_queue, waiting=self._queue, costs=self._costs, instances=self._instances
         )
@@ -98,7 +99,7 @@ class Line:
     def counted(self) -> Counts:
         """Return the counters, up to date."""
         with self._lock:
-            self._count_ran()
+            self._ledger.catch_up()
         return self.counts
 
     @property
@@ -140,7 +141,7 @@ class Line:
         now = time.monotonic()
         if self.may_run_here(payload) and (run := self._at_once(payload, now)) is not None:
             return run
-        loop, preparing = asyncio.get_running_loop(), self._preparing.get(payload.encoding, 0.0) * payload.items
+        loop, preparing = asyncio.get_running_loop(), self._ledger.preparing(payload)
         priority = priority or self.settings.default_priority
         job = Job(payload, deadline, now, loop.create_future(), loop, preparing, priority)
         with self._lock:
@@ -150,9 +151,8 @@ class Line:
             waiting = self._queue.items if self._idle else 0
         if waiting and waiting >= 2 * self._costs.best(waiting):
             self._dispatch()  # more would not run together, and this turn of the loop may be long
-        elif self._scheduled is not loop:
-            self._scheduled = loop
-            loop.call_soon(self._dispatch)  # after all that came in the same turn of the loop
+        else:
+            self._schedule(loop)  # after all that came in the same turn of the loop
         try:
             run = await job.future
         finally:
@@ -235,9 +235,18 @@ class Line:
 
     # taking from the line
 
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give free instances what waits, in the next turn of a loop."""
+        if self._scheduled is not loop:
+            self._scheduled = loop
+            loop.call_soon(self._dispatch)
+
     def _dispatch(self) -> None:
-        """Give free instances what waits."""
-        self._scheduled = None
+        """Give free instances what waits, unless others had better be waited for."""
+        loop, self._scheduled = self._scheduled, None
+        if loop is not None and self._idle and self._queue and self.company.is_awaited(self._queue, self._costs):
+            self._schedule(loop)
+            return
         while True:
             with self._lock:
                 jobs, late = self._queue.take(self._costs, self._lag) if self._idle else ([], [])
@@ -246,7 +255,7 @@ class Line:
             if instance is None:
                 return
             items = sum(job.payload.items for job in jobs)
-            self._company.came(len(jobs))
+            self.company.met(len(jobs))
             if self._costs.seconds(items) < _SHORT and all(self.may_run_here(job.payload) for job in jobs):
                 self._run_here(instance, jobs)
                 return
@@ -287,7 +296,7 @@ class Line:
         if self._queue or not self._idle:
             return None
         seconds = self._costs.seconds(items)
-        if seconds >= _TINY and (seconds >= _LONE or not self._company.is_alone()):
+        if seconds >= _TINY and (seconds >= _LONE or not self.company.is_alone()):
             return None
         if items > 1 and (self.model.batching != "batched" or self._costs.best(items) < items):
             return None
@@ -309,31 +318,18 @@ class Line:
             self._idle.append(instance)
             self.counts.pending -= 1
             if done is not None and started is not None:
-                self._ran.append((items, arrived, started, done))
-                self._company.ended = done
-                if len(self._ran) >= _RAN:
-                    self._count_ran()
+                self._ledger.ran_at_once(items, arrived, started, done)
+                self.company.ended = done
         if hung:
             self._say_back()
-
-    def _count_ran(self) -> None:
-        for items, arrived, started, done in self._ran:
-            self.counts.answered(items, arrived, started, done, 0.0, done - started)
-            self.counts.ran(items, done - started)
-            self._costs.correct_short(items, done - started)
-        if self._ran:
-            self.counts.last_inference = int((time.time() - time.monotonic() + self._ran[-1][-1]) * 1e3)
-        self._ran.clear()
 
     def _run_here(self, instance: Instance, jobs: list[Job]) -> None:
         """Run a short batch on the loop, and let the loop turn before the next."""
         results = self._run(instance, jobs, self._costs.correct_short)
         with self._lock:
             self._idle.append(instance)
-            more = bool(self._queue) and self._scheduled is None
-        if more:
-            self._scheduled = jobs[0].loop
-            self._scheduled.call_soon(self._dispatch)
+        if self._queue:
+            self._schedule(jobs[0].loop)
         settle_here(results)
 
     def _work(self, instance: Instance) -> None:
@@ -341,10 +337,15 @@ class Line:
             while jobs:
                 settle(self._run(instance, jobs, self._costs.correct))
                 with self._lock:
-                    jobs, late = self._queue.take(self._costs, self._lag)
+                    gathers = self.company.is_incomplete(self._queue, self._costs)
+                    loop = self._queue.first.loop if gathers else None
+                    jobs, late = ([], []) if gathers else self._queue.take(self._costs, self._lag)
                     if not jobs:
                         self._idle.append(instance)
                 self._expire(late)
+                if loop is not None:
+                    with contextlib.suppress(RuntimeError):  # it has been closed, and those who waited with it
+                        loop.call_soon_threadsafe(self._schedule, loop)
 
     # running: in an instance's thread, or on the loop
 
@@ -361,34 +362,13 @@ class Line:
         with self._lock:
             instance.started, hung = None, instance.hangs
             instance.jobs, instance.hangs = [], False
+            self._ledger.ran(started, results, correct)
         if hung:
             self._say_back()
-        self._count(started, results, correct)
         return results
 
     def _say_back(self) -> None:
         _log.warning("model %s %s has returned and is ready again", self.model.name, self.model.version)
-
-    def _count(self, started: float, results: Results, correct: Callable[[int, float], None]) -> None:
-        now, counts = time.monotonic(), self.counts
-        with self._lock:
-            counts.last_inference = int(time.time() * 1e3)
-            runs: dict[int, Run] = {}
-            for job, result in results:
-                if isinstance(result, TimeoutError):
-                    counts.expired += 1
-                elif isinstance(result, BaseException):
-                    counts.failure.add(now - job.arrived)
-                elif not job.gone:
-                    runs[id(result.batch)] = result
-                    counts.answered(job.payload.items, job.arrived, started, now, result.prepare, result.compute)
-                    if job.payload.encoding != "tensor":
-                        known = self._preparing.get(job.payload.encoding, result.prepare_item)
-                        self._preparing[job.payload.encoding] = known + 0.1 * (result.prepare_item - known)
-            for run in runs.values():
-                for size, seconds in run.batch:
-                    counts.ran(size, seconds)
-                    correct(size, seconds)
 
     def _expire(self, jobs: list[Job]) -> None:
         if jobs:

@@ -69,6 +69,10 @@ class Responder:
         # it costs more where the request is taken after all
         return self._at_work > _FEW and time.monotonic() < self._pressed_until
 
+    def begun(self) -> None:
+        """Note that a call has begun whose message is on its way."""
+        self._core.coming.begun()
+
     def refusal(self, time_remaining: float | None, front: str = "grpc") -> Failure | None:
         """Return why a request is refused before it is read, whatever it is; None where it may be answered.
 
@@ -83,6 +87,7 @@ class Responder:
         error = self._core.refusal_of_any(deadline_of(arrived, time_remaining, None))
         if error is None:
             return None
+        self._core.coming.came()  # or rather will not
         failure = failure_of(error, "")
         self._pressed_until = arrived + _PRESSED_SECONDS
         if self._log is not None:
@@ -114,6 +119,7 @@ class Responder:
             As for `RequestLog.note`.
         """
         self._arrived += 1
+        self._core.coming.came()
         known, request = self._recognize(data), None
         if known is not None:
             plan, contents, request_id, parameters = known

@@ -103,6 +103,11 @@ class WaitingList:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def first(self) -> Job:
+        """Who goes first, of one at least."""
+        return self._queue[0][3]
+
     def before(self, order: Order) -> tuple[int, float]:
         """Return `items` and `preparing` of those that would go before another."""
         first = order.key

@@ -1,0 +1,88 @@
+"""What is written down of the runs of one model: counters, what batches cost, and what decoding and processing take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from edge_sdk.cloud.server.costs import BatchCosts
+from edge_sdk.cloud.server.counts import Counts
+from edge_sdk.cloud.server.payloads import Payload
+from edge_sdk.cloud.server.runs import Run
+from edge_sdk.cloud.server.waiting import Results
+
+__all__ = ["Ledger"]
+
+_RAN = 32  # runs at once that are counted together, while the code that counts is at hand
+_LEARN = 0.1  # how much one request corrects what preparing takes
+
+
+class Ledger:
+    """Not thread-safe: the line of the model holds its lock.
+
+    Parameters
+    ----------
+    costs
+        What batches cost; corrected by each.
+
+    Attributes
+    ----------
+    counts
+        The counters; up to date after `catch_up`.
+    """
+
+    def __init__(self, costs: BatchCosts) -> None:
+        self.counts, self._costs = Counts(), costs
+        self._preparing: dict[str, float] = {}  # seconds an item, by encoding
+        self._ran: list[tuple[int, float, float, float]] = []  # at once: items, arrived, started, done
+
+    def preparing(self, payload: Payload) -> float:
+        """Return the seconds that decoding and processing a request are thought to take."""
+        return self._preparing.get(payload.encoding, 0.0) * payload.items
+
+    def ran_at_once(self, items: int, arrived: float, started: float, done: float) -> None:
+        """Note a request that ran as soon as it came; `time.monotonic` readings."""
+        self._ran.append((items, arrived, started, done))
+        if len(self._ran) >= _RAN:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Count what was noted."""
+        for items, arrived, started, done in self._ran:
+            self.counts.answered(items, arrived, started, done, 0.0, done - started)
+            self.counts.ran(items, done - started)
+            self._costs.correct_short(items, done - started)
+        if self._ran:
+            self.counts.last_inference = int((time.time() - time.monotonic() + self._ran[-1][-1]) * 1e3)
+        self._ran.clear()
+
+    def ran(self, started: float, results: Results, correct: Callable[[int, float], None]) -> None:
+        """Count what came of a batch.
+
+        Parameters
+        ----------
+        started
+            `time.monotonic` reading of when it began.
+        results
+            What each request is answered.
+        correct
+            Takes size and seconds of each run of the model.
+        """
+        now, counts = time.monotonic(), self.counts
+        counts.last_inference = int(time.time() * 1e3)
+        runs: dict[int, Run] = {}
+        for job, result in results:
+            if isinstance(result, TimeoutError):
+                counts.expired += 1
+            elif isinstance(result, BaseException):
+                counts.failure.add(now - job.arrived)
+            elif not job.gone:
+                runs[id(result.batch)] = result
+                counts.answered(job.payload.items, job.arrived, started, now, result.prepare, result.compute)
+                if job.payload.encoding != "tensor":
+                    known = self._preparing.get(job.payload.encoding, result.prepare_item)
+                    self._preparing[job.payload.encoding] = known + _LEARN * (result.prepare_item - known)
+        for run in runs.values():
+            for size, seconds in run.batch:
+                counts.ran(size, seconds)
+                correct(size, seconds)
