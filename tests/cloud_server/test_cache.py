@@ -41,7 +41,7 @@ async def ask(core: Core, *numbers: float, outputs: tuple[str, ...] = ()) -> Ans
 
 
 def test_an_equal_request_is_answered_without_the_model_and_says_so() -> None:
-    engine = Doubling()
+    engine = Doubling(seconds=0.002)
     core = served(engine)
 
     async def story() -> None:
