@@ -87,7 +87,15 @@ cdef bytes _unpack(const unsigned char *data, Py_ssize_t size):
 
 
 cdef class Decoder:
-    """Takes apart the header blocks of one connection, in their order."""
+    """Takes apart the header blocks of one connection, in their order.
+
+    Attributes
+    ----------
+    malformed
+        What `decode` has raised for is a header that may not be, not how it was packed.
+    """
+
+    cdef readonly bint malformed
 
     cdef list _entries  # what the encoder has had remembered, the newest first
     cdef Py_ssize_t _size, _limit
@@ -177,14 +185,17 @@ cdef class Decoder:
             name = self._entry(index)[0]
         else:
             name = self._text()
+            self.malformed = True  # but where all is well
             if not name:
                 raise InputError("a header has no name")
             for c in name:
                 if c <= 32 or c >= 127 or 65 <= c <= 90:
                     raise InputError("a header's name is none of HTTP/2")
+            self.malformed = False
         cdef bytes value = self._text()
         for c in value:
             if c == 0 or c == 10 or c == 13:
+                self.malformed = True
                 raise InputError("a header holds the end of a line")
         return name, value
 

@@ -19,9 +19,10 @@ __all__ = ["Budget", "Connection", "Stream"]
 include "http2_frames.pxi"
 include "http2_streams.pxi"
 include "http2_sending.pxi"
+include "http2_messages.pxi"
 
 
-cdef class Connection(_Sending):
+cdef class Connection(_Receiving):
     """One connection.
 
     Parameters
@@ -46,24 +47,19 @@ cdef class Connection(_Sending):
     cdef public bint silent
     cdef readonly bint settled
     cdef object _decoder, _several
+    cdef list _wellformed  # headers that were found so last
     cdef int _max_streams
-    cdef Py_ssize_t _max_message
     cdef bytes _rest
     cdef bint _greeted
     cdef bytearray _block  # headers that go on in the next frame
     cdef int _block_stream, _block_flags, _block_parts
-    cdef Stream _data_stream  # of the frame that is being read
-    cdef Py_ssize_t _data_left, _data_padding
-    cdef bint _data_end
-    cdef int64_t _window_in
     cdef bint _widened  # there may be room for what waits
     cdef int _chores
 
     def __init__(self, several, *, int max_streams, Py_ssize_t max_message_bytes, Budget budget not None):
-        super().__init__(budget)
-        self._several, self._max_streams, self._max_message = several, max_streams, max_message_bytes
+        super().__init__(budget, max_message_bytes)
+        self._several, self._max_streams = several, max_streams
         self._rest, self._block, self._decoder = b"", bytearray(), Decoder()
-        self._window_in = _CONNECTION_WINDOW
         settings = [(1, 4096), (3, max_streams), (4, _STREAM_WINDOW), (5, _FRAME), (6, 16384)]
         self._out += [
             _frame(SETTINGS, 0, 0, b"".join([k.to_bytes(2, "big") + v.to_bytes(4, "big") for k, v in settings])),
@@ -89,7 +85,7 @@ cdef class Connection(_Sending):
             if p < end and not self.closed:
                 self._rest = PyBytes_FromStringAndSize(<const char *>p, end - p)
         except InputError as error:
-            self._fail(COMPRESSION_ERROR, str(error))
+            self._fail(PROTOCOL_ERROR if self._decoder.malformed else COMPRESSION_ERROR, str(error))
         if self._widened:  # once, however often the client said so
             self._widened = False
             self._pump_all()
@@ -97,19 +93,6 @@ cdef class Connection(_Sending):
         for stream in touched:
             stream.touched = False
         return touched
-
-    def read(self, Stream stream not None):
-        """Return the next message of a call and whether it is compressed; None where none has come."""
-        if not stream.messages:
-            return None
-        message, compressed = stream.messages.popleft()
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
-        stream.unread -= size + 5
-        self._let_go(stream, size + _MESSAGE)
-        if not stream.ended and stream.several:
-            self._widen(stream, _STREAM_WINDOW - stream.unread, _STREAM_WINDOW // 2)
-            self._ask_for_rest(stream)
-        return message, compressed
 
     def forgive(self):
         """Forget how often the client has asked for work that is no call; to be called from time to time."""
@@ -175,106 +158,6 @@ cdef class Connection(_Sending):
             p += 9 + length
         return end
 
-    cdef int _begin_data(self, Py_ssize_t length, int flags, int number, int padding) except -1:
-        cdef Stream stream
-        if number == 0 or number > self._last or (padding >= 0 and padding >= length):
-            return self._fail(PROTOCOL_ERROR, "data belong to no call")
-        self._window_in -= length
-        if self._window_in < 0:
-            return self._fail(FLOW_CONTROL_ERROR, "more came than was asked for")
-        if self._window_in < _CONNECTION_WINDOW // 2:
-            self._out.append(
-                _frame(WINDOW_UPDATE, 0, 0, (_CONNECTION_WINDOW - self._window_in).to_bytes(4, "big"))
-            )
-            self._window_in = _CONNECTION_WINDOW
-        stream = self._streams.get(number)  # None where it is over: what was on its way then is skipped
-        if stream is not None:
-            if stream.ended:
-                return self._fail(STREAM_CLOSED, "data came after the end")
-            stream.window_in -= length
-            if stream.window_in < 0:
-                return self._fail(FLOW_CONTROL_ERROR, "more came than was asked for")
-        self._data_stream, self._data_end = stream, flags & END_STREAM
-        self._data_left, self._data_padding = length, 0
-        if padding >= 0:
-            self._data_left, self._data_padding = length - 1 - padding, padding
-        if not self._data_left and not self._data_padding:
-            self._end_data()
-        return 0
-
-    cdef int _end_data(self) except -1:
-        stream, self._data_stream = self._data_stream, None
-        if stream is not None and self._data_end:
-            self._end_of(stream)
-        return 0
-
-    cdef int _take_data(self, Stream stream, bytes_t p, Py_ssize_t size) except -1:
-        cdef Py_ssize_t n
-        cdef bint last = self._data_end and size == self._data_left
-        while size and stream.problem is None and not stream.over:
-            if stream.message is None:
-                n = min(size, 5 - stream.prefixed)
-                memcpy(stream.prefix + stream.prefixed, p, n)
-                stream.prefixed += <int>n
-                p += n
-                size -= n
-                if stream.prefixed < 5:
-                    return 0
-                stream.length = _get32(stream.prefix + 1)
-                if stream.messages and not stream.several:
-                    return self._give_up(stream, "more")
-                if stream.length > self._max_message:
-                    return self._give_up(stream, "large")
-                stream.message = PyBytes_FromStringAndSize(NULL, stream.length)  # the system gives room as it is filled
-                stream.filled = 0
-            n = min(size, stream.length - stream.filled)
-            if n:
-                memcpy(<unsigned char *>PyBytes_AS_STRING(stream.message) + stream.filled, p, n)
-                stream.filled += n
-                stream.held += n
-                self._budget.held += n
-                p += n
-                size -= n
-            if stream.filled == stream.length:
-                # what an empty one takes in memory counts, too: there might be many
-                stream.held += _MESSAGE
-                self._budget.held += _MESSAGE
-                stream.unread += stream.length + 5
-                if stream.messages is None:
-                    stream.messages = deque()
-                stream.messages.append((stream.message, stream.prefix[0] & 1))
-                stream.message, stream.prefixed = None, 0
-                stream.taken += 1
-                if stream.several:
-                    self._touch(stream)
-                if stream.several or not (last and size == 0):  # else it is read now
-                    if self._budget.held > self._budget.most:
-                        return self._give_up(stream, "full")
-            elif self._budget.held > self._budget.most:
-                return self._give_up(stream, "full")
-        return self._ask_for_rest(stream)
-
-    cdef int _ask_for_rest(self, Stream stream) except -1:
-        """Let a message come as a whole that has begun, but none behind others that are not read."""
-        cdef int64_t n
-        if stream.message is not None and not stream.messages and not stream.over:
-            n = stream.length - stream.filled
-            if stream.window_in < n:
-                self._widen(stream, n, n)
-        return 0
-
-    cdef int _give_up(self, Stream stream, str problem) except -1:
-        stream.problem, stream.message = problem, None
-        self._touch(stream)
-        return 0
-
-    cdef int _end_of(self, Stream stream) except -1:
-        stream.ended = True
-        if stream.problem is None and (stream.prefixed or not (stream.several or stream.messages)):
-            stream.problem = "cut"
-        self._touch(stream)
-        return 0
-
     cdef int _frame(self, int kind, int flags, int number, bytes_t p, Py_ssize_t length) except -1:
         cdef Stream stream
         cdef int64_t increment
@@ -295,9 +178,11 @@ cdef class Connection(_Sending):
             if length != 4:
                 return self._fail(FRAME_SIZE_ERROR, "a window has four bytes")
             increment = _get32(p) & 0x7FFFFFFF
+            if increment == 0:
+                return self._fail(PROTOCOL_ERROR, "a window grows by nothing")
             if number == 0:
                 self._window_out += increment
-                if increment == 0 or self._window_out > _LARGEST_WINDOW:
+                if self._window_out > _LARGEST_WINDOW:
                     return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
                 self._widened = True
                 return 0
@@ -306,7 +191,7 @@ cdef class Connection(_Sending):
             stream = self._streams.get(number)
             if stream is not None:
                 stream.window_out += increment
-                if increment == 0 or stream.window_out > _LARGEST_WINDOW:
+                if stream.window_out > _LARGEST_WINDOW:
                     return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
                 self._pump(stream)
         elif kind == RST_STREAM:
@@ -320,19 +205,31 @@ cdef class Connection(_Sending):
                 self._touch(stream)
                 self._finish(stream)
         elif kind == SETTINGS:
-            if number or length % 6 or (flags & END_STREAM and length):
+            if number:
+                return self._fail(PROTOCOL_ERROR, "settings are of no call")
+            if length % 6 or (flags & END_STREAM and length):
                 return self._fail(FRAME_SIZE_ERROR, "these are no settings")
             if not flags & END_STREAM:
                 return self._settings(p, length)
         elif kind == PING:
-            if number or length != 8:
+            if number:
+                return self._fail(PROTOCOL_ERROR, "a ping is of no call")
+            if length != 8:
                 return self._fail(FRAME_SIZE_ERROR, "a ping has eight bytes")
             if not flags & END_STREAM:
                 self._out.append(_frame(PING, END_STREAM, 0, PyBytes_FromStringAndSize(<const char *>p, 8)))
         elif kind == PUSH_PROMISE:
             return self._fail(PROTOCOL_ERROR, "clients promise nothing")
-        elif kind == PRIORITY and (number == 0 or length != 5):
-            return self._fail(FRAME_SIZE_ERROR, "this is no priority")
+        elif kind == PRIORITY:
+            if number == 0:
+                return self._fail(PROTOCOL_ERROR, "a priority is of a call")
+            if length != 5:
+                return self._fail(FRAME_SIZE_ERROR, "a priority has five bytes")
+        elif kind == GOAWAY:
+            if number:
+                return self._fail(PROTOCOL_ERROR, "a farewell is of no call")
+            if length < 8:
+                return self._fail(FRAME_SIZE_ERROR, "a farewell has eight bytes at least")
         return 0
 
     cdef int _settings(self, bytes_t p, Py_ssize_t length) except -1:
@@ -342,6 +239,8 @@ cdef class Connection(_Sending):
         cdef Stream stream
         for at in range(0, length, 6):
             name, value = p[at] << 8 | p[at + 1], _get32(p + at + 2)
+            if name == 2 and value > 1:
+                return self._fail(PROTOCOL_ERROR, "promises are wanted or not")
             if name == 4:
                 if value > _LARGEST_WINDOW:
                     return self._fail(FLOW_CONTROL_ERROR, "a window is too large")
@@ -380,12 +279,13 @@ cdef class Connection(_Sending):
         cdef Stream stream
         cdef dict headers
         cdef bytes name, value
-        cdef bint regular = False
         if number <= self._last:
             stream = self._streams.get(number)
+            if stream is not None and stream.ended:
+                return self._fail(STREAM_CLOSED, "headers came after the end")
+            if not flags & END_STREAM or _begins_a_call(fields):
+                return self._fail(PROTOCOL_ERROR, "headers came twice")
             if stream is not None:  # else it is over already
-                if stream.ended or not flags & END_STREAM:
-                    return self._fail(PROTOCOL_ERROR, "headers came twice")
                 self._end_of(stream)
             return 0
         self._last = number
@@ -394,18 +294,15 @@ cdef class Connection(_Sending):
         if len(self._streams) >= self._max_streams:
             self._out.append(_frame(RST_STREAM, 0, number, REFUSED_STREAM.to_bytes(4, "big")))
             return 0
+        if fields is not self._wellformed:  # calls of one client are mostly equal
+            why = _what_is_wrong(fields)
+            if why is not None:
+                return self._fail(PROTOCOL_ERROR, why)
+            self._wellformed = fields
         headers = {}
         for name, value in fields:
-            if PyBytes_AS_STRING(name)[0] == b":":
-                if regular or name in headers:
-                    return self._fail(PROTOCOL_ERROR, "headers are out of order")
-            else:
-                regular = True
-                if name in headers:
-                    continue
-            headers[name] = value
-        if b":method" not in headers or b":path" not in headers or b":scheme" not in headers:
-            return self._fail(PROTOCOL_ERROR, "a request has no method, scheme or path")
+            if name not in headers:
+                headers[name] = value
         stream = Stream.__new__(Stream)
         stream.id, stream.headers = number, headers
         stream.several = headers[b":path"] in self._several
@@ -415,11 +312,4 @@ cdef class Connection(_Sending):
         self._touch(stream)
         if flags & END_STREAM:
             self._end_of(stream)
-        return 0
-
-    cdef int _widen(self, Stream stream, int64_t to, int64_t below) except -1:
-        """Let the client send up to so much, where it may send less than something else."""
-        if stream.window_in < below and to > stream.window_in:
-            self._out.append(_frame(WINDOW_UPDATE, 0, stream.id, (to - stream.window_in).to_bytes(4, "big")))
-            stream.window_in = to
         return 0

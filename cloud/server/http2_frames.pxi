@@ -35,6 +35,10 @@ cdef int64_t _LARGEST_WINDOW = (1 << 31) - 1
 # ":status: 200", and the rest as literals: what is remembered nowhere cannot be remembered wrongly
 cdef bytes _HEAD = b"\x88\x0f\x10\x10application/grpc"
 cdef bytes _OK = b"\x00\x0bgrpc-status\x010"
+cdef frozenset _PSEUDO = frozenset([b":method", b":scheme", b":path", b":authority"])
+cdef frozenset _OF_HTTP1 = frozenset(
+    [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"]
+)
 
 
 cdef inline uint32_t _get32(bytes_t p) noexcept nogil:
@@ -84,3 +88,29 @@ cdef bytes _quoted(str text):
     return b"".join([
         bytes([c]) if 32 <= c < 127 and c != 37 else b"%%%02X" % c for c in text.encode(errors="replace")
     ])
+
+
+cdef bint _begins_a_call(list fields):
+    """Tell whether there is a pseudo-header among them, as only the first of a call have."""
+    return any([field[0][0] == 58 for field in fields])
+
+
+cdef str _what_is_wrong(list fields):
+    """Return why headers are none of a request (RFC 9113, 8.2 and 8.3); None where they are."""
+    cdef bytes name, value
+    cdef bint regular = False
+    cdef set seen = set()
+    for name, value in fields:
+        if PyBytes_AS_STRING(name)[0] == b":":
+            if regular or name in seen:
+                return "headers are out of order"
+            if name not in _PSEUDO:
+                return "a request has no such header"
+            seen.add(name)
+        else:
+            regular = True
+            if name in _OF_HTTP1 or (name == b"te" and value != b"trailers"):
+                return "a header is of HTTP/1"
+    if b":method" not in seen or b":scheme" not in seen or (b":path", b"") in fields or b":path" not in seen:
+        return "a request has no method, scheme or path"
+    return None
