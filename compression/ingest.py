@@ -1,12 +1,16 @@
-"""Bring a model of any dtype policy into float32, and prove that it still says the same.
+"""Bring a model of any origin and dtype policy into float32 Keras 3, and prove that it still says the same.
 
-Converters to TFLite and ONNX know nothing of mixed precision. The model's configuration is
-rewritten, the model rebuilt and its weights copied; then both are run on real inputs.
+Converters to TFLite and ONNX know nothing of mixed precision, and neither do the methods of
+compression. The model's configuration is rewritten, the model rebuilt and its weights copied; then both
+are run on real inputs. Nothing that holds code is loaded: see `archives`.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,11 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_sdk.cloud.training.evaluate import logits_of
-from edge_sdk.errors import CompressionError
+from edge_sdk.compression import archives, legacy
+from edge_sdk.compression.bridge import bridged
+from edge_sdk.compression.fitting import check_model
+from edge_sdk.compression.rebuild import float32_default, leaves, rebuild
+from edge_sdk.errors import CompressionError, InputError
 
-__all__ = ["Agreement", "agreement", "to_float32"]
+__all__ = ["Agreement", "Ingested", "agreement", "ingest", "to_float32"]
 
-REDUCED = frozenset({"mixed_bfloat16", "mixed_float16", "bfloat16", "float16"})
+REDUCED = frozenset({"mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64"})
 
 # Seen in practice: a largest change of 0.05 in logits that span 30, no changed answer.
 LEAST_AGREEMENT = 0.98
@@ -56,6 +64,80 @@ class Agreement:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Ingested:
+    """A model that compression can work on.
+
+    Attributes
+    ----------
+    model
+        Keras 3, float32.
+    source
+        ``keras``, ``tf_keras`` or ``saved_model``.
+    policies
+        Dtype policies of the original's layers; none where it is not of Keras 3.
+    agreement
+        With the original, on the inputs given.
+    """
+
+    model: keras.Model
+    source: str
+    policies: tuple[str, ...]
+    agreement: Agreement
+
+
+def ingest(
+    source: keras.Model | str | Path,
+    inputs: npt.NDArray[Any],
+    *,
+    shape: tuple[int, ...] | None = None,
+    least: float = LEAST_AGREEMENT,
+) -> Ingested:
+    """Take a model in, as a verified float32 model of Keras 3.
+
+    Parameters
+    ----------
+    source
+        A Keras 3 or tf_keras model in memory; a ``.keras`` file of either, an ``.h5`` file, or a SavedModel
+        folder that tf_keras wrote. It is not changed. A graph without layers (ONNX, TFLite, a SavedModel
+        of another origin) can be a teacher: see `teachers.open_teacher`.
+    inputs
+        ``[n, ...]`` real inputs to compare on.
+    shape
+        Extents of an input without the batch, where the model leaves them open.
+    least
+        Share of inputs that must have the same answer.
+
+    Raises
+    ------
+    InputError
+        There is no such model, or it has no layers to work on.
+    MissingExtraError
+        A model of Keras 2 without tf_keras.
+    CompressionError
+        It holds code, an unknown layer, an open extent or weights that are not finite; it cannot be rebuilt, or
+        says something else afterwards.
+    """
+    if not len(inputs):
+        raise InputError("there are no inputs to compare on")
+    if isinstance(source, keras.Model):
+        return _of_memory(source, inputs, shape, least, "keras")
+    with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
+        if not isinstance(source, str | Path):
+            source = _written(source, Path(folder))
+        archive = archives.inspect(Path(source))
+        if archive.kind in ("onnx", "litert"):
+            raise InputError(f"{source} has no layers to work on; use it as a teacher (edge_sdk.compression.teachers)")
+        if archive.kind == "keras":
+            return _of_memory(_loaded(archive.path, Path(folder)), inputs, shape, least, "keras")
+        found = legacy.read(archive.path, inputs)
+        model = bridged(found.config, found.weights, sequential=found.sequential)
+        check_model(model := _fixed(model, shape))
+        compared = agreement(found.logits, logits_of(model, inputs))
+        _gate(model.name, compared, least)
+        return Ingested(model, "saved_model" if archive.kind == "saved_model" else "tf_keras", (), compared)
+
+
 def to_float32(model: keras.Model, inputs: npt.NDArray[Any]) -> tuple[keras.Model, Agreement]:
     """Return a float32 copy of a model and how well it agrees with the original.
 
@@ -71,25 +153,8 @@ def to_float32(model: keras.Model, inputs: npt.NDArray[Any]) -> tuple[keras.Mode
     CompressionError
         If the copy cannot be built, or disagrees by more than rounding explains.
     """
-    try:
-        config = keras.saving.serialize_keras_object(model)
-        copy: keras.Model = keras.saving.deserialize_keras_object(_float32(config))
-    except (TypeError, ValueError) as error:
-        raise CompressionError(f"the model {model.name!r} cannot be rebuilt in float32: {error}") from error
-    weights = model.get_weights()
-    if [value.shape for value in weights] != [value.shape for value in copy.get_weights()]:
-        raise CompressionError(f"the float32 copy of {model.name!r} has other weights than the original")
-    copy.set_weights([np.asarray(value, dtype=_storable(value.dtype)) for value in weights])
-    for layer in copy._flatten_layers(include_self=False):  # noqa: SLF001 (nested models included)
-        if layer.compute_dtype in ("bfloat16", "float16"):
-            raise CompressionError(f"the layer {layer.name!r} still computes in {layer.compute_dtype}")
-    found = agreement(logits_of(model, inputs), logits_of(copy, inputs))
-    if found.argmax < LEAST_AGREEMENT or not found.logit_delta <= LARGEST_DELTA * found.logit_span:
-        raise CompressionError(
-            f"the float32 copy of {model.name!r} disagrees with it: {found.argmax:.1%} same answers, "
-            f"logits differ by up to {found.logit_delta:.3g}"
-        )
-    return copy, found
+    found = ingest(model, inputs)
+    return found.model, found.agreement
 
 
 def agreement(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> Agreement:
@@ -102,20 +167,87 @@ def agreement(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -
     )
 
 
-def _float32(value: Any, key: str = "") -> Any:
-    """Rewrite every reduced dtype policy in a serialised model, however deep."""
-    if isinstance(value, dict):
-        inside_policy = value.get("class_name") == "DTypePolicy"
-        return {
-            name: _float32(item, "dtype" if inside_policy and name == "config" else name)
-            if not (key == "dtype" and name == "name" and item in REDUCED)
-            else "float32"
-            for name, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return type(value)(_float32(item, key) for item in value)
-    return "float32" if key == "dtype" and isinstance(value, str) and value in REDUCED else value
+def _of_memory(
+    model: keras.Model, inputs: npt.NDArray[Any], shape: tuple[int, ...] | None, least: float, source: str
+) -> Ingested:
+    policies = tuple(sorted({layer.dtype_policy.name for layer in leaves(model)}))
+    quantized = [layer.name for layer in leaves(model) if getattr(layer, "quantization_mode", None)]
+    if quantized:
+        raise CompressionError(
+            f"the layer {quantized[0]!r} of {model.name!r} is quantized by Keras already; give the model before that"
+        )
+    if not model.built:
+        raise CompressionError(f"the model {model.name!r} has no weights yet; call it once, or give it an Input")
+    archives.check_config(_config(model), repr(model.name))
+    copy = rebuild(model, _in_float32)
+    for layer in copy._flatten_layers(include_self=False):  # noqa: SLF001 (nested models included)
+        if layer.compute_dtype in REDUCED:
+            raise CompressionError(f"the layer {layer.name!r} still computes in {layer.compute_dtype}")
+    check_model(copy := _fixed(copy, shape))
+    found = agreement(logits_of(model, inputs), logits_of(copy, inputs))
+    _gate(model.name, found, least)
+    return Ingested(copy, source, policies, found)
 
 
-def _storable(dtype: Any) -> Any:
-    return dtype if np.dtype(dtype).kind in "iub" else np.float32
+def _config(model: keras.Model) -> Any:
+    try:
+        config = keras.saving.serialize_keras_object(model)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise CompressionError(
+            f"the model {model.name!r} has no configuration: {' '.join(str(error).split())[:200]}; "
+            "build it of layers, by keras.Model(inputs, outputs)"
+        ) from error
+    return {name: value for name, value in config.items() if name != "compile_config"}
+
+
+def _loaded(path: Path, folder: Path) -> keras.Model:
+    """Load what was inspected: a copy, so that nobody changes it between."""
+    copy = folder / f"model{path.suffix}"
+    shutil.copyfile(path, copy)
+    archives.inspect(copy)
+    try:
+        with float32_default():
+            return keras.saving.load_model(copy, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises what its layers raise
+        raise CompressionError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+
+
+def _written(model: Any, folder: Path) -> Path:
+    """Write a tf_keras model of this process to a file, for another process to read."""
+    if not type(model).__module__.startswith("tf_keras.") and not any(
+        base.__module__.startswith("tf_keras.") for base in type(model).__mro__
+    ):
+        raise InputError(f"the model is a {type(model).__name__}; it should be a Keras model, or a path of one")
+    path = folder / "given.keras"
+    model.save(path)
+    return path
+
+
+def _fixed(model: keras.Model, shape: tuple[int, ...] | None) -> keras.Model:
+    """Give open extents of the input a size."""
+    if shape is None or len(model.inputs) != 1:
+        return model
+    given = tuple(model.inputs[0].shape[1:])
+    if len(given) != len(shape) or any(have not in (None, want) for have, want in zip(given, shape, strict=True)):
+        raise InputError(f"shape is {shape}; the model {model.name!r} takes {given}")
+    if None not in given:
+        return model
+    with float32_default():
+        inputs = keras.Input(shape, dtype=model.inputs[0].dtype, name="processed")
+        return keras.Model(inputs, model(inputs), name=model.name)
+
+
+def _gate(name: str, found: Agreement, least: float) -> None:
+    if found.argmax < least or not found.logit_delta <= LARGEST_DELTA * found.logit_span:
+        raise CompressionError(
+            f"the float32 copy of {name!r} disagrees with it: {found.argmax:.1%} same answers, "
+            f"logits differ by up to {found.logit_delta:.3g}"
+        )
+
+
+def _in_float32(value: dict[str, Any]) -> dict[str, Any]:
+    """Rewrite the dtype policies of one serialised object."""
+    if value.get("class_name") == "DTypePolicy" and value.get("config", {}).get("name") in REDUCED:
+        return value | {"config": value["config"] | {"name": "float32"}}
+    dtype = value.get("dtype")
+    return value | {"dtype": "float32"} if isinstance(dtype, str) and dtype in REDUCED else value
