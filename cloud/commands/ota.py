@@ -1,7 +1,8 @@
 """Keep and serve a repository of signed updates.
 
 The offline keys (root, targets, publisher) are encrypted with the passphrase in the environment
-variable EDGE_SDK_OTA_PASSPHRASE, if it is set; `add` needs it then.
+variable EDGE_SDK_OTA_PASSPHRASE, if it is set; `add` needs it then. Every action is written into
+DIR/audit.jsonl.
 
 example:
   edge-sdk ota init repo
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk.cloud.ota.gateway import Gateway
+from edge_sdk.cloud.ota.operators import ROLES
 from edge_sdk.cloud.ota.repository import Repository
 from edge_sdk.errors import InputError
 from edge_sdk.ota.link import Broker
@@ -29,12 +31,18 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's sub-commands and their arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="init|add|assign|serve|status")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="init|add|assign|…")
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=summary, description=summary)
         sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the repository")
-        sub.add_argument("--keys", type=Path, help="folder of the private keys (default DIR/keys)")
+        sub.add_argument(
+            "--keys",
+            type=Path,
+            action="append",
+            metavar="FOLDER",
+            help="folder of private keys (default DIR/keys); may be given several times, new keys go into the first",
+        )
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
 
@@ -51,6 +59,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     assign.add_argument("--target", required=True, metavar="NAME-VERSION", help="a bundle that was added")
     assign.add_argument("--downgrade", action="store_true", help="allow a version lower than the active one")
     assign.add_argument("--days", type=_days, default=90, help="how long it may be followed (default %(default)s)")
+
+    expire = action("expire", "withdraw what a device was assigned, or a bundle from all devices")
+    which = expire.add_mutually_exclusive_group(required=True)
+    which.add_argument("--device", help="device id: it is assigned nothing more")
+    which.add_argument("--target", metavar="NAME-VERSION", help="a bundle: no device installs it any more")
+
+    action("publish", "sign anew what has lived half its life, and snapshot and timestamp in any case")
+
+    rotate = action("rotate", "replace a key by a new one; devices follow by themselves")
+    rotate.add_argument("key", metavar="KEY", help="root-1, root-2, …, targets, publisher, assignments or online")
+
+    operator = action("operator", "say who may do what; without --name, show it")
+    operator.add_argument("--name", help="account of the operating system")
+    operator.add_argument("--roles", default="", help=f"comma-separated, of {', '.join(ROLES)}; none: not an operator")
 
     serve = action("serve", "answer devices over MQTT, and keep their reports in DIR/reports.jsonl")
     serve.add_argument(
@@ -101,11 +123,42 @@ def run(args: argparse.Namespace) -> int:
             {"device": signed.device, "target": args.target, "counter": signed.counter},
             f"assigned {args.target} to {signed.device} (counter {signed.counter})",
         )
-    elif args.action == "serve":
-        _serve(args, repository)
     else:
-        _status(args, repository)
+        _OTHERS[args.action](args, repository)
     return 0
+
+
+def _expire(args: argparse.Namespace, repository: Repository) -> None:
+    if args.device is not None:
+        ended = repository.withdraw(args.device)
+        _say(args, {"device": args.device, "counter": ended.counter}, f"{args.device} is assigned nothing more")
+        return
+    repository.remove(args.target)
+    still = sorted(d for d, a in repository.assignments().items() if f"{a.name}-{a.version}" == args.target)
+    hint = f"; still assigned to {', '.join(still)}" if still else ""
+    _say(args, {"target": args.target, "assigned": still}, f"{args.target} is withdrawn{hint}")
+
+
+def _publish(args: argparse.Namespace, repository: Repository) -> None:
+    roles = repository.publish()
+    named = ", ".join(role for role in roles if "-bin-" not in role) or "nothing else was due"
+    _say(args, {"roles": roles}, f"signed anew: timestamp, snapshot; {named}")
+
+
+def _rotate(args: argparse.Namespace, repository: Repository) -> None:
+    version = repository.rotate(args.key)
+    note = "; the machine that serves needs it" if args.key in ("online", "assignments") else ""
+    _say(args, {"key": args.key, "root": version}, f"{args.key} is a new key, the root is version {version}{note}")
+
+
+def _operator(args: argparse.Namespace, repository: Repository) -> None:
+    if args.name is not None:
+        roles = [role for role in args.roles.split(",") if role]
+        with repository.operators.acting("operator", "keeper", name=args.name, roles=roles):
+            repository.operators.set_roles(args.name, roles)
+    named = repository.operators.roles()
+    lines = [f"{name}: {', '.join(roles)}" for name, roles in sorted(named.items())]
+    _say(args, {"operators": named}, "\n".join(lines) or "no operators are named: who can write the folder may do all")
 
 
 def _serve(args: argparse.Namespace, repository: Repository) -> None:
@@ -118,6 +171,7 @@ def _serve(args: argparse.Namespace, repository: Repository) -> None:
 
 
 def _status(args: argparse.Namespace, repository: Repository) -> None:
+    actions, broken = repository.operators.actions()
     last: dict[str, dict[str, Any]] = {}
     log = repository.folder / "reports.jsonl"
     for line in log.read_bytes().splitlines() if log.exists() else []:
@@ -130,7 +184,8 @@ def _status(args: argparse.Namespace, repository: Repository) -> None:
     roles = [row for row in repository.status() if "-bin-" not in row.role]
     if args.json:
         record = {
-            "roles": {r.role: {"version": r.version, "expires": r.expires.isoformat()} for r in roles},
+            "roles": {r.role: {"version": r.version, "expires": r.expires.isoformat(), "due": r.due} for r in roles},
+            "audit": {"actions": len(actions), "broken_at": broken},
             "bundles": sorted(repository.bundles()),
             "assignments": {d: json.loads(a.to_bytes()) for d, a in assignments.items()},
             "reports": last,
@@ -138,13 +193,27 @@ def _status(args: argparse.Namespace, repository: Repository) -> None:
         print(json.dumps(record, sort_keys=True))
         return
     for row in roles:
-        print(f"{row.role:<12} version {row.version:<5} expires {row.expires:%Y-%m-%d %H:%M} UTC")
+        due = "  sign it anew: edge-sdk ota publish" if row.due else ""
+        print(f"{row.role:<12} version {row.version:<5} expires {row.expires:%Y-%m-%d %H:%M} UTC{due}")
     for name, target in sorted(repository.bundles().items()):
         print(f"bundle       {name} ({target.size} bytes)")
     for device, assignment in sorted(assignments.items()):
         said = last.get(device)
         state = f"{said['state']} {said.get('version', '')} {said.get('reason', '')}".strip() if said else "no report"
         print(f"device       {device}: {assignment.name}-{assignment.version} (counter {assignment.counter}); {state}")
+
+    state = "whole" if broken is None else f"CHANGED: line {broken} does not follow the one before"
+    print(f"audit log    {len(actions)} lines, {state}")
+
+
+_OTHERS = {
+    "expire": _expire,
+    "operator": _operator,
+    "publish": _publish,
+    "rotate": _rotate,
+    "serve": _serve,
+    "status": _status,
+}
 
 
 def _days(text: str) -> float:

@@ -1,7 +1,12 @@
-"""Signing keys as files: Ed25519, PKCS#8 PEM, readable by their owner only, encrypted where asked."""
+"""Signing keys as files: Ed25519, PKCS#8 PEM, readable by their owner only, encrypted where asked.
+
+A key that is kept elsewhere, in a hardware token for instance, is a file ``<name>.uri`` instead.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,40 +18,131 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.exceptions import UnsupportedLibraryError
+from securesystemslib.signer import CryptoSigner, Key, Signer
 
+from edge_sdk import canonical
 from edge_sdk.errors import InputError, StorageError
-from edge_sdk.files import make_folder, storage_errors, write_durably
+from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
 
 __all__ = ["KeyFolder"]
 
 _ONLINE = ("online", "assignments")
+PIN = "EDGE_SDK_OTA_PIN"
+_UNFINISHED = ".unfinished"
 
 
 class KeyFolder:
-    """A folder of key files, ``<name>.pem``.
+    """Folders of key files, ``<name>.pem``.
 
     The keys ``online`` (snapshot, timestamp) and ``assignments`` serve unattended and are never
     encrypted; all others are, where a passphrase is given, and belong on a medium that is
     offline between uses.
 
+    A key that replaces another is ``<name>.next.pem`` until the repository names it; what it
+    replaced is kept as ``retired-<key id>.pem``.
+
     Parameters
     ----------
     folder
-        Where the files are.
+        Where the files are, and where new ones are made.
     passphrase
         Encrypts and decrypts the offline keys; None leaves them in the clear.
+    also
+        More folders to look for keys in, such as other media with one root key each.
     """
 
-    def __init__(self, folder: Path, passphrase: str | None = None) -> None:
+    def __init__(self, folder: Path, passphrase: str | None = None, *, also: Sequence[Path] = ()) -> None:
         self.folder = folder
+        self._folders = (folder, *also)
         self._passphrase = passphrase.encode() if passphrase else None
 
-    def create(self, name: str) -> CryptoSigner:
-        """Make a key, store it durably with mode 0600, and return its signer."""
-        path = make_folder(self.folder) / f"{name}.pem"
+    def begin(self, repository: Path) -> None:
+        """Prepare to make the keys of a new repository; those of its making that was cut are removed.
+
+        Raises
+        ------
+        StorageError
+            There are keys already: they are never overwritten.
+        """
+        make_folder(self.folder)
         with storage_errors(self.folder, "protect"):
             self.folder.chmod(0o700)
+            there, mark = sorted(self.folder.glob("*.pem")), self.folder / _UNFINISHED
+            whose = str(repository.absolute()).encode()
+            if there and not (mark.exists() and mark.read_bytes() == whose):
+                raise StorageError(f"{there[0]} exists already; keys are never overwritten")
+            write_durably(mark, whose)
+            for path in there:
+                path.unlink()
+
+    def finish(self) -> None:
+        """Say that the repository that the keys were made for is there."""
+        with storage_errors(self.folder):
+            (self.folder / _UNFINISHED).unlink(missing_ok=True)
+        fsync_dir(self.folder)
+
+    def create(self, name: str) -> Signer:
+        """Make a key, store it durably with mode 0600, and return its signer; a ``<name>.uri`` is taken as it is."""
+        if self._find(f"{name}.uri") is not None:
+            return self.load(name)
+        return self._create(name, self.folder / f"{name}.pem")
+
+    def create_next(self, name: str) -> Signer:
+        """Make the key that will replace one of that name."""
+        return self._create(name, make_folder(self.folder) / f"{name}.next.pem")
+
+    def pending(self) -> list[str]:
+        """Return the names of the keys that are about to be replaced."""
+        return sorted(path.name.removesuffix(".next.pem") for path in self.folder.glob("*.next.pem"))
+
+    def load_next(self, name: str) -> Signer:
+        """Return the signer of the key that is to replace one of that name."""
+        return self._load(self.folder / f"{name}.next.pem")
+
+    def promote(self, name: str) -> None:
+        """Put a new key in the place of the old one, which is kept as retired."""
+        path, old = self.folder / f"{name}.pem", self._find(f"{name}.pem")
+        with storage_errors(path):
+            if old is not None:
+                try:
+                    keyid = self._load(old).public_key.keyid[:16]
+                except InputError:  # of another passphrase: what it is called does not matter
+                    keyid = f"of-{name}"
+                old.rename(old.with_name(f"retired-{keyid}.pem"))
+            (self.folder / f"{name}.next.pem").replace(path)
+            if (elsewhere := self._find(f"{name}.uri")) is not None:
+                elsewhere.rename(elsewhere.with_name(f"retired-{name}.uri"))
+        fsync_dir(self.folder)
+
+    def discard_next(self, name: str) -> None:
+        """Remove a new key that nothing names."""
+        with storage_errors(self.folder):
+            (self.folder / f"{name}.next.pem").unlink(missing_ok=True)
+
+    def load(self, name: str) -> Signer:
+        """Return the signer of a stored key.
+
+        Raises
+        ------
+        InputError
+            The key is not here, is damaged, or needs another passphrase.
+        """
+        elsewhere = self._find(f"{name}.uri")
+        if elsewhere is not None:
+            return _load_uri(elsewhere)
+        return self._load(self._find(f"{name}.pem") or self.folder / f"{name}.pem")
+
+    def root_signers(self) -> Iterator[Signer]:
+        """Yield the signers of the root keys that are here."""
+        names = {path.name.rpartition(".")[0] for folder in self._folders for path in folder.glob("root-*.*")}
+        for name in sorted(name for name in names if name.removeprefix("root-").isdigit()):
+            yield self.load(name)
+
+    def _find(self, name: str) -> Path | None:
+        return next((path for folder in self._folders if (path := folder / name).exists()), None)
+
+    def _create(self, name: str, path: Path) -> Signer:
         if path.exists():
             raise StorageError(f"{path} exists already; keys are never overwritten")
         private = Ed25519PrivateKey.generate()
@@ -57,15 +153,7 @@ class KeyFolder:
         write_durably(path, pem, mode=0o600)
         return CryptoSigner(private)
 
-    def load(self, name: str) -> CryptoSigner:
-        """Return the signer of a stored key.
-
-        Raises
-        ------
-        InputError
-            The key is not here, is damaged, or needs another passphrase.
-        """
-        path = self.folder / f"{name}.pem"
+    def _load(self, path: Path) -> Signer:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -82,3 +170,18 @@ class KeyFolder:
         if not isinstance(private, Ed25519PrivateKey):
             raise InputError(f"the key {path} is not an Ed25519 key")
         return CryptoSigner(private)
+
+
+def _load_uri(path: Path) -> Signer:
+    """Open a key by a file ``{"uri": …, "public": {"keyid": …, "keytype": …, …}}``: `Signer.from_priv_key_uri`.
+
+    Its PIN, if it has one, comes from the environment variable EDGE_SDK_OTA_PIN.
+    """
+    try:
+        with storage_errors(path, "read"):
+            document = canonical.loads(path.read_bytes(), limit=65_536)
+        public = dict(document["public"])
+        key = Key.from_dict(public.pop("keyid"), public)
+        return Signer.from_priv_key_uri(document["uri"], key, lambda secret: os.environ.get(PIN, ""))
+    except (InputError, KeyError, TypeError, ValueError, UnsupportedLibraryError, OSError) as error:
+        raise InputError(f"the key that {path} names cannot be used: {error}") from error

@@ -1,54 +1,48 @@
 """A repository of signed updates: TUF roles on disk, bundles, and one assignment a device.
 
-Which roles there are and who signs them is in `edge_sdk.cloud.ota.roles`.
-
-Writing order makes a half-done change invisible: target, bin, snapshot, timestamp. Files have
-versions or digests in their names (consistent snapshots), and the timestamp is replaced last, at
-once. One writer at a time holds a lock on the folder; readers need none.
-
-Source: The Update Framework specification 1.0.34, https://theupdateframework.github.io/specification/.
+Which roles there are and who signs them is in `edge_sdk.cloud.ota.roles`, how they lie on disk and
+in which order they are written in `edge_sdk.cloud.ota.rolefiles`. One writer at a time holds a
+lock on the folder; readers need none.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import logging
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
-from tuf.api.serialization.json import JSONSerializer
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.ota.keys import KeyFolder
-from edge_sdk.cloud.ota.roles import DELEGATED, KEYS, Lifetimes, first_metadata, key_of, now, say_when_signed
-from edge_sdk.errors import BundleError, InputError, StorageError
-from edge_sdk.files import make_folder, storage_errors, write_durably
+from edge_sdk.cloud.ota.operators import Operators
+from edge_sdk.cloud.ota.rolefiles import RoleFiles
+from edge_sdk.cloud.ota.roles import DELEGATED, KEYS, Lifetimes, first_metadata, now
+from edge_sdk.cloud.ota.rotation import heal, renew, rotate, signer_of
+from edge_sdk.errors import BundleError, InputError
+from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
 from edge_sdk.ota.records import Assignment, Target
 from edge_sdk.ota.topics import BLOCK_BYTES, check_id
 
 __all__ = ["Lifetimes", "Repository", "RoleStatus"]
 
-log = logging.getLogger("edge_sdk.cloud.ota.repository")
-
-Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
-
-_SERIALIZER = JSONSerializer(compact=True)
+Keys = str | Path | Sequence[str | Path] | None
 
 
 @dataclass(frozen=True, slots=True)
 class RoleStatus:
-    """One role's current version and expiry."""
+    """One role's current version and expiry, and whether it has lived half its life."""
 
     role: str
     version: int
     expires: datetime
+    due: bool = False
 
 
 class Repository:
@@ -62,17 +56,17 @@ class Repository:
 
     def __init__(self, folder: Path, keys: KeyFolder, lifetimes: Lifetimes) -> None:
         self.folder = folder
-        self._metadata = folder / "metadata"
+        self.operators = Operators(folder)
         self._targets = folder / "targets"
         self._keys = keys
-        self._lifetimes = lifetimes
+        self._files = RoleFiles(folder / "metadata", lifetimes)
 
     @classmethod
     def init(
         cls,
         folder: str | Path,
         *,
-        keys: str | Path | None = None,
+        keys: Keys = None,
         passphrase: str | None = None,
         root_keys: int = 3,
         threshold: int = 2,
@@ -86,7 +80,8 @@ class Repository:
         folder
             New or empty folder.
         keys
-            Folder of the private keys; default ``<folder>/keys``.
+            Folder of the private keys; default ``<folder>/keys``. Several are looked through in turn,
+            and new keys are made in the first.
         passphrase
             Encrypts the offline keys (root, targets, publisher).
         root_keys, threshold
@@ -106,11 +101,12 @@ class Repository:
             raise InputError(f"a root threshold of {threshold} of {root_keys} keys is not within 2-16 keys, 2 or more")
         if bins not in {2**n for n in range(1, 13)}:
             raise InputError(f"{bins} bins: not a power of two from 2 to 4096")
-        if (folder / "metadata").exists() or (folder / "root.json").exists():
+        if (folder / "metadata").exists():
             raise InputError(f"{folder} holds a repository already")
-        store = KeyFolder(Path(keys) if keys is not None else folder / "keys", passphrase)
-        repository = cls(make_folder(folder), store, lifetimes or Lifetimes())
-        with repository._locked():
+        repository = cls(make_folder(folder), _key_folder(folder, keys, passphrase), lifetimes or Lifetimes())
+        with repository._acting("init", "keeper", threshold=threshold, bins=bins, heals=False):
+            if (folder / "metadata").exists():
+                raise InputError(f"{folder} holds a repository already")
             repository._create(root_keys, threshold, bins)
         return repository
 
@@ -119,7 +115,7 @@ class Repository:
         cls,
         folder: str | Path,
         *,
-        keys: str | Path | None = None,
+        keys: Keys = None,
         passphrase: str | None = None,
         lifetimes: Lifetimes | None = None,
     ) -> Repository:
@@ -127,18 +123,17 @@ class Repository:
         folder = Path(folder)
         if not (folder / "metadata" / "timestamp.json").is_file():
             raise InputError(f"{folder} is not an update repository; make one with: edge-sdk ota init {folder}")
-        store = KeyFolder(Path(keys) if keys is not None else folder / "keys", passphrase)
-        return cls(folder, store, lifetimes or Lifetimes())
+        return cls(folder, _key_folder(folder, keys, passphrase), lifetimes or Lifetimes())
 
     @property
     def root_path(self) -> Path:
-        """The first root, to be pinned on devices."""
+        """The newest root, to be pinned on devices."""
         return self.folder / "root.json"
 
     @property
     def timestamp_version(self) -> int:
         """Version of the current timestamp; it grows with every change."""
-        return self._read("timestamp", Timestamp).signed.version
+        return self._files.read("timestamp", Timestamp).signed.version
 
     def add(self, bundle: str | Path) -> Target:
         """Sign a bundle file as a target.
@@ -176,13 +171,15 @@ class Repository:
             blocks=tuple(hashlib.sha256(block).hexdigest() for block in blocks),
             bundle_digest=opened.digest,
         )
-        with self._locked():
-            known = self._find(target.path)
+        with self._acting("add", "publisher", target=f"{target.name}-{target.version}", sha256=target.sha256):
+            known = self._files.find(target.path)
+            name = target.path.rpartition("/")[2]
+            stored = {path.name.partition(".")[0] for path in (self._targets / "bundles").glob(f"*.{name}")}
+            if (known is not None and known.hashes["sha256"] != target.sha256) or stored - {target.sha256}:
+                raise InputError(
+                    f"{manifest.name}-{manifest.version} is there with other bytes; give the bundle a new version"
+                )
             if known is not None:
-                if known.hashes["sha256"] != target.sha256:
-                    raise InputError(
-                        f"{manifest.name}-{manifest.version} is there with other bytes; give the bundle a new version"
-                    )
                 return target
             file = TargetFile(target.size, {"sha256": target.sha256}, target.path, {"custom": target.custom()})
             self._put("bundles", file, data)
@@ -210,33 +207,94 @@ class Repository:
             There is no such target, or the device id cannot stand in a topic.
         """
         check_id("device", device)
-        with self._locked():
-            file = self._find(f"bundles/{target}.edge")
+        with self._acting("assign", "assigner", device=device, target=target, downgrade=downgrade) as done:
+            file = self._files.find(f"bundles/{target}.edge")
             if file is None:
                 raise InputError(f"{target} is not in the repository; add its bundle first")
             path = f"assignments/{device}.json"
-            previous = self._find(path)
+            previous = self._files.find(path)
             signed_target = _target(file)
             assignment = Assignment(
                 device=device,
                 counter=(previous.custom["counter"] if previous is not None else 0) + 1,
-                expires=(now() + (expires or self._lifetimes.assignment)),
+                expires=(now() + (expires or self._files.lifetimes.assignment)),
                 name=signed_target.name,
                 version=signed_target.version,
                 target=file.path,
                 sha256="sha256:" + signed_target.sha256,
                 downgrade=downgrade,
             )
-            data = assignment.to_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            custom = {"counter": assignment.counter}
-            self._put("assignments", TargetFile(len(data), {"sha256": digest}, path, {"custom": custom}), data)
+            self._put_assignment(path, assignment)
+            done["counter"] = assignment.counter
         return assignment
 
-    def publish(self) -> int:
-        """Sign snapshot and timestamp anew and return the timestamp's version."""
-        with self._locked():
-            return self._publish({})
+    def withdraw(self, device: str) -> Assignment:
+        """Let a device be assigned nothing more: its last assignment is signed anew as one that has expired.
+
+        Raises
+        ------
+        InputError
+            The device was assigned nothing.
+        """
+        check_id("device", device)
+        with self._acting("withdraw assignment", "assigner", device=device) as done:
+            last = self.assignments().get(device)
+            if last is None:
+                raise InputError(f"nothing is assigned to {device}")
+            ended = replace(last, counter=last.counter + 1, expires=now())
+            self._put_assignment(f"assignments/{device}.json", ended)
+            done["counter"] = ended.counter
+        return ended
+
+    def remove(self, target: str) -> None:
+        """Withdraw a bundle: no device installs it any more, whatever it is assigned.
+
+        Its file stays where it is, and its name and version stay taken.
+
+        Raises
+        ------
+        InputError
+            There is no such target.
+        """
+        with self._acting("withdraw bundle", "publisher", target=target):
+            path = f"bundles/{target}.edge"
+            if self._files.find(path) is None:
+                raise InputError(f"{target} is not in the repository")
+            name = self._files.bin("bundles", path)
+            metadata = self._files.read(name, Targets)
+            del metadata.signed.targets[path]
+            self._files.publish({name: metadata}, signer_of(self._keys))
+
+    def rotate(self, name: str) -> int:
+        """Replace a key by a new one; return the version of the newest root.
+
+        Parameters
+        ----------
+        name
+            ``root-N``, ``targets``, ``publisher``, ``assignments`` or ``online``.
+
+        Raises
+        ------
+        InputError
+            There is no such key, or too few keys are here to sign the change.
+        """
+        with self._acting("rotate", "keeper", key=name) as done:
+            done["root"] = version = rotate(self._files, self._keys, name)
+            self._pin()
+        return version
+
+    def publish(self) -> list[str]:
+        """Sign anew every role that has lived half its life, and snapshot and timestamp always; return the former.
+
+        Raises
+        ------
+        InputError
+            A key that is needed is not here; nothing was changed.
+        """
+        with self._acting("publish", "keeper") as done:
+            done["roles"] = roles = renew(self._files, self._keys)
+            self._pin()
+        return roles
 
     def refresh(self) -> bool:
         """Sign anew the online roles that have lived half their life; return whether any was.
@@ -244,36 +302,35 @@ class Repository:
         Call it regularly (`ota serve` does). Offline roles are not touched: see `status`.
         """
         with self._locked():
-            stale = {s.role for s in self.status() if s.expires - now() < self._lifetimes.of(s.role) / 2}
-            changed = {role: self._read(role, Targets) for role in stale if role.startswith("assignments")}
+            heal(self._files, self._keys)
+            stale = {row.role for row in self.status() if row.due}
+            changed = {role: self._files.read(role, Targets) for role in stale if role.startswith("assignments")}
             if not changed and not stale & {"snapshot", "timestamp"}:
                 return False
-            self._publish(changed)
+            with self.operators.acting("refresh", "server"):
+                self._files.publish(changed, signer_of(self._keys))
             return True
 
     def status(self) -> list[RoleStatus]:
         """Return each role with its version and expiry, top-level roles first."""
-        snapshot = self._read("snapshot", Snapshot)
-        rows = [
-            RoleStatus("root", (root := self._root()).signed.version, root.signed.expires),
-            RoleStatus("timestamp", (stamp := self._read("timestamp", Timestamp)).signed.version, stamp.signed.expires),
-            RoleStatus("snapshot", snapshot.signed.version, snapshot.signed.expires),
+        rows: list[tuple[str, Root | Timestamp | Snapshot | Targets]] = [
+            ("root", self._files.root().signed),
+            ("timestamp", self._files.read("timestamp", Timestamp).signed),
+            ("snapshot", self._files.read("snapshot", Snapshot).signed),
+            *((name, self._files.read(name, Targets).signed) for name in self._files.names()),
         ]
-        for name in snapshot.signed.meta:
-            role = name.removesuffix(".json")
-            targets = self._read(role, Targets).signed
-            rows.append(RoleStatus(role, targets.version, targets.expires))
-        return rows
+        of = self._files.lifetimes.of
+        return [RoleStatus(name, s.version, s.expires, s.expires - now() < of(name) / 2) for name, s in rows]
 
     def bundles(self) -> dict[str, Target]:
         """Return the targets by ``NAME-VERSION``."""
-        targets = (_target(file) for file in self._all("bundles"))
+        targets = (_target(file) for file in self._files.all("bundles"))
         return {f"{target.name}-{target.version}": target for target in targets}
 
     def assignments(self) -> dict[str, Assignment]:
         """Return the current assignment of each device."""
         found = {}
-        for file in self._all("assignments"):
+        for file in self._files.all("assignments"):
             with storage_errors(self._stored(file), "read"):
                 assignment = Assignment.from_bytes(self._stored(file).read_bytes())
             found[assignment.device] = assignment
@@ -281,100 +338,67 @@ class Repository:
 
     def target_file(self, target: str) -> Path:
         """Return where the bundle ``NAME-VERSION`` is stored; raise `InputError` if there is none."""
-        file = self._find(f"bundles/{target}.edge")
+        file = self._files.find(f"bundles/{target}.edge")
         if file is None:
             raise InputError(f"{target} is not in the repository")
         return self._stored(file)
 
-    # the roles on disk
-
     def _create(self, root_keys: int, threshold: int, bins: int) -> None:
-        make_folder(self._metadata)
+        """Make keys and metadata aside; the folder is a repository when ``metadata`` gets its name, at last."""
+        self._keys.begin(self.folder)
         for name in DELEGATED:
             make_folder(self._targets / name)
+            fsync_dir(self._targets)
         roots = [self._keys.create(f"root-{number + 1}") for number in range(root_keys)]
         signers = {name: self._keys.create(name) for name in KEYS}
-        for name, metadata in first_metadata(roots, threshold, signers, bins, self._lifetimes):
-            data = self._write(name, metadata)
-            if isinstance(metadata.signed, Root):
-                write_durably(self.root_path, data)
+        aside = self.folder / ".metadata"
+        with storage_errors(aside):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            files = RoleFiles(aside, self._files.lifetimes)
+            for name, metadata in first_metadata(roots, threshold, signers, bins, files.lifetimes):
+                data = files.write(name, metadata)
+                if isinstance(metadata.signed, Root):
+                    write_durably(self.root_path, data)
+            aside.rename(self._files.folder)
+        fsync_dir(self.folder)
+        self._keys.finish()
+
+    def _put_assignment(self, path: str, assignment: Assignment) -> None:
+        data = assignment.to_bytes()
+        hashes, custom = {"sha256": hashlib.sha256(data).hexdigest()}, {"custom": {"counter": assignment.counter}}
+        self._put("assignments", TargetFile(len(data), hashes, path, custom), data)
 
     def _put(self, role: str, file: TargetFile, data: bytes) -> None:
         write_durably(self._stored(file), data)
-        name = self._bin(role, file.path)
-        metadata = self._read(name, Targets)
+        name = self._files.bin(role, file.path)
+        metadata = self._files.read(name, Targets)
         metadata.signed.targets[file.path] = file
-        self._publish({name: metadata})
+        self._files.publish({name: metadata}, signer_of(self._keys))
 
-    def _publish(self, changed: Mapping[str, Metadata[Targets]]) -> int:
-        snapshot = self._read("snapshot", Snapshot)
-        for role, metadata in changed.items():
-            metadata.signed.version = snapshot.signed.meta[f"{role}.json"].version + 1
-            metadata.signed.expires = self._expiry(role)
-            metadata.sign(self._keys.load(key_of(role)))
-            self._write(f"{metadata.signed.version}.{role}.json", metadata)
-            snapshot.signed.meta[f"{role}.json"] = MetaFile(metadata.signed.version)
-        online = self._keys.load("online")
-        snapshot.signed.version += 1
-        snapshot.signed.expires = self._expiry("snapshot")
-        snapshot.sign(online)
-        self._write(f"{snapshot.signed.version}.snapshot.json", snapshot)
-        timestamp = self._read("timestamp", Timestamp)
-        timestamp.signed.version += 1
-        timestamp.signed.expires = self._expiry("timestamp")
-        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
-        say_when_signed(timestamp.signed)
-        timestamp.sign(online)
-        self._write("timestamp.json", timestamp)
-        return timestamp.signed.version
-
-    def _bin(self, role: str, path: str) -> str:
-        delegations = self._read(role, Targets).signed.delegations
-        if delegations is None or delegations.succinct_roles is None:
-            raise StorageError(f"{self._metadata}: the role {role} has no bins; the repository is damaged")
-        return delegations.succinct_roles.get_role_for_target(path)
-
-    def _find(self, path: str) -> TargetFile | None:
-        return self._read(self._bin(path.split("/", 1)[0], path), Targets).signed.targets.get(path)
-
-    def _all(self, role: str) -> Iterator[TargetFile]:
-        for name in self._read("snapshot", Snapshot).signed.meta:
-            if name.startswith(f"{role}-bin-"):
-                yield from self._read(name.removesuffix(".json"), Targets).signed.targets.values()
+    def _pin(self) -> None:
+        """Offer the newest root to be pinned on new devices."""
+        data = self._files.folder / f"{self._files.root().signed.version}.root.json"
+        with storage_errors(data, "read"):
+            write_durably(self.root_path, data.read_bytes())
 
     def _stored(self, file: TargetFile) -> Path:
         folder, _, name = file.path.rpartition("/")
         return self._targets / folder / f"{file.hashes['sha256']}.{name}"
 
-    def _root(self) -> Metadata[Root]:
-        version = max(int(path.name.split(".", 1)[0]) for path in self._metadata.glob("*.root.json"))
-        return self._load(self._metadata / f"{version}.root.json", Root)
+    @contextmanager
+    def _acting(self, action: str, role: str, *, heals: bool = True, **details: object) -> Iterator[dict[str, Any]]:
+        with self._locked(), self.operators.acting(action, role, **details) as done:
+            if heals:
+                heal(self._files, self._keys)
+                if self._root_is_newer():
+                    self._pin()
+            yield done
 
-    def _read(self, role: str, kind: type[Signed]) -> Metadata[Signed]:
-        if role == "timestamp":
-            return self._load(self._metadata / "timestamp.json", kind)
-        if role == "snapshot":
-            version = self._read("timestamp", Timestamp).signed.snapshot_meta.version
-        else:
-            version = self._read("snapshot", Snapshot).signed.meta[f"{role}.json"].version
-        return self._load(self._metadata / f"{version}.{role}.json", kind)
-
-    def _load(self, path: Path, kind: type[Signed]) -> Metadata[Signed]:
-        try:
-            metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
-        except (OSError, RepositoryError) as error:
-            raise StorageError(f"the repository is damaged: {path}: {error}") from error
-        if not isinstance(metadata.signed, kind):
-            raise StorageError(f"the repository is damaged: {path} is not of the type {kind.type}")
-        return metadata
-
-    def _write(self, name: str, metadata: Metadata[Any]) -> bytes:
-        data = metadata.to_bytes(_SERIALIZER)
-        write_durably(self._metadata / name, data)
-        return data
-
-    def _expiry(self, role: str) -> datetime:
-        return now() + self._lifetimes.of(role)
+    def _root_is_newer(self) -> bool:
+        with storage_errors(self.root_path, "read"):
+            pinned = Metadata[Root].from_bytes(self.root_path.read_bytes())
+        return self._files.root().signed.version > pinned.signed.version
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -385,3 +409,10 @@ class Repository:
 
 def _target(file: TargetFile) -> Target:
     return Target.from_signed(file.path, file.length, file.hashes, file.custom)
+
+
+def _key_folder(folder: Path, keys: Keys, passphrase: str | None) -> KeyFolder:
+    if keys is None:
+        return KeyFolder(folder / "keys", passphrase)
+    first, *also = [Path(keys)] if isinstance(keys, str | Path) else [Path(path) for path in keys]
+    return KeyFolder(first, passphrase, also=also)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import Signer
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -61,7 +61,9 @@ class Lifetimes:
 
 
 def key_of(role: str) -> str:
-    """Return the name of the key that signs a role of targets."""
+    """Return the name of the key that signs a role other than root."""
+    if role in ("snapshot", "timestamp"):
+        return "online"
     if role == "targets":
         return "targets"
     return "assignments" if role.startswith("assignments") else "publisher"
@@ -78,7 +80,7 @@ def say_when_signed(timestamp: Timestamp) -> None:
 
 
 def first_metadata(
-    roots: Sequence[CryptoSigner], threshold: int, signers: Mapping[str, CryptoSigner], bins: int, lifetimes: Lifetimes
+    roots: Sequence[Signer], threshold: int, signers: Mapping[str, Signer], bins: int, lifetimes: Lifetimes
 ) -> Iterator[tuple[str, Metadata[Any]]]:
     """Yield the signed metadata of an empty repository with its file names, the timestamp last.
 
@@ -118,7 +120,7 @@ def first_metadata(
     yield "timestamp.json", timestamp
 
 
-def _tree(signers: Mapping[str, CryptoSigner], bins: int, lifetimes: Lifetimes) -> dict[str, Targets]:
+def _tree(signers: Mapping[str, Signer], bins: int, lifetimes: Lifetimes) -> dict[str, Targets]:
     public: dict[str, Key] = {name: signers[key_of(name)].public_key for name in DELEGATED}
     keys = {key.keyid: key for key in public.values()}
     roles = {

@@ -10,7 +10,6 @@ import pytest
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edge_sdk.bundle import Bundle
-from edge_sdk.cloud.ota import repository as module
 from edge_sdk.cloud.ota.repository import Lifetimes, Repository
 from edge_sdk.errors import BundleError, InputError, StorageError
 from outside.updates import make_bundle, spoil_golden
@@ -142,27 +141,6 @@ def test_refresh_signs_online_roles_at_half_of_their_life(tmp_path: Path) -> Non
     assert expiry["assignments"] > datetime.now(UTC) + timedelta(days=89)
     assert expiry["assignments-bin-1"] > datetime.now(UTC) + timedelta(days=89)
     assert not again.refresh()
-
-
-def test_a_change_that_was_cut_short_is_invisible_and_can_be_made_again(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = make_bundle(tmp_path, "1.0.0")
-    write = module.write_durably
-    for cut in ("bundles-bin", "snapshot", "timestamp"):
-
-        def fails(path: Path, data: bytes, cut: str = cut) -> None:
-            if cut in path.name:
-                raise StorageError("the power is gone")
-            write(path, data)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "write_durably", fails)
-            with pytest.raises(StorageError):
-                repository.add(bundle)
-        assert repository.bundles() == {}
-    repository.add(bundle)
-    assert list(repository.bundles()) == ["tiny-1.0.0"]
 
 
 def test_damaged_metadata_is_named(repository: Repository, tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""The metadata of a repository on disk: read, verified against its parents, written, published.
+
+Writing order makes a half-done change invisible: bins, delegating roles, snapshot, root, timestamp.
+Files have versions in their names (consistent snapshots), and the timestamp is replaced last, at
+once. What a cut left unfinished has a number that the next change takes again.
+
+Source: The Update Framework specification 1.0.34, https://theupdateframework.github.io/specification/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from securesystemslib.signer import Signer
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.serialization.json import JSONSerializer
+
+from edge_sdk.cloud.ota.roles import Lifetimes, now, say_when_signed
+from edge_sdk.errors import StorageError
+from edge_sdk.files import write_durably
+
+__all__ = ["RoleFiles"]
+
+Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
+
+_SERIALIZER = JSONSerializer(compact=True)
+
+
+class RoleFiles:
+    """The folder of metadata.
+
+    Parameters
+    ----------
+    folder
+        Where the files are.
+    lifetimes
+        How long what is signed from now on holds.
+    """
+
+    def __init__(self, folder: Path, lifetimes: Lifetimes) -> None:
+        self.folder = folder
+        self.lifetimes = lifetimes
+
+    def root(self) -> Metadata[Root]:
+        """Return the newest root."""
+        version = max(int(path.name.split(".", 1)[0]) for path in self.folder.glob("*.root.json"))
+        return self._load(self.folder / f"{version}.root.json", Root)
+
+    def read(self, role: str, kind: type[Signed]) -> Metadata[Signed]:
+        """Return the current metadata of a role other than root; raise `StorageError` if it is damaged."""
+        if role == "timestamp":
+            return self._load(self.folder / "timestamp.json", kind)
+        if role == "snapshot":
+            version = self.read("timestamp", Timestamp).signed.snapshot_meta.version
+        else:
+            version = self.read("snapshot", Snapshot).signed.meta[f"{role}.json"].version
+        return self._load(self.folder / f"{version}.{role}.json", kind)
+
+    def names(self) -> list[str]:
+        """Return the names of all roles that list targets."""
+        return [name.removesuffix(".json") for name in self.read("snapshot", Snapshot).signed.meta]
+
+    def bin(self, role: str, path: str) -> str:
+        """Return the name of the bin of a delegated role that a path belongs to."""
+        delegations = self.read(role, Targets).signed.delegations
+        if delegations is None or delegations.succinct_roles is None:
+            raise StorageError(f"{self.folder}: the role {role} has no bins; the repository is damaged")
+        return delegations.succinct_roles.get_role_for_target(path)
+
+    def find(self, path: str) -> TargetFile | None:
+        """Return what is signed of a path, or None."""
+        return self.read(self.bin(path.split("/", 1)[0], path), Targets).signed.targets.get(path)
+
+    def all(self, role: str) -> Iterator[TargetFile]:
+        """Yield every target of a delegated role."""
+        for name in self.names():
+            if name.startswith(f"{role}-bin-"):
+                yield from self.read(name, Targets).signed.targets.values()
+
+    def is_signed(self, role: str, *, before: int = 0) -> bool:
+        """Return whether the current metadata of a top-level role is signed as the newest root asks.
+
+        Parameters
+        ----------
+        before
+            How many roots before the newest to ask instead.
+        """
+        metadata: Metadata[Any] = self.read(role, {"timestamp": Timestamp, "snapshot": Snapshot}.get(role, Targets))
+        version = self.root().signed.version - before
+        if version < 1:
+            return False
+        root = self._load(self.folder / f"{version}.root.json", Root)
+        try:
+            root.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        except RepositoryError:
+            return False
+        return True
+
+    def write(self, name: str, metadata: Metadata[Any]) -> bytes:
+        """Store signed metadata durably and return its bytes."""
+        data = metadata.to_bytes(_SERIALIZER)
+        write_durably(self.folder / name, data)
+        return data
+
+    def publish(
+        self,
+        changed: Mapping[str, Metadata[Targets]],
+        signer: Callable[[str], Signer],
+        *,
+        root: Metadata[Root] | None = None,
+    ) -> int:
+        """Sign changed roles, the snapshot and the timestamp as their next versions; return the timestamp's.
+
+        Parameters
+        ----------
+        changed
+            New content, by role.
+        signer
+            Gives the signer of a role; of snapshot and timestamp too.
+        root
+            A new root that takes effect with it, signed.
+        """
+        snapshot = self.read("snapshot", Snapshot)
+        for role, metadata in changed.items():
+            metadata.signed.version = snapshot.signed.meta[f"{role}.json"].version + 1
+            metadata.signed.expires = self.expiry(role)
+            metadata.sign(signer(role))
+            self.write(f"{metadata.signed.version}.{role}.json", metadata)
+            snapshot.signed.meta[f"{role}.json"] = MetaFile(metadata.signed.version)
+        snapshot.signed.version += 1
+        snapshot.signed.expires = self.expiry("snapshot")
+        snapshot.sign(signer("snapshot"))
+        self.write(f"{snapshot.signed.version}.snapshot.json", snapshot)
+        timestamp = self.read("timestamp", Timestamp)
+        timestamp.signed.version += 1
+        timestamp.signed.expires = self.expiry("timestamp")
+        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
+        say_when_signed(timestamp.signed)
+        timestamp.sign(signer("timestamp"))
+        if root is not None:
+            self.write(f"{root.signed.version}.root.json", root)
+        self.write("timestamp.json", timestamp)
+        return timestamp.signed.version
+
+    def expiry(self, role: str) -> datetime:
+        """Return until when what is signed now for a role holds."""
+        return now() + self.lifetimes.of(role)
+
+    def _load(self, path: Path, kind: type[Signed]) -> Metadata[Signed]:
+        try:
+            metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+        except (OSError, RepositoryError) as error:
+            raise StorageError(f"the repository is damaged: {path}: {error}") from error
+        if not isinstance(metadata.signed, kind):
+            raise StorageError(f"the repository is damaged: {path} is not of the type {kind.type}")
+        return metadata
