@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
@@ -15,7 +16,9 @@ from edge_sdk.errors import InputError
 if TYPE_CHECKING:
     from edge_sdk.cloud.server.http2 import Connection, Stream
 
-__all__ = ["Abort", "Begun", "Call", "parse_timeout", "unpacked"]
+__all__ = ["Abort", "Begun", "Call", "ending_of", "parse_timeout", "unpacked"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
 
 _MOST_UNSENT = 262_144  # bytes of a stream that wait for its client; a handler that writes more waits, too
 _NAMES = ("DNS", "URI", "email", "IP Address")  # what gRPC gives of a certificate's names; others are no strings
@@ -233,6 +236,31 @@ class Begun:
                     waiting = work.send(None)
         except StopIteration:
             return
+
+
+def ending_of(error: BaseException) -> Abort:
+    """Return how a call ends whose handler has raised something; what is a fault of the server is logged."""
+    if isinstance(error, Abort):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return Abort(grpc.StatusCode.CANCELLED, "the call was cancelled")
+    abort, fault = None, error
+    if isinstance(error, BaseExceptionGroup):  # of a stream's tasks
+        aborts, fault = error.split(Abort)
+        abort = _first(aborts)
+    if fault is not None:
+        _log.error("a call failed for a fault of the server", exc_info=fault)
+    return abort or Abort(grpc.StatusCode.INTERNAL, "the server failed; its log says more")
+
+
+def _first(group: BaseExceptionGroup[Abort] | None) -> Abort | None:
+    while group is not None:
+        for error in group.exceptions:
+            if isinstance(error, Abort):
+                return error
+            group = error
+            break
+    return None
 
 
 def parse_timeout(text: bytes) -> float:

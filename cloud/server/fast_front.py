@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 import time
@@ -18,7 +17,8 @@ from typing import Any, cast
 
 import grpc
 
-from edge_sdk.cloud.server.calls import Abort, Begun, Call
+from edge_sdk.cloud.server.calls import Abort, Begun, Call, ending_of
+from edge_sdk.cloud.server.crowd import Crowd
 from edge_sdk.cloud.server.entrance import HANDSHAKE_SECONDS, HTTP2_REFUSAL, Entrance, Visitors
 from edge_sdk.cloud.server.exchange import Failure
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
@@ -26,8 +26,6 @@ from edge_sdk.cloud.server.turns import Paced, Turns
 from edge_sdk.errors import InputError
 
 __all__ = ["FastServer"]
-
-_log = logging.getLogger("edge_sdk.cloud.server")
 
 _TICK_SECONDS = 0.25
 _SILENT_SECONDS = 60.0  # after which a client is asked whether it is there
@@ -46,6 +44,8 @@ class _Shared:
     lets_in: Callable[[str, Any], bool] | None
     unknown: str
     refusal: Callable[[str, float | None], Failure | None] | None
+    refused: Callable[[], int]
+    crowd: Crowd
     max_message_bytes: int
     max_streams: int
     max_calls: int
@@ -71,10 +71,12 @@ class FastServer:
         What those are told who are not.
     refusal
         Takes a method's path and the seconds that its caller waits; says why the call is not worked on, or None.
+    refused
+        Returns how many calls had no answer for want of room or time, so far.
     max_message_bytes
         The largest message.
     max_streams
-        Calls of one connection at a time.
+        Calls of one connection at a time; of all of them together, about, while some are refused.
     max_calls
         Calls of all of them.
     max_held_bytes
@@ -90,6 +92,7 @@ class FastServer:
         lets_in: Callable[[str, Any], bool] | None = None,
         unknown: str = "",
         refusal: Callable[[str, float | None], Failure | None] | None = None,
+        refused: Callable[[], int] = int,
         max_message_bytes: int,
         max_streams: int,
         max_calls: int,
@@ -103,6 +106,8 @@ class FastServer:
             lets_in,
             unknown,
             refusal,
+            refused,
+            Crowd(max_streams),
             max_message_bytes,
             max_streams,
             max_calls,
@@ -156,6 +161,7 @@ class FastServer:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             now = time.monotonic()
+            self._shared.crowd.grow()
             for connection in list(self._shared.connections):
                 connection.watch(now)
 
@@ -173,7 +179,7 @@ class _Connection(Paced):
             budget=shared.budget,
         )
         self._made = self._heard = time.monotonic()
-        self._asked = False
+        self._asked, self._allowed = False, shared.max_streams
 
     # of the event loop
 
@@ -188,6 +194,7 @@ class _Connection(Paced):
         streams = self._http2.receive(data, size)
         for stream in streams:
             self._react(stream)
+        self._limit()
         self._flush()
         return len(streams)
 
@@ -227,6 +234,7 @@ class _Connection(Paced):
         elif silent > _SILENT_SECONDS and not self._asked:
             self._asked = True
             self._http2.ping()
+        self._limit()
         self._flush()
 
     def leave(self) -> None:
@@ -342,19 +350,9 @@ class _Connection(Paced):
         """Do the work of a call, and see to it that it ends."""
         try:
             await work
-        except Abort as end:
+        except (Exception, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is
+            end = ending_of(error)
             self._http2.end(call.stream, _number(end.code), end.details, end.metadata)
-        except asyncio.CancelledError:
-            self._http2.end(call.stream, _number(grpc.StatusCode.CANCELLED), "the call was cancelled")
-        except BaseExceptionGroup as group:  # of a stream's tasks
-            aborts, others = group.split(Abort)
-            if others is not None:
-                _log.error("a call failed for a fault of the server", exc_info=others)
-            first = _first(aborts) or Abort(grpc.StatusCode.INTERNAL, "the server failed; its log says more")
-            self._http2.end(call.stream, _number(first.code), first.details, first.metadata)
-        except Exception:  # noqa: BLE001 - whatever a handler raises; the connection lives on
-            _log.exception("a call failed for a fault of the server")
-            self._http2.end(call.stream, _number(grpc.StatusCode.INTERNAL), "the server failed; its log says more")
         finally:
             self._flush()
 
@@ -370,22 +368,22 @@ class _Connection(Paced):
         if call.task is not None:
             self._loop.call_soon(call.task.cancel)  # not before its first step, which takes the begun work over
 
+    def _limit(self) -> None:
+        """Tell the client how many calls it may have open, where that has changed."""
+        shared = self._shared
+        shared.crowd.note(shared.refused(), len(shared.connections))
+        if self._allowed != shared.crowd.streams and self._http2.settled:
+            self._allowed = shared.crowd.streams
+            calls = [stream.call for stream in self._http2.streams if stream.call is not None]
+            resting = sum(call.handler.request_streaming or call.handler.response_streaming for call in calls)
+            self._http2.limit(self._allowed + resting)
+
     def _flush(self) -> None:
         data = self._http2.take()
         if data:
             self._transport.write(data)
         if self._http2.closed or (self._shared.leaving and not self._http2.busy):
             self._transport.close()
-
-
-def _first(group: BaseExceptionGroup[Abort] | None) -> Abort | None:
-    while group is not None:
-        for error in group.exceptions:
-            if isinstance(error, Abort):
-                return error
-            group = error
-            break
-    return None
 
 
 def _number(code: grpc.StatusCode) -> int:

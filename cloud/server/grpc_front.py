@@ -131,6 +131,10 @@ class GrpcFront:
             return self._responder.refusal(time_remaining)
         return None
 
+    def refused(self) -> int:
+        """Return how many requests had no answer for want of room or time, so far."""
+        return self._responder.refused
+
     async def _server_live(self, request: Any, context: Any) -> Any:
         return messages.ServerLiveResponse(live=True)
 

@@ -108,6 +108,11 @@ cdef class _Sending:
             stream.ended = True
             self._finish(stream)
 
+    def limit(self, int max_streams):
+        """Ask the client to have no more calls open at a time; as many as before are still taken."""
+        if not self.closed:
+            self._out.append(_frame(SETTINGS, 0, 0, b"\0\3" + max_streams.to_bytes(4, "big")))
+
     def ping(self):
         """Ask for a sign of life."""
         if not self.closed:

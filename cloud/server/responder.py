@@ -26,7 +26,7 @@ from edge_sdk.cloud.server.lines import RetiredError
 from edge_sdk.cloud.server.plans import Contents, Plan, Plans
 from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.writing import serialize
-from edge_sdk.errors import InputError, OverloadedError
+from edge_sdk.errors import InputError, OverloadedError, RateLimitError
 from edge_sdk.protocol import messages, read_inputs, read_parameters
 from edge_sdk.protocol.names import TIMEOUT_PARAMETER
 
@@ -37,6 +37,7 @@ _RETRY_SECONDS = 0.05
 _FEW = 4  # requests at work, beside which none is refused before it is read
 _PRESSED = {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}  # ends of requests where there are too many
 _PRESSED_SECONDS = 1.0
+_UNTIMELY = (OverloadedError, TimeoutError)
 _NONE: Parameters = {}
 
 
@@ -51,12 +52,18 @@ class Responder:
         Requests at work or queued at a time; more are refused.
     log
         Where each request is noted, or None.
+
+    Attributes
+    ----------
+    refused
+        Requests that had no answer for want of room or time, so far.
     """
 
     def __init__(self, core: Core, *, max_concurrent: int, log: Notes | None = None) -> None:
         self._core, self._log, self._plans = core, log, Plans()
         self._at_work, self._max_concurrent, self._pressed_until = 0, max_concurrent, 0.0
         self._arrived = 0
+        self.refused = 0
 
     @property
     def activity(self) -> tuple[int, int]:
@@ -88,6 +95,7 @@ class Responder:
         if error is None:
             return None
         self._core.coming.came()  # or rather will not
+        self.refused += 1
         failure = failure_of(error, "")
         self._pressed_until = arrived + _PRESSED_SECONDS
         if self._log is not None:
@@ -145,6 +153,7 @@ class Responder:
             status = "OK"
             return response
         except Exception as error:  # noqa: BLE001 - a fault of the server, too, has its answer
+            self.refused += isinstance(error, _UNTIMELY) and not isinstance(error, RateLimitError)
             failure = failure_of(error, model)
             status = failure.status.name
             return replace(failure, request_id=request_id)

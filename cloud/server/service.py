@@ -169,6 +169,7 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
         lets_in=interceptor and interceptor.lets_in,
         unknown=shared.access.unknown if shared.access else "",
         refusal=front.refusal,
+        refused=front.refused,
         max_message_bytes=config.max_message_bytes,
         max_streams=config.max_concurrent,
         max_calls=_IDLE_CALLS * config.max_concurrent,

@@ -395,6 +395,16 @@ def test_more_calls_than_agreed_are_refused_so_that_they_may_be_sent_again() -> 
     assert budget.calls == 2
 
 
+def test_who_is_asked_to_have_fewer_calls_open_may_have_as_many_as_before() -> None:
+    target, budget = connection(max_streams=2)
+    feed(target, HELLO)
+    target.take()
+    target.limit(1)
+    assert frames(target.take()) == [(SETTINGS, 0, 0, (3).to_bytes(2, "big") + (1).to_bytes(4, "big"))]
+    feed(target, b"".join(frame(HEADERS, END_HEADERS, n, head()) for n in (1, 3)) + frame(SETTINGS, END_STREAM, 0))
+    assert budget.calls == 2
+
+
 def test_who_was_told_to_go_finishes_what_has_begun() -> None:
     target, _ = connection()
     (stream,) = feed(target, HELLO + frame(HEADERS, END_HEADERS, 1, head()))
