@@ -68,7 +68,10 @@ def test_requests_that_come_in_turns_of_the_loop_one_after_another_share_a_batch
         assert [(await task).outputs["y"][0, 0] for task in tasks] == [2, 4, 6, 8]
 
     try:
-        core.put(Line(engine.served(), ModelSettings()))
+        for _ in range(20):  # a machine that is busy may take longer for a batch
+            core.put(line := Line(engine.served(), ModelSettings()))
+            if line.batch_costs.get(4, 1.0) < 2 * line.batch_costs[1]:
+                break
         asyncio.run(story())
     finally:
         core.close()

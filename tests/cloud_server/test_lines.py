@@ -212,7 +212,7 @@ def test_who_is_refused_among_many_is_told_to_stay_away_for_longer() -> None:
         tasks = [await held(core, engine), ask(core, 1)]
         await asyncio.sleep(0)
         waits = []
-        for number in range(60):
+        for number in range(200):
             with pytest.raises(OverloadedError) as caught:
                 await ask(core, number)
             waits.append(caught.value.retry_after)
