@@ -33,6 +33,14 @@ _CODE = frozenset({"Lambda", "__lambda__"})
 _FOREIGN = frozenset({"TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
 _TEXT = frozenset({"StringLookup", "TextVectorization", "Hashing", "HashedCrossing", "IntegerLookup"})
 _PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt"})
+_FUNCTIONS = frozenset(
+    {None, "builtins", "keras.activations", "keras.initializers", "keras.losses", "keras.metrics", "keras.ops"}
+)
+_MODULES = (
+    "keras.activations", "keras.constraints", "keras.dtype_policies", "keras.initializers", "keras.layers",
+    "keras.losses", "keras.metrics", "keras.models", "keras.ops", "keras.optimizers", "keras.quantizers",
+    "keras.random", "keras.regularizers", "keras.src.",
+)  # fmt: skip
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -124,10 +132,10 @@ def check_config(config: Any, where: str, *, legacy: bool = False) -> None:
 
 def _check_known(item: dict[str, Any], kind: str, name: str, where: str) -> None:
     module, registered = item.get("module"), item.get("registered_name")
-    if module in (None, "builtins", "keras") or str(module).startswith("keras."):
-        if registered in (None, kind) or keras.saving.get_registered_object(str(registered)) is not None:
-            return
-    elif keras.saving.get_registered_object(str(registered)) is not None:
+    if keras.saving.get_registered_object(str(registered)) is not None:
+        return
+    of_keras = module in (None, "builtins", "keras") or str(module).startswith(_MODULES)
+    if of_keras and registered in (None, kind) and (kind != "function" or module in _FUNCTIONS):
         return
     raise CompressionError(
         f"{where}: the layer {name!r} is of a class {registered or kind!r} that is not known here; import the module "

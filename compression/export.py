@@ -132,6 +132,7 @@ def export(
     representative: npt.NDArray[Any] | None = None,
     least: float | None = None,
     slowest: float | None = None,
+    isolated: bool = True,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Exports:
     """Convert a float32 model to files, and load, compare and time each on the device's runtime.
@@ -151,6 +152,9 @@ def export(
     slowest
         Most that a form may take, as a multiple of the time of float32 on its runtime; by default
         it is only reported. int16x8 has no fast kernels and may be 100 times slower.
+    isolated
+        Whether each file is tried out in a process of its own first: one that crashes its runtime is
+        refused, then, and does not end this process.
     on_progress
         Called with (form, done, number of forms).
 
@@ -189,7 +193,7 @@ def export(
                     data = float32_onnx
                     if precision == "int8":
                         data = to_int8_onnx(float32_onnx, inputs[:0] if representative is None else representative)
-                artifact = _measured(data, runtime, precision, inputs, expected, notes)
+                artifact = _measured(data, runtime, precision, inputs, expected, notes, isolated=isolated)
                 _gate(artifact, done.get(f"{runtime}:float32"), LEAST[precision] if least is None else least, slowest)
                 done[form] = artifact
             except EdgeSdkError as error:
@@ -293,8 +297,11 @@ def _measured(
     inputs: npt.NDArray[Any],
     expected: npt.NDArray[np.float32],
     notes: tuple[str, ...],
+    *,
+    isolated: bool,
 ) -> Exported:
-    try_out(data, runtime)  # what ends a process should not end this one
+    if isolated:
+        try_out(data, runtime)
     session = open_session(data, runtime)
     try:
         found = agreement(expected, session_logits(session, inputs))

@@ -128,9 +128,13 @@ def ingest(
         archive = archives.inspect(Path(source))
         if archive.kind in ("onnx", "litert"):
             raise InputError(f"{source} has no layers to work on; use it as a teacher (edge_sdk.compression.teachers)")
+        path = archive.path
+        if archive.kind != "saved_model":  # a copy is inspected and loaded, so that nobody changes it between
+            path = Path(shutil.copyfile(path, Path(folder) / f"model{path.suffix}"))
+            archives.inspect(path)
         if archive.kind == "keras":
-            return _of_memory(_loaded(archive.path, Path(folder)), inputs, shape, least, "keras")
-        found = legacy.read(archive.path, inputs)
+            return _of_memory(_loaded(path, archive.path), inputs, shape, least, "keras")
+        found = legacy.read(path, inputs, called=str(archive.path))
         model = bridged(found.config, found.weights, sequential=found.sequential)
         check_model(model := _fixed(model, shape))
         compared = agreement(found.logits, logits_of(model, inputs))
@@ -200,11 +204,7 @@ def _config(model: keras.Model) -> Any:
     return {name: value for name, value in config.items() if name != "compile_config"}
 
 
-def _loaded(path: Path, folder: Path) -> keras.Model:
-    """Load what was inspected: a copy, so that nobody changes it between."""
-    copy = folder / f"model{path.suffix}"
-    shutil.copyfile(path, copy)
-    archives.inspect(copy)
+def _loaded(copy: Path, path: Path) -> keras.Model:
     try:
         with float32_default():
             return keras.saving.load_model(copy, compile=False, safe_mode=True)

@@ -50,7 +50,7 @@ class Read:
     logits: npt.NDArray[np.float32]
 
 
-def read(path: Path, inputs: npt.NDArray[Any]) -> Read:
+def read(path: Path, inputs: npt.NDArray[Any], *, called: str = "") -> Read:
     """Read a file of Keras 2, or a SavedModel that still has its layers.
 
     Parameters
@@ -59,6 +59,8 @@ def read(path: Path, inputs: npt.NDArray[Any]) -> Read:
         That `archives.inspect` let pass.
     inputs
         ``[n, ...]`` to answer.
+    called
+        What errors call it; by default its path.
 
     Raises
     ------
@@ -67,6 +69,7 @@ def read(path: Path, inputs: npt.NDArray[Any]) -> Read:
     CompressionError
         It cannot be loaded, or has a Lambda layer.
     """
+    called = called or str(path)
     if importlib.util.find_spec("tf_keras") is None:
         raise MissingExtraError("tf-keras", "tfmot")
     with tempfile.TemporaryDirectory(prefix="edge-sdk-") as name:
@@ -79,13 +82,13 @@ def read(path: Path, inputs: npt.NDArray[Any]) -> Read:
                 command, capture_output=True, text=True, timeout=_SECONDS, check=False, env=os.environ | quiet
             )
         except subprocess.TimeoutExpired as error:
-            raise CompressionError(f"{path} cannot be loaded by tf_keras within {_SECONDS:g} s") from error
+            raise CompressionError(f"{called} cannot be loaded by tf_keras within {_SECONDS:g} s") from error
         if not (folder / "read.json").is_file():
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise CompressionError(f"{path} cannot be loaded by tf_keras: {lines[-1][:300]}")
+            raise CompressionError(f"{called} cannot be loaded by tf_keras: {lines[-1][:300]}")
         found = json.loads((folder / "read.json").read_text())
         if "refused" in found:
-            raise CompressionError(f"{path} cannot be loaded by tf_keras: {found['refused']}")
+            raise CompressionError(f"{called} cannot be loaded by tf_keras: {found['refused']}")
         weights: dict[str, list[npt.NDArray[Any]]] = {path: [] for path in found["weights"]}
         for at, path_of in enumerate(found["weights"]):
             weights[path_of].append(np.load(folder / f"{at}.npy", allow_pickle=False))

@@ -191,6 +191,23 @@ def test_a_class_that_nobody_registered_is_refused_before_anything_is_loaded(
         ingest(changed(file, tmp_path / "m.keras", rename), inputs)
 
 
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [("keras.config", "function"), ("keras.utils", "get_file"), ("os", "system"), ("os", "function")],
+)
+def test_what_is_no_part_of_a_model_is_refused_wherever_a_configuration_names_it(
+    module: str, kind: str, tmp_path: Path, file: Path, inputs: np.ndarray
+) -> None:
+    def plant(members: dict[str, bytes]) -> dict[str, bytes]:
+        config = json.loads(members["config.json"])
+        planted = {"module": module, "class_name": kind, "config": "enable_unsafe_deserialization"}
+        config["config"]["layers"][1]["config"]["activation"] = planted | {"registered_name": kind}
+        return members | {"config.json": json.dumps(config).encode()}
+
+    with pytest.raises(CompressionError, match="is not known here"):
+        ingest(changed(file, tmp_path / "m.keras", plant), inputs)
+
+
 def test_members_that_lead_out_links_and_sizes_are_refused(
     tmp_path: Path, file: Path, inputs: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,15 @@ def test_digits_are_classified_by_a_bundle_that_verifies(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_model_of_mixed_precision_is_taken_in_compressed_and_packed(tmp_path):
+    text = run("compress", tmp_path)
+    assert "float32, mixed_bfloat16" in text
+    assert len(re.findall(r"^(litert|onnx):", text, re.MULTILINE)) == 6
+    assert float(re.search(r"([\d.]+)% of 1000 digits", text)[1]) > 85
+    assert verify(Bundle.open(tmp_path / "digits-1.0.0.edge"))["examples"] == 4
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_digits_in_scenes_are_found_and_drawn_by_an_int8_bundle(tmp_path):
     text = run("detect", tmp_path)
