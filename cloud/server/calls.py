@@ -244,7 +244,8 @@ def ending_of(error: BaseException) -> Abort:
         return error
     if isinstance(error, asyncio.CancelledError):
         return Abort(grpc.StatusCode.CANCELLED, "the call was cancelled")
-    abort, fault = None, error
+    abort: Abort | None = None
+    fault: BaseException | None = error
     if isinstance(error, BaseExceptionGroup):  # of a stream's tasks
         aborts, fault = error.split(Abort)
         abort = _first(aborts)
