@@ -59,6 +59,7 @@ COMMANDS = (
     Command("export", "edge_sdk.cloud.commands.export", "cloud", "write a bundle's model for another server"),
     Command("broker", "edge_sdk.cloud.commands.broker", "cloud", "run an embedded MQTT broker for development"),
     Command("agent", "edge_sdk.commands.agent", "device", "run the update agent of a device"),
+    Command("enrol", "edge_sdk.commands.enrol", "device", "give a device its key, and take up its certificate"),
     Command("ota", "edge_sdk.cloud.commands.ota", "cloud", "keep and serve a repository of signed updates"),
 )  # fmt: skip
 

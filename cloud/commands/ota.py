@@ -20,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from edge_sdk.cloud.commands.ota_devices import configure_enrol, configure_revoke, enrol, revoke
 from edge_sdk.cloud.ota.gateway import Gateway
 from edge_sdk.cloud.ota.operators import ROLES
 from edge_sdk.cloud.ota.repository import Repository
@@ -73,6 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     operator = action("operator", "say who may do what; without --name, show it")
     operator.add_argument("--name", help="account of the operating system")
     operator.add_argument("--roles", default="", help=f"comma-separated, of {', '.join(ROLES)}; none: not an operator")
+
+    configure_enrol(action("enrol", "give a device its certificate and the root to pin"))
+    configure_revoke(action("revoke", "shut a device out of the broker"))
 
     serve = action("serve", "answer devices over MQTT, and keep their reports in DIR/reports.jsonl")
     serve.add_argument(
@@ -207,6 +211,8 @@ def _status(args: argparse.Namespace, repository: Repository) -> None:
 
 
 _OTHERS = {
+    "enrol": lambda args, repository: enrol(args, repository, _say),
+    "revoke": lambda args, repository: revoke(args, repository, _say),
     "expire": _expire,
     "operator": _operator,
     "publish": _publish,

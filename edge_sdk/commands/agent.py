@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edge_sdk.errors import InputError
 from edge_sdk.ota.agent import OtaAgent
+from edge_sdk.ota.identity import identity
 from edge_sdk.ota.link import Broker
 from edge_sdk.ota.records import Event
 
@@ -31,9 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="mqtt://[user:password@]host:port or mqtts://; by default EDGE_SDK_BROKER, which no process list shows",
     )
-    parser.add_argument("--fleet", required=True, help="fleet id")
-    parser.add_argument("--device", required=True, help="device id")
-    parser.add_argument("--root", type=Path, required=True, metavar="FILE", help="pinned root metadata (root.json)")
+    parser.add_argument("--fleet", help="fleet id; an enrolled device knows it, as what follows")
+    parser.add_argument("--device", help="device id")
+    parser.add_argument("--root", type=Path, metavar="FILE", help="pinned root metadata (root.json)")
     parser.add_argument("--poll", type=float, default=60.0, help="seconds between looks without a hint (default 60)")
     parser.add_argument("--once", action="store_true", help="look once, send the reports, end; 1 if refused")
     parser.add_argument("--json", action="store_true", help="print events as JSON, one a line")
@@ -46,6 +47,14 @@ def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or Ctrl-C, or once."""
     if args.broker is None:
         raise InputError("no broker is named: give --broker URL or set EDGE_SDK_BROKER")
+    known = identity(args.state)
+    for name in ("fleet", "device", "root"):
+        if getattr(args, name) is None:
+            if known is None:
+                raise InputError(f"give --{name}, or enrol the device: {args.state} holds no identity")
+            setattr(args, name, getattr(known, name))
+    if args.cert is None and known is not None:
+        args.cert, args.cert_key = known.certificate, known.key
     broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
 
     def show(event: Event) -> None:
