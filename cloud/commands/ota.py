@@ -23,6 +23,7 @@ from typing import Any
 from edge_sdk.cloud.commands.ota_devices import configure_enrol, configure_revoke, enrol, revoke
 from edge_sdk.cloud.ota.gateway import Gateway
 from edge_sdk.cloud.ota.operators import ROLES
+from edge_sdk.cloud.ota.reports import last_reports
 from edge_sdk.cloud.ota.repository import Repository
 from edge_sdk.errors import InputError
 from edge_sdk.ota.link import Broker
@@ -86,6 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="mqtt://[user:password@]host:port or mqtts://; by default EDGE_SDK_BROKER, which no process list shows",
     )
     serve.add_argument("--fleet", required=True, help="fleet id, a part of every topic")
+    serve.add_argument("--worker", type=int, metavar="N", help="number of this one of several that share the work")
     serve.add_argument("--ca", type=Path, help="PEM file of authorities to trust for mqtts")
     serve.add_argument("--cert", type=Path, help="PEM file of our own certificate")
     serve.add_argument("--cert-key", type=Path, help="PEM file of its key")
@@ -169,21 +171,14 @@ def _serve(args: argparse.Namespace, repository: Repository) -> None:
     if args.broker is None:
         raise InputError("no broker is named: give --broker URL or set EDGE_SDK_BROKER")
     broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
-    with Gateway(repository, broker, args.fleet) as gateway:
+    with Gateway(repository, broker, args.fleet, worker=args.worker) as gateway:
         print(f"ready repository={args.folder} broker={broker} fleet={args.fleet}", flush=True)
         gateway.run()
 
 
 def _status(args: argparse.Namespace, repository: Repository) -> None:
     actions, broken = repository.operators.actions()
-    last: dict[str, dict[str, Any]] = {}
-    log = repository.folder / "reports.jsonl"
-    for line in log.read_bytes().splitlines() if log.exists() else []:
-        try:
-            report = json.loads(line)
-            last[report["device"]] = report
-        except (ValueError, KeyError, TypeError):
-            continue
+    last = last_reports(repository.folder)
     assignments = repository.assignments()
     roles = [row for row in repository.status() if "-bin-" not in row.role]
     if args.json:

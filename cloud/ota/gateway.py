@@ -9,8 +9,6 @@ another device's assignment is not served.
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import os
 import re
@@ -23,13 +21,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from edge_sdk import canonical
+from edge_sdk.cloud.ota.reports import ReportLog
 from edge_sdk.cloud.ota.repository import Repository
+from edge_sdk.cloud.ota.throttle import Throttle
 from edge_sdk.errors import EdgeSdkError, InputError, StorageError
-from edge_sdk.files import fsync_dir, storage_errors
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.topics import BLOCK_BYTES, Topics
 
-__all__ = ["Gateway", "Origin", "Reply", "ReportLog"]
+__all__ = ["Gateway", "Origin", "Reply"]
 
 log = logging.getLogger("edge_sdk.cloud.ota.gateway")
 
@@ -39,7 +38,7 @@ _MAX_REQUEST = 1024
 _MAX_REPORT = 16 * 1024
 _MAX_CORRELATION = 64
 _MAX_ID = 64
-_REMEMBERED = 10_000  # ids, so that they fit into memory whatever devices send
+_MAX_LEAVING = 512  # replies that wait for the broker: at most 60 MB
 _REFRESH_SECONDS = 60.0
 
 
@@ -114,67 +113,6 @@ def _read_block(path: Path, block: int) -> Reply:
         os.close(descriptor)
 
 
-class ReportLog:
-    """Reports as lines of JSON, each on disk before `append` returns; a report sent twice is kept once.
-
-    Raises
-    ------
-    StorageError
-        The file cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._recent: deque[str] = deque(maxlen=_REMEMBERED)
-        with storage_errors(path):
-            self._file = path.open("a+b", buffering=0)
-            self._file.seek(0)
-            lines = self._file.read().split(b"\n")
-            if lines[-1]:  # the power failed within a line: end it, so that the next one is whole
-                self._file.write(b"\n")
-        for line in lines[-_REMEMBERED:]:
-            try:
-                self._recent.append(json.loads(line)["id"])
-            except (ValueError, KeyError, TypeError):
-                continue
-        self._known = set(self._recent)
-        fsync_dir(path.parent)
-
-    def append(self, report: dict[str, Any]) -> bool:
-        """Write one report durably; return False if its ``id`` is known.
-
-        Raises
-        ------
-        InputError
-            The report is not JSON.
-        StorageError
-            The disk refuses; no part of the line stays.
-        """
-        identity, line = str(report["id"]), canonical.dumps(report) + b"\n"
-        with self._lock:
-            if identity in self._known:
-                return False
-            with storage_errors(self._path):
-                end = self._file.seek(0, os.SEEK_END)
-                try:
-                    if self._file.write(line) != len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    os.fsync(self._file.fileno())
-                except OSError:
-                    self._file.truncate(end)
-                    raise
-            if len(self._recent) == _REMEMBERED:
-                self._known.discard(self._recent[0])
-            self._recent.append(identity)
-            self._known.add(identity)
-            return True
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 class Gateway:
     """Serves one repository to one fleet while the ``with`` block runs.
 
@@ -188,6 +126,11 @@ class Gateway:
         Fleet id; first part of every topic.
     poll_seconds
         How often the folder is looked at for new assignments.
+    throttle
+        How much a device may ask; what is more is answered with status 429.
+    worker
+        Number of this one among several on one repository and fleet, which share the requests; None where it
+        is the only one. The first announces and signs; each keeps the reports that it gets in a file of its own.
 
     Raises
     ------
@@ -197,24 +140,39 @@ class Gateway:
         The report log cannot be written.
     """
 
-    def __init__(self, repository: Repository, broker: Broker, fleet: str, *, poll_seconds: float = 0.5) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        broker: Broker,
+        fleet: str,
+        *,
+        poll_seconds: float = 0.5,
+        throttle: Throttle | None = None,
+        worker: int | None = None,
+    ) -> None:
         topics = Topics(fleet, "+")
+        name, shared = ("", "") if worker is None else (f"-{worker}", "$share/repository/")
+        self._throttle = throttle or Throttle(500.0, 100)
+        self._leaving: set[int] = set()
+        self._first = worker in (None, 1)
         self._repository = repository
         self._fleet = fleet
         self._poll_seconds = poll_seconds
         self._origin = Origin(repository.folder)
-        self.reports = ReportLog(repository.folder / "reports.jsonl")
+        self.reports = ReportLog(repository.folder / f"reports{name and '-worker' + name}.jsonl")
         self._hinted: dict[str, int] = {}
         self._seen_timestamp = 0
         self._refresh_due = 0.0
         self._rehint = threading.Event()
-        self._unwritten: deque[tuple[dict[str, Any], Message]] = deque()
+        self._unwritten: deque[tuple[dict[str, Any], Message, int]] = deque()
+        self._connections = 0
         self._link = Link(
             broker,
-            f"edge-{fleet}-repository",
-            subscriptions=[(topics.get, 0), (topics.update, 1)],
+            f"edge-{fleet}-repository{name}",
+            subscriptions=[(shared + topics.get, 0), (shared + topics.update, 1)],
             on_message=self._message,
-            on_connected=self._rehint.set,
+            on_connected=self._connected,
+            on_acknowledged=self._leaving.discard,
             manual_ack=True,
         )
         try:
@@ -235,7 +193,7 @@ class Gateway:
         """Sign what is stale and publish the hints that are due; failures are logged and tried again."""
         for _ in range(len(self._unwritten)):
             self._keep(*self._unwritten.popleft())
-        if not self._link.connected:
+        if not self._link.connected or not self._first:
             return
         try:
             if time.monotonic() >= self._refresh_due:
@@ -271,6 +229,11 @@ class Gateway:
             self._link.publish(Topics(self._fleet, device).desired, canonical.dumps(hint), retain=True)
             self._hinted[device] = assignment.counter
 
+    def _connected(self) -> None:
+        self._connections += 1
+        self._leaving.clear()
+        self._rehint.set()
+
     def _message(self, message: Message) -> None:
         parsed = Topics.parse(message.topic)
         if parsed is None:
@@ -280,12 +243,18 @@ class Gateway:
         if kind == "update":
             self._report(topics, message)
             return
-        self._link.acknowledge(message)
-        if kind == "get" and len(message.correlation) <= _MAX_CORRELATION:
-            reply = self._origin.answer(topics.device, message.payload)
+        if message is not None:
+            self._link.acknowledge(message)
+        if kind == "get" and len(message.correlation) <= _MAX_CORRELATION and len(self._leaving) < _MAX_LEAVING:
+            admitted = self._throttle.admits(topics.device)
+            reply = self._origin.answer(topics.device, message.payload) if admitted else Reply(429)
             properties = {"status": str(reply.status), "size": str(reply.size)}
             # QoS 0: a lost block is asked for again, and an acknowledgement of each costs a round trip
-            self._link.publish(topics.reply, reply.data, qos=0, correlation=message.correlation, properties=properties)
+            self._leaving.add(
+                self._link.publish(
+                    topics.reply, reply.data, qos=0, correlation=message.correlation, properties=properties
+                )
+            )
 
     def _report(self, topics: Topics, message: Message) -> None:
         try:
@@ -298,14 +267,17 @@ class Gateway:
             self._link.acknowledge(message)
             return
         received = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._keep({**report, "device": topics.device, "received": received}, message)
+        self._keep({**report, "device": topics.device, "received": received}, message, self._connections)
 
-    def _keep(self, report: dict[str, Any], message: Message) -> None:
+    def _keep(self, report: dict[str, Any], message: Message, connection: int) -> None:
         try:
             self.reports.append(report)
         except StorageError as error:
             # without an acknowledgement the broker holds it too, should we end before the disk is well again
             log.warning("a report of %s waits: %s", report["device"], error)
-            self._unwritten.append((report, message))
+            self._unwritten.append((report, message, connection))
             return
-        self._link.acknowledge(message)
+        # numbers of messages are a connection's own: on another one this may be that of a report which is not
+        # on disk. The broker sends what is not acknowledged again, and its id is known then.
+        if connection == self._connections:
+            self._link.acknowledge(message)

@@ -16,12 +16,39 @@ if TYPE_CHECKING:
     from edge_sdk.ota.agent import OtaAgent as OtaAgent
     from edge_sdk.ota.follower import Follower as Follower
     from edge_sdk.ota.follower import follow as follow
+    from edge_sdk.ota.health import Limits as Limits
     from edge_sdk.ota.records import Event as Event
+    from edge_sdk.ota.rules import Hours as Hours
+    from edge_sdk.ota.rules import Rules as Rules
     from edge_sdk.ota.slots import active as active
+    from edge_sdk.ota.soak import Soak as Soak
+    from edge_sdk.ota.soak import Vitals as Vitals
 
-__all__ = ["Event", "Follower", "OtaAgent", "active", "follow"]
+__all__ = [
+    "Event",
+    "Follower",
+    "Hours",
+    "Limits",
+    "OtaAgent",
+    "Rules",
+    "Soak",
+    "Vitals",
+    "active",
+    "follow",
+]
 
-_HOME = {"Event": "records", "Follower": "follower", "OtaAgent": "agent", "active": "slots", "follow": "follower"}
+_HOME = {
+    "Event": "records",
+    "Follower": "follower",
+    "Hours": "rules",
+    "Limits": "health",
+    "OtaAgent": "agent",
+    "Rules": "rules",
+    "Soak": "soak",
+    "Vitals": "soak",
+    "active": "slots",
+    "follow": "follower",
+}
 _OF_THE_EXTRA = ("paho", "securesystemslib", "tuf")
 
 

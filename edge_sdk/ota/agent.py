@@ -11,7 +11,6 @@ import logging
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,21 +27,22 @@ from edge_sdk.errors import (
     TrustError,
 )
 from edge_sdk.files import make_folder
-from edge_sdk.ota import health
+from edge_sdk.ota.health import Limits
+from edge_sdk.ota.installer import Installer, one_line
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.outbox import Outbox
-from edge_sdk.ota.records import Assignment, Event, State, Target, precedence
+from edge_sdk.ota.records import Assignment, Event, State, Target
 from edge_sdk.ota.reporting import Reporter, now
-from edge_sdk.ota.slots import Installed, Memory, Slots, own
+from edge_sdk.ota.rules import Rules
+from edge_sdk.ota.slots import Installed, own
+from edge_sdk.ota.soak import Soak, Vitals
 from edge_sdk.ota.topics import Topics, check_id
 from edge_sdk.ota.transfer import Channel, Download
-from edge_sdk.ota.trust import Trust, open_assigned
+from edge_sdk.ota.trust import Trust
 
 __all__ = ["OtaAgent"]
 
 log = logging.getLogger("edge_sdk.ota.agent")
-
-_MAX_TRIALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,14 @@ class OtaAgent:
     request_timeout
         Seconds until an unanswered request is sent again; doubled each time, four attempts.
     probe
-        Health probe of a staged bundle; raises to refuse it.
+        The app's own probe of a staged bundle, after the golden examples; raises to refuse it.
+    limits
+        What a version may take on this device.
+    soak, vitals
+        The trial of a version in use, and what tells how it does: given a digest, `Vitals`. By default what
+        `edge_sdk.ota.follow` writes into the folder.
+    rules
+        When and how fast bundles may be fetched.
 
     Raises
     ------
@@ -103,24 +110,28 @@ class OtaAgent:
         poll_seconds: float = 60.0,
         window: int = 8,
         request_timeout: float = 2.0,
-        probe: Callable[[Bundle], object] = health.probe,
+        probe: Callable[[Bundle], object] | None = None,
+        limits: Limits | None = None,
+        soak: Soak | None = None,
+        vitals: Callable[[str], Vitals] | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self.device = check_id("device", device)
         self._topics = Topics(fleet, device)
         self._poll_seconds = poll_seconds
-        self._probe = probe
+        self._rules = rules
         self._state = make_folder(Path(state_dir))
         self._lock = own(self._state)
         try:
             self._trust = Trust(self._state / "metadata", root)
-            self._slots = Slots(self._state)
-            self._memory = Memory(self._state / "memory.json")
+            self._installer = Installer(self._state, limits=limits, probe=probe, soak=soak, vitals=vitals)
             self._reporter = Reporter(Outbox(self._state / "outbox.db"), self._send_report, on_event)
         except BaseException:
             self._lock.close()
             raise
-        self._channel = Channel(self._request, window=window, timeout=request_timeout)
+        rate = rules.bytes_per_second if rules is not None else None
+        self._channel = Channel(self._request, window=window, timeout=request_timeout, rate=rate)
         self._inbox: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._trouble = ""
         self._update = _Update()
@@ -141,7 +152,7 @@ class OtaAgent:
     @property
     def active(self) -> Installed | None:
         """The version that runs, or None."""
-        return self._slots.active
+        return self._installer.active
 
     @property
     def trouble(self) -> str:
@@ -159,7 +170,8 @@ class OtaAgent:
         with self._busy:
             if self._started:
                 return
-            self._check_active()
+            self._installer.recover()
+            self._tell_left()
             self._link.connect()
             self._started = True
 
@@ -172,7 +184,7 @@ class OtaAgent:
                 if time.monotonic() >= due:
                     self.check()
                     due = time.monotonic() + self._poll_seconds
-                if self._wait(min(1.0, max(0.0, due - time.monotonic()))):
+                if self._wait(min(1.0, max(0.0, due - time.monotonic()))) or self._trial_over():
                     due = time.monotonic()
 
     def check(self) -> State:
@@ -233,6 +245,13 @@ class OtaAgent:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _trial_over(self) -> bool:
+        try:
+            return self._installer.soaking and self._installer.watch()
+        except StorageError as error:
+            log.warning("%s", error)
+            return False
+
     # one update
 
     def _follow_assignment(self) -> State:
@@ -247,71 +266,55 @@ class OtaAgent:
             digest=target.bundle_digest,
             counter=assignment.counter,
         )
-        if assignment.counter < self._memory.counter:
-            raise TrustError(f"assignment {assignment.counter} is older than {self._memory.counter}, already seen")
-        self._memory.saw(assignment.counter)
+        if assignment.counter < self._installer.memory.counter:
+            raise TrustError(
+                f"assignment {assignment.counter} is older than {self._installer.memory.counter}, already seen"
+            )
+        memory = self._installer.memory
+        memory.saw(assignment.counter)
         if self.active is not None and self.active.sha256 == target.sha256:
             Download(self._state / "download", target).discard()  # left there if the last run was cut
-            return self._succeeded(self.active)
-        reason = self._memory.failure(target.sha256, assignment.counter)
+            return self._settle(self.active)
+        reason = memory.failure(target.sha256, assignment.counter)
         if reason is None:
-            reason = self._objection(assignment)
+            reason = self._installer.objection(assignment, self._trust.time.now())
             if reason is None:
                 return self._install(assignment, target)
-            self._memory.fail(target.sha256, assignment.counter, reason, for_good=False)
+            memory.fail(target.sha256, assignment.counter, reason, for_good=False)
         return self._refused(reason)
-
-    def _objection(self, assignment: Assignment) -> str | None:
-        if assignment.expires <= self._trust.time.now():
-            return f"assignment {assignment.counter} expired on {assignment.expires:%Y-%m-%d %H:%M} UTC"
-        now = self.active
-        lower = (
-            now is not None and now.name == assignment.name and precedence(assignment.version) < precedence(now.version)
-        )
-        if now is not None and lower and not assignment.downgrade:
-            return f"{assignment.version} is lower than the active {now.version} and the assignment allows no downgrade"
-        return None
 
     def _install(self, assignment: Assignment, target: Target) -> State:
         download = Download(self._state / "download", target)
         download.discard_others()
+        if self._rules is not None:
+            self._rules.check()
         self._say("downloading")
-        slot = None
         try:
             path = download.fetch(self._channel)
-            self._say("verifying")
-            bundle = open_assigned(path, assignment, target)
-            self._say("installing")
-            slot, staged = self._slots.stage(bundle)
-            self._say("testing")
-            trial = self._memory.begin_trial(target.sha256)
-            if trial > _MAX_TRIALS:
-                raise HealthError(f"the probe did not end in {_MAX_TRIALS} trials")
-            self._probe(staged)
-        except (TrustError, BundleError, HealthError) as error:
-            reason = _line(error)
-            # a full memory or disk may pass, and only this assignment is given up
-            for_good = isinstance(error, HealthError) and not isinstance(error.__cause__, (MemoryError, OSError))
-            self._memory.fail(target.sha256, assignment.counter, reason, for_good=for_good)
+        except TrustError as error:
+            self._installer.failed(error, target, assignment)
             download.discard()
-            if slot is not None:
-                self._slots.clear(slot)
-            return self._refused(reason)
-        installed = Installed(
-            slot=slot,
-            name=assignment.name,
-            version=assignment.version,
-            digest=target.bundle_digest,
-            sha256=target.sha256,
-            counter=assignment.counter,
-            install=uuid.uuid4().hex,
-        )
-        self._slots.activate(installed)
-        self._memory.end_trial(target.sha256)
+            return self._refused(one_line(error))
+        self._installer.supersede()
+        self._tell_left()
+        try:
+            installed = self._installer.install(path, assignment, target, self._say)
+        except (TrustError, BundleError, HealthError) as error:
+            download.discard()
+            return self._refused(one_line(error))
         download.discard()
-        return self._succeeded(installed)
+        return self._settle(installed)
 
-    def _succeeded(self, installed: Installed) -> State:
+    def _settle(self, installed: Installed) -> State:
+        """Say where the active version stands: on trial, kept, or rolled back from."""
+        update = replace(self._update, name=installed.name, version=installed.version, digest=installed.digest)
+        self._update = replace(update, counter=max(update.counter, installed.counter))
+        if not self._installer.watch():
+            self._say("soaking", key=f"soaking:{installed.install}")
+            return "soaking"
+        if self.active != installed:
+            self._tell_left()
+            return "rolled_back"
         # the key makes this the one report of it, also if the last run ended before it was stored
         self._say("active", key=f"active:{self._update.counter}:{installed.install}")
         return "active"
@@ -320,24 +323,23 @@ class OtaAgent:
         self._say("refused", reason, key=f"refused:{self._update.counter}:{self._update.digest}")
         return "refused"
 
-    def _check_active(self) -> None:
-        installed = self.active
-        if installed is None:
+    def _tell_left(self) -> None:
+        """Report the last rolling back, if that was not done: it may have been cut off."""
+        left, now, update = self._installer.left, self.active, self._update
+        if left is None:
             return
-        try:
-            self._slots.check(installed)
-        except InstallError as error:
-            back = self._slots.fall_back()
-            self._update = _Update(started=time.monotonic())
-            now = f"runs {back.name}-{back.version} again" if back else "has no intact version and fetches one"
-            if back is not None:
-                self._update = replace(self._update, name=back.name, version=back.version, digest=back.digest)
-            self._say("rolled_back", f"{installed.name}-{installed.version}: {_line(error)}; the device {now}")
+        runs = f"runs {now.name}-{now.version} again" if now else "has no intact version and fetches one"
+        self._update = _Update(started=time.monotonic(), bytes_before=self._channel.bytes_received)
+        if now is not None:
+            self._update = replace(self._update, name=now.name, version=now.version, digest=now.digest)
+        reason = f"{left.name}-{left.version}: {left.reason}; the device {runs}"
+        self._say("rolled_back", reason, key=f"rolled_back:{left.install}")
+        self._update = update
 
     # events and reports
 
     def _once(self, state: State, error: EdgeSdkError) -> State:
-        reason = _line(error)
+        reason = one_line(error)
         if reason != self._trouble:
             self._trouble = reason
             self._say(state, reason, best_effort=True)
@@ -395,7 +397,3 @@ class OtaAgent:
     def _connected(self) -> None:
         self._link.publish(self._topics.status, b'{"online":true}', retain=True)
         self._inbox.put(("connected", 0))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

@@ -6,13 +6,16 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from edge_sdk.ota.slots import active, read_pointer
+from edge_sdk.ota.soak import Vitals, write_vitals
 
 __all__ = ["Follower", "Swappable", "follow"]
 
 log = logging.getLogger("edge_sdk.ota.follower")
+
+_NOT_WANTED = ("confident", "audit", "forced")  # requests that the rule did not want from the cloud
 
 
 class Swappable(Protocol):
@@ -41,6 +44,9 @@ class Follower:
         Seconds between two looks at the pointer file.
     on_swap
         Called with the folder after each swap, on the follower's thread.
+    vitals
+        Returns what was seen of the version in use, for the agent that has it on trial; by default from the
+        model's ``counters``, where it has them as `edge_sdk.client.HybridModel` does.
     """
 
     def __init__(
@@ -50,7 +56,10 @@ class Follower:
         *,
         interval: float = 0.25,
         on_swap: Callable[[Path], None] | None = None,
+        vitals: Callable[[], Vitals] | None = None,
     ) -> None:
+        self._counted = Counted(model) if vitals is None and hasattr(model, "counters") else None
+        self._vitals = vitals or (self._counted.vitals if self._counted else None)
         self._state = Path(state_dir)
         self._model = model
         self._interval = interval
@@ -73,25 +82,65 @@ class Follower:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _digest(self) -> str | None:
-        installed = read_pointer(self._state).active
-        return None if installed is None else installed.digest
-
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
-            digest = self._digest()
-            if digest is None or digest == self._current:
+            pointer = read_pointer(self._state)
+            if pointer.active is None:
                 continue
-            folder = active(self._state)
-            if folder is None:
-                continue
-            try:
-                self._model.swap(folder)
-                self._current = digest
-                if self._on_swap is not None:
-                    self._on_swap(folder)
-            except Exception:  # the app keeps the version it has; the next look tries again
-                log.exception("cannot change to the version in %s", folder)
+            if pointer.active.digest != self._current:
+                self._swap(pointer.active.digest)
+            elif pointer.soaking and self._vitals is not None:
+                self._tell(self._vitals)
+
+    def _swap(self, digest: str) -> None:
+        folder = active(self._state)
+        if folder is None:
+            return
+        try:
+            self._model.swap(folder)
+            self._current = digest
+            if self._counted is not None:
+                self._counted.begin()
+            if self._on_swap is not None:
+                self._on_swap(folder)
+        except Exception:  # the app keeps the version it has; the next look tries again
+            log.exception("cannot change to the version in %s", folder)
+
+    def _tell(self, vitals: Callable[[], Vitals]) -> None:
+        try:
+            write_vitals(self._state, vitals())
+        except Exception:  # without them the agent's trial ends at its deadline
+            log.exception("cannot tell the agent how the version does")
+
+
+class Counted:
+    """Reads vitals from a model's counters, from `begin` on.
+
+    Parameters
+    ----------
+    model
+        Has ``counters`` as `edge_sdk.client.HybridModel` has.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was seen until now: the version has changed."""
+        self._base = self._counts()
+
+    def vitals(self) -> Vitals:
+        """Return what was seen since."""
+        counts = (now - base for now, base in zip(self._counts(), self._base, strict=True))
+        return Vitals(str(self._model.bundle_digest), *counts)
+
+    def _counts(self) -> tuple[int, int, int]:
+        outcomes: dict[str, dict[str, int]] = dict(self._model.counters["outcomes"])
+        errors = sum(outcomes.pop("none", {}).values())
+        answered = sum(sum(reasons.values()) for reasons in outcomes.values())
+        kept = sum(reasons.get(reason, 0) for reasons in outcomes.values() for reason in _NOT_WANTED)
+        return answered + errors, errors, answered - kept
 
 
 def follow(
@@ -100,9 +149,10 @@ def follow(
     *,
     interval: float = 0.25,
     on_swap: Callable[[Path], None] | None = None,
+    vitals: Callable[[], Vitals] | None = None,
 ) -> Follower:
     """Keep ``model`` at the agent's active version until the returned `Follower` is closed.
 
     A version that became active after ``model`` was loaded is taken up at the first look.
     """
-    return Follower(state_dir, model, interval=interval, on_swap=on_swap)
+    return Follower(state_dir, model, interval=interval, on_swap=on_swap, vitals=vitals)

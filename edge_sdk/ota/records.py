@@ -14,13 +14,16 @@ from edge_sdk.ota.topics import BLOCK_BYTES, check_id
 
 __all__ = ["STATES", "Assignment", "Event", "State", "Target", "precedence"]
 
-State = Literal["idle", "downloading", "verifying", "installing", "testing", "active", "refused", "rolled_back"]
+State = Literal[
+    "idle", "downloading", "verifying", "installing", "testing", "soaking", "active", "refused", "rolled_back"
+]
 STATES: tuple[State, ...] = (
     "idle",
     "downloading",
     "verifying",
     "installing",
     "testing",
+    "soaking",
     "active",
     "refused",
     "rolled_back",

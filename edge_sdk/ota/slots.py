@@ -11,7 +11,7 @@ import fcntl
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.errors import BundleError, InputError, InstallError, StorageError
 from edge_sdk.files import clear_unfinished, fsync_dir, make_folder, storage_errors, write_durably
 
-__all__ = ["Installed", "Memory", "Slots", "active", "own", "read_pointer"]
+__all__ = ["Installed", "Left", "Memory", "Pointer", "Slots", "active", "own", "read_pointer"]
 
 log = logging.getLogger("edge_sdk.ota.slots")
 
@@ -56,11 +56,33 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """A version that was rolled back from, and why; ``install`` as in `Installed`."""
+
+    name: str
+    version: str
+    install: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pointer:
-    """The content of ``active.json``."""
+    """The content of ``active.json``.
+
+    Attributes
+    ----------
+    active, previous
+        The version that runs, and the one in the other slot.
+    soaking
+        Whether the active one is on trial.
+    left
+        What was rolled back from last, so that it can be reported after a cut as well.
+    """
 
     active: Installed | None = None
     previous: Installed | None = None
+    soaking: bool = False
+    left: Left | None = None
 
 
 def own(state: Path) -> BinaryIO:
@@ -92,7 +114,13 @@ def read_pointer(state_dir: Path) -> Pointer:
     path = state_dir / "active.json"
     try:
         document = canonical.loads(path.read_bytes(), limit=65_536)
-        return Pointer(_installed(document["active"]), _installed(document.get("previous")))
+        left = document.get("left")
+        return Pointer(
+            _installed(document["active"]),
+            _installed(document.get("previous")),
+            document.get("soaking") is True,
+            Left(**left) if left else None,
+        )
     except FileNotFoundError:
         return Pointer()
     except (OSError, InputError, KeyError, TypeError, AttributeError) as error:
@@ -122,6 +150,11 @@ class Slots:
     def active(self) -> Installed | None:
         """The version that runs."""
         return self._pointer.active
+
+    @property
+    def pointer(self) -> Pointer:
+        """What ``active.json`` says."""
+        return self._pointer
 
     def path(self, slot: str) -> Path:
         """Return the folder of a slot."""
@@ -161,28 +194,34 @@ class Slots:
                 shutil.rmtree(path)
             fsync_dir(self._folder)
 
-    def activate(self, installed: Installed) -> None:
-        """Make a staged slot the one that runs; durable when it returns."""
-        self._point(Pointer(installed, self._pointer.active))
+    def activate(self, installed: Installed, *, soaking: bool = False) -> None:
+        """Make a staged slot the one that runs, perhaps on trial; durable when it returns."""
+        self._point(Pointer(installed, self._pointer.active, soaking))
 
-    def fall_back(self) -> Installed | None:
-        """Return to the previous version if its slot is intact, else to none; durable when it returns."""
+    def commit(self) -> None:
+        """End the trial of the active version; durable when it returns."""
+        self._point(replace(self._pointer, soaking=False))
+
+    def sound_previous(self) -> Installed | None:
+        """Return the version in the other slot if it is intact."""
         previous = self._pointer.previous
         if previous is not None:
             try:
                 self.check(previous)
             except InstallError as error:
                 log.warning("%s", error)
-                previous = None
-        self._point(Pointer(previous, None))
+                return None
+        return previous
+
+    def fall_back(self, reason: str) -> Installed | None:
+        """Return to the previous version if its slot is intact, else to none; durable when it returns."""
+        previous, now = self.sound_previous(), self._pointer.active
+        left = Left(now.name, now.version, now.install, reason) if now else None
+        self._point(Pointer(previous, left=left))
         return previous
 
     def _point(self, pointer: Pointer) -> None:
-        document = {
-            "format": 1,
-            "active": asdict(pointer.active) if pointer.active else None,
-            "previous": asdict(pointer.previous) if pointer.previous else None,
-        }
+        document = {"format": 1, **asdict(pointer)}
         write_durably(self._state / "active.json", canonical.dumps(document))
         self._pointer = pointer
 

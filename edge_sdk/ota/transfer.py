@@ -25,6 +25,7 @@ from edge_sdk import canonical
 from edge_sdk.errors import StorageError, TransferError, TrustError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors
 from edge_sdk.ota.records import Target
+from edge_sdk.ota.topics import BLOCK_BYTES
 
 __all__ = ["Channel", "Download", "Reply"]
 
@@ -63,6 +64,8 @@ class Channel:
         Seconds until a request is sent again; doubled each time.
     attempts
         Times a request is sent before the transfer fails.
+    rate
+        Bytes a second that replies may take up, on average; None: as many as come.
     """
 
     def __init__(
@@ -72,11 +75,15 @@ class Channel:
         window: int = 8,
         timeout: float = 2.0,
         attempts: int = 4,
+        rate: float | None = None,
     ) -> None:
         self._send = send
-        self._window = window
+        # at most a second's worth at once, or a block
+        self._window = window if rate is None else max(1, min(window, int(rate // BLOCK_BYTES)))
         self._timeout = timeout
         self._attempts = attempts
+        self._rate = rate
+        self._free = 0.0
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
         self._replies: queue.SimpleQueue[tuple[bytes, Reply] | None] = queue.SimpleQueue()
@@ -107,17 +114,19 @@ class Channel:
         waiting = deque((index, canonical.dumps(dict(request))) for index, request in enumerate(requests))
         flights: dict[bytes, _Flight] = {}
         while waiting or flights:
-            while waiting and len(flights) < self._window:
+            while waiting and len(flights) < self._window and (not flights or time.monotonic() >= self._free):
+                self._stop.wait(self._free - time.monotonic())
                 index, payload = waiting.popleft()
                 correlation = self._prefix + next(self._numbers).to_bytes(6, "big")
                 flights[correlation] = _Flight(index, payload, time.monotonic() + self._timeout)
                 self._send(payload, correlation)
             self._repeat_late(flights)
-            arrived = self._receive(min(flight.deadline for flight in flights.values()))
+            due = min(flight.deadline for flight in flights.values())
+            arrived = self._receive(min(due, self._free) if waiting and len(flights) < self._window else due)
             if arrived is None or arrived[0] not in flights:
                 continue  # a repeated request may be answered twice
-            if arrived[1].status >= 500:
-                continue  # the origin has trouble: asked again when the request is late
+            if arrived[1].status >= 500 or arrived[1].status == 429:
+                continue  # the origin has trouble, or too much to do: asked again when the request is late
             yield flights.pop(arrived[0]).index, arrived[1]
 
     def _receive(self, deadline: float) -> tuple[bytes, Reply] | None:
@@ -129,6 +138,8 @@ class Channel:
             raise TransferError("the transfer was stopped")
         if arrived is not None:
             self.bytes_received += len(arrived[1].data)
+            if self._rate is not None:
+                self._free = max(self._free, time.monotonic()) + len(arrived[1].data) / self._rate
         return arrived
 
     def _repeat_late(self, flights: Mapping[bytes, _Flight]) -> None:

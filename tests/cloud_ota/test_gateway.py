@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import queue
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edge_sdk import canonical
-from edge_sdk.cloud.ota.gateway import Origin, ReportLog
+from edge_sdk.cloud.ota.broker import EmbeddedBroker
+from edge_sdk.cloud.ota.gateway import Gateway, Origin
+from edge_sdk.cloud.ota.reports import ReportLog, last_reports
+from edge_sdk.cloud.ota.throttle import Throttle
 from edge_sdk.errors import StorageError
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.topics import MAX_MESSAGE_BYTES, Topics
@@ -201,3 +206,58 @@ def test_a_report_waits_while_the_disk_fails(fleet: Fleet, device: Device, monke
 def test_a_report_log_that_cannot_be_written_is_one_line(unmakeable_path: Path) -> None:
     with pytest.raises(StorageError):
         ReportLog(unmakeable_path)
+
+
+def test_full_logs_are_turned_over_and_the_oldest_removed(tmp_path: Path) -> None:
+    log = ReportLog(tmp_path / "reports.jsonl", max_bytes=1000, keep=2)
+    for number in range(100):
+        log.append({"id": str(number), "device": f"cam-{number}", "received": f"{number:03}"})
+    log.close()
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert len(files) == 3
+    assert all((tmp_path / name).stat().st_size <= 1000 for name in files)
+    assert len(last_reports(tmp_path)) < 100
+    assert last_reports(tmp_path)["cam-99"]["id"] == "99"
+    log = ReportLog(tmp_path / "reports.jsonl", max_bytes=1000, keep=2)
+    assert not log.append({"id": "99"})
+    assert not log.append({"id": "90"})  # in the last full file
+    log.close()
+
+
+def test_a_device_that_asks_too_much_is_told_so_and_others_are_served() -> None:
+    seconds = iter([0.0] * 12 + [1.0] * 3)
+    throttle = Throttle(2.0, 10, clock=lambda: next(seconds))
+    assert [throttle.admits("a") for _ in range(11)] == [True] * 10 + [False]
+    assert throttle.admits("b")
+    assert [throttle.admits("a") for _ in range(3)] == [True, True, False]
+
+
+def test_a_device_over_its_limit_still_gets_its_update(fleet: Fleet) -> None:
+    fleet.gateway._throttle = Throttle(20.0, 2)
+    assert fleet.check(request_timeout=0.1) == "active"
+
+
+@pytest.mark.skipif(shutil.which("mosquitto", path="/usr/sbin:/usr/bin") is None, reason="mosquitto is not installed")
+def test_workers_share_requests_and_reports(tmp_path: Path) -> None:
+    with EmbeddedBroker(engine="mosquitto") as embedded:  # iotcore does not deliver all to who shares
+        fleet = Fleet(tmp_path, embedded.url)
+        fleet.ship(make_bundle(tmp_path, "1.0.0", golden_kib=300))
+        workers = [Gateway(fleet.repository, Broker.parse(fleet.broker), fleet.name, worker=n) for n in (1, 2)]
+        answered = [0, 0]
+        for number, gateway in enumerate(workers):
+
+            def count(device: str, request: bytes, number: int = number, origin: Origin = gateway._origin) -> object:
+                answered[number] += 1
+                return origin.answer(device, request)
+
+            gateway._origin = SimpleNamespace(answer=count)
+        assert fleet.check() == "active"
+        wait_for(lambda: sum(len(path.read_bytes().splitlines()) for path in logs(fleet)) == 5)
+        assert all(answered)
+        for gateway in workers:
+            gateway.close()
+    assert last_reports(fleet.repository.folder)["cam-1"]["state"] == "active"
+
+
+def logs(fleet: Fleet) -> list[Path]:
+    return list(fleet.repository.folder.glob("reports*.jsonl"))
