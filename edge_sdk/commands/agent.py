@@ -17,8 +17,8 @@ from pathlib import Path
 
 from edge_sdk.errors import InputError
 from edge_sdk.ota.agent import OtaAgent
-from edge_sdk.ota.identity import identity
 from edge_sdk.ota.health import Limits
+from edge_sdk.ota.identity import identity
 from edge_sdk.ota.link import Broker
 from edge_sdk.ota.records import Event
 from edge_sdk.ota.rules import Hours, Rules
