@@ -104,7 +104,7 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
     strides, dilation
         Of a convolution.
     padding
-        ``same`` or ``valid``.
+        ``same`` or ``valid``; ``causal`` in one dimension.
     activation
         ``linear``, ``relu`` or ``relu6``, which the kernels fuse.
     folded
@@ -151,7 +151,11 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
 
     def weights_on_grid(self) -> tuple[Any, Any]:
         """Return the folded kernel, channels last, and the largest weight of its grids (``[channels]`` or scalar)."""
-        kernel = ops.reshape(self.kernel, (*self.shape[:2], self.channels)) if self.kind == "depthwise" else self.kernel
+        kernel = self.kernel
+        if self.kind == "depthwise":
+            kernel = ops.reshape(kernel, (*self.shape[:2], self.channels))
+        elif self.kind == "dense" and self.folded:  # it is computed as a convolution of one pixel
+            kernel = ops.reshape(kernel, (1, 1, *self.shape))
         everywhere = ops.maximum(ops.max(ops.abs(kernel)), LEAST)
         if self.shared:
             # first on the common grid, or a value halfway between two integers would be one here and the other there
@@ -181,17 +185,24 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
         return {"relu": tf.nn.relu, "relu6": tf.nn.relu6}.get(self.activation, tf.identity)(outputs)
 
     def _apply(self, inputs: Any, kernel: Any) -> Any:
+        if self.kind == "dense" and not self.folded:
+            return ops.matmul(inputs, kernel)
+        options = {"strides": self.strides, "dilation_rate": self.dilation}
         if self.kind == "depthwise":
-            return ops.depthwise_conv(
-                inputs,
-                ops.reshape(kernel, self.shape),
-                strides=self.strides,
-                padding=self.padding,
-                dilation_rate=self.dilation,
-            )
-        if self.kind == "conv":
-            return ops.conv(inputs, kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation)
-        return ops.matmul(inputs, kernel)
+            return ops.depthwise_conv(inputs, ops.reshape(kernel, self.shape), padding=self.padding, **options)
+        # in two dimensions whatever the input: there alone the converter knows grids by channel
+        rank, pixels = len(inputs.shape), inputs
+        if self.kind == "dense":
+            pixels = ops.reshape(inputs, (-1, 1, math.prod(inputs.shape[1:-1]), inputs.shape[-1]))
+        elif rank == 3:
+            if self.padding == "causal":
+                inputs = ops.pad(inputs, ((0, 0), ((self.shape[1] - 1) * self.dilation[1], 0), (0, 0)))
+            pixels = ops.expand_dims(inputs, 1)
+        padding = "valid" if self.padding == "causal" else self.padding
+        outputs = ops.conv(pixels, kernel, padding=padding, **options)
+        if self.kind == "dense":
+            return ops.reshape(outputs, (-1, *inputs.shape[1:-1], self.shape[-1]))
+        return ops.squeeze(outputs, 1) if rank == 3 else outputs
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
