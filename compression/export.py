@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_sdk.compression.exportable import exportable
+from edge_sdk.compression.fakequant import on_grid
 from edge_sdk.compression.ingest import Agreement, agreement
 from edge_sdk.compression.onnx_files import to_float32_onnx, to_int8_onnx
 from edge_sdk.compression.tflite import CALIBRATED, PRECISIONS, check_representative, convert, saved
@@ -187,7 +188,7 @@ def export(
             runtime, _, precision = form.partition(":")
             try:
                 if runtime == "litert":
-                    data = convert(folder, precision, representative)
+                    data = convert(folder, precision, representative, trained=on_grid(ready))
                 else:
                     float32_onnx = float32_onnx or to_float32_onnx(ready, inputs)
                     data = float32_onnx

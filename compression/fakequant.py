@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-__all__ = ["FakeQuant", "Kind", "QuantizedKernel", "constants"]
+__all__ = ["FakeQuant", "Kind", "QuantizedKernel", "constants", "on_grid"]
 
 Kind = Literal["conv", "depthwise", "dense"]
 
@@ -35,6 +35,11 @@ def constants() -> Iterator[None]:
         yield
     finally:
         _constant.reset(before)
+
+
+def on_grid(model: keras.Model) -> bool:
+    """Whether a model was made for int8, and brings its ranges."""
+    return any(isinstance(layer, FakeQuant) for layer in model.layers)
 
 
 @keras.saving.register_keras_serializable(package="edge_sdk")
@@ -112,6 +117,8 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
     shared
         Whether weights share few values. Then the grid is that of the whole kernel before the
         factors, so that one value is one integer in every channel.
+    rounded
+        Whether there is a grid. Without, weights stay in float32, in the file, too.
     **kwargs
         Of `keras.layers.Layer`.
     """
@@ -127,12 +134,13 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
         activation: str = "linear",
         folded: bool = False,
         shared: bool = False,
+        rounded: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.kind, self.shape, self.padding = kind, tuple(shape), padding
         self.strides, self.dilation = tuple(strides), tuple(dilation)
-        self.activation, self.folded, self.shared = activation, folded, shared
+        self.activation, self.folded, self.shared, self.rounded = activation, folded, shared, rounded
         self.channels = math.prod(self.shape[-2:]) if kind == "depthwise" else self.shape[-1]
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -157,14 +165,14 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
         elif self.kind == "dense" and self.folded:  # it is computed as a convolution of one pixel
             kernel = ops.reshape(kernel, (1, 1, *self.shape))
         everywhere = ops.maximum(ops.max(ops.abs(kernel)), LEAST)
-        if self.shared:
+        if self.shared and self.rounded:
             # first on the common grid, or a value halfway between two integers would be one here and the other there
             kernel = tf.quantization.fake_quant_with_min_max_vars(kernel, -everywhere, everywhere, narrow_range=True)
             limit = everywhere * self.scale if self.per_channel else everywhere
+            return kernel * self.scale, ops.maximum(limit, LEAST)
         kernel = kernel * self.scale
-        if not self.shared:
-            axes = tuple(range(len(kernel.shape) - 1)) if self.per_channel else None
-            limit = ops.max(ops.abs(kernel), axis=axes)
+        axes = tuple(range(len(kernel.shape) - 1)) if self.per_channel else None
+        limit = ops.max(ops.abs(kernel), axis=axes)
         return kernel, ops.maximum(limit, LEAST)
 
     def call(self, inputs: Any) -> Any:
@@ -176,12 +184,15 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
                 bias = tf.constant(_numpy(self.bias))
         else:
             kernel, limit = self.weights_on_grid()
-        rounded = (
-            tf.quantization.fake_quant_with_min_max_vars_per_channel
-            if self.per_channel
-            else tf.quantization.fake_quant_with_min_max_vars
-        )
-        outputs = self._apply(inputs, rounded(kernel, -limit, limit, num_bits=8, narrow_range=True)) + bias
+        if self.rounded:
+            by_channel, whole = (
+                tf.quantization.fake_quant_with_min_max_vars_per_channel,
+                tf.quantization.fake_quant_with_min_max_vars,
+            )
+            kernel = (by_channel if self.per_channel else whole)(kernel, -limit, limit, num_bits=8, narrow_range=True)
+            outputs = self._apply(inputs, kernel) + bias
+        else:  # between two ranges the converter would quantize it after all, but it has no integers for a negation
+            outputs = -(self._apply(inputs, -kernel) - bias)
         return {"relu": tf.nn.relu, "relu6": tf.nn.relu6}.get(self.activation, tf.identity)(outputs)
 
     def _apply(self, inputs: Any, kernel: Any) -> Any:
@@ -206,7 +217,7 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        names = ("kind", "shape", "strides", "dilation", "padding", "activation", "folded", "shared")
+        names = ("kind", "shape", "strides", "dilation", "padding", "activation", "folded", "shared", "rounded")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -263,17 +263,13 @@ class _Builder:
         after = network.next(last)
         if activation is keras.activations.linear and after is not None and _activation(after.layer) in FUSED:
             activation, last = _activation(after.layer), after
-        supported = layer.data_format == "channels_last" if hasattr(layer, "data_format") else True
+        supported = (
+            getattr(layer, "data_format", "channels_last") == "channels_last" and getattr(layer, "groups", 1) == 1
+        )
         kept = any(fnmatchcase(layer.name, pattern) for pattern in self.float_layers)
-        if kept or not supported or id(layer) in network.reused:
-            if not kept:
-                self.left.append(layer.name)
-            x = layer(x)
-            for part in (norm, last if last not in (norm, call) else None):
-                if part is not None:
-                    self.done.add(id(part))
-                    x = part.layer(x)
-            return self.levels(x, layer.name)
+        if not supported or id(layer) in network.reused:
+            self.left.append(layer.name)
+            return self.levels(layer(x), layer.name)
         self.done |= {id(part) for part in (norm, last) if part is not None and part is not call}
         factor, summand = (1.0, 0.0) if norm is None else norm_factors(norm.layer)
         bias = keras.ops.convert_to_numpy(layer.bias) if layer.use_bias else 0.0
@@ -283,6 +279,7 @@ class _Builder:
             np.asarray(factor),
             np.asarray(bias * factor + summand),
             FUSED.get(activation, "linear"),
+            rounded=not kept,
         )(x)
         if activation in FUSED:
             return self.levels(y, layer.name)
@@ -295,7 +292,7 @@ class _Builder:
         self.left.append(layer.name)
         return self.levels(activation(y), f"{layer.name}_activation")
 
-    def _kernel(self, layer: Any, kernel: Any, factor: Any, bias: Any, activation: str) -> Any:
+    def _kernel(self, layer: Any, kernel: Any, factor: Any, bias: Any, activation: str, *, rounded: bool) -> Any:
         """Return a layer on the grid, with its weights."""
         kind = "depthwise" if isinstance(layer, keras.layers.DepthwiseConv2D) else "conv"
         kind = "dense" if isinstance(layer, keras.layers.Dense) else kind
@@ -315,10 +312,11 @@ class _Builder:
             activation=activation,
             folded=factor.ndim > 0,
             shared=few,
+            rounded=rounded,
             name=layer.name,
             **options,
         )
-        made.build(None)
+        made.build(())
         made.kernel.assign(kernel)
         made.scale.assign(np.broadcast_to(factor, made.scale.shape).astype(np.float32))
         made.bias.assign(np.broadcast_to(bias, made.bias.shape).astype(np.float32))
@@ -336,7 +334,7 @@ class _Builder:
             activation = FUSED[_activation(after.layer)]
             self.done.add(id(after))
         made = QuantizedKernel("depthwise", (1, 1, channels, 1), activation=activation, name=layer.name)
-        made.build(None)
+        made.build(())
         made.kernel.assign(np.broadcast_to(factor, (1, 1, channels)).reshape(1, 1, channels, 1).astype(np.float32))
         made.bias.assign(np.broadcast_to(summand, (channels,)).astype(np.float32))
         shape = tuple(x.shape[1:])
@@ -351,7 +349,7 @@ _AFFINE = (keras.layers.BatchNormalization, keras.layers.Rescaling)
 
 def _per_channel(layer: Any) -> bool:
     if isinstance(layer, keras.layers.BatchNormalization):
-        return layer.axis == -1 or layer.axis == len(layer.moving_mean.shape)
+        return bool(layer.axis == -1 or layer.axis == layer.input_spec.ndim - 1)
     return all(np.ndim(value) <= 1 for value in (layer.scale, layer.offset))
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from edge_sdk.compression.fakequant import constants
 from edge_sdk.errors import CompressionError, MissingExtraError
 
 __all__ = ["CALIBRATED", "PRECISIONS", "Precision", "check_representative", "convert", "saved"]
@@ -46,7 +47,7 @@ def saved(model: keras.Model, inputs: npt.NDArray[Any]) -> Iterator[Path]:
     def serve(processed: Any) -> Any:
         return model(processed, training=False)
 
-    with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
+    with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder, constants():
         archive = keras.export.ExportArchive()
         archive.track(model)
         archive.add_endpoint("serve", serve, input_signature=signature)
@@ -54,7 +55,9 @@ def saved(model: keras.Model, inputs: npt.NDArray[Any]) -> Iterator[Path]:
         yield Path(folder)
 
 
-def convert(folder: Path, precision: str, representative: npt.NDArray[Any] | None = None) -> bytes:
+def convert(
+    folder: Path, precision: str, representative: npt.NDArray[Any] | None = None, *, trained: bool = False
+) -> bytes:
     """Convert a SavedModel of batch 1 to a TFLite file.
 
     Parameters
@@ -66,6 +69,8 @@ def convert(folder: Path, precision: str, representative: npt.NDArray[Any] | Non
     representative
         ``[n, ...]`` real inputs from the training split, for ``int8`` and ``int16x8``: activation
         ranges are theirs.
+    trained
+        Whether the model was trained for ``int8`` and brings its ranges; see `fakequant`.
 
     Raises
     ------
@@ -76,6 +81,8 @@ def convert(folder: Path, precision: str, representative: npt.NDArray[Any] | Non
     """
     if precision not in PRECISIONS:
         raise CompressionError(f"precision is {precision!r}; it should be one of {', '.join(PRECISIONS)}")
+    if trained and precision != "int8":
+        raise CompressionError(f"was trained for int8, not for {precision}; convert what it was before that training")
     if precision == "int4":
         return _int4(convert(folder, "float32"))
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
@@ -83,29 +90,35 @@ def convert(folder: Path, precision: str, representative: npt.NDArray[Any] | Non
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if precision in CALIBRATED:
-        if representative is None or not len(representative):
-            raise CompressionError("quantization needs representative inputs and got none")
-        values = representative  # narrowed for the closure
-
-        def inputs() -> Iterator[list[npt.NDArray[Any]]]:
-            for at in range(len(values)):
-                yield [values[at : at + 1]]
-
-        converter.representative_dataset = inputs
-        ops = tf.lite.OpsSet
-        if precision == "int8":
-            converter.target_spec.supported_ops = [ops.TFLITE_BUILTINS_INT8]
-            converter.inference_output_type = tf.int8
-            if values.dtype.kind == "f":  # tokens stay int32
-                converter.inference_input_type = tf.int8
-        else:
-            wide = ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-            converter.target_spec.supported_ops = [wide, ops.TFLITE_BUILTINS]
+    if trained:
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    elif precision in CALIBRATED:
+        _calibrate(converter, precision, representative)
     try:
         return bytes(converter.convert())
     except Exception as error:  # of the converter, of MLIR, of the calibrator's interpreter
         raise CompressionError(f"cannot be converted to TFLite {precision}: {_named(error)}") from error
+
+
+def _calibrate(converter: Any, precision: str, values: npt.NDArray[Any] | None) -> None:
+    """Let the converter find ranges; of int8 the ends are integers, too."""
+    if values is None or not len(values):
+        raise CompressionError("quantization needs representative inputs and got none")
+
+    def inputs() -> Iterator[list[npt.NDArray[Any]]]:
+        for at in range(len(values)):
+            yield [values[at : at + 1]]
+
+    converter.representative_dataset = inputs
+    ops = tf.lite.OpsSet
+    if precision == "int8":
+        converter.target_spec.supported_ops = [ops.TFLITE_BUILTINS_INT8]
+        converter.inference_output_type = tf.int8
+        if values.dtype.kind == "f":  # tokens stay int32
+            converter.inference_input_type = tf.int8
+    else:
+        wide = ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [wide, ops.TFLITE_BUILTINS]
 
 
 def check_representative(representative: npt.NDArray[Any], inputs: npt.NDArray[Any]) -> None:

@@ -3,58 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from compressing import SHORT, accuracy, kernels, stripes_data, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learning import stripes_splits
 
-from edge_sdk.cloud.training.data import frames, processing_for
 from edge_sdk.cloud.training.evaluate import logits_of, model_digest
-from edge_sdk.compression import distill
 from edge_sdk.compression.cluster import centres, cluster
-from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit
+from edge_sdk.compression.fitting import Fitting, copied, fit
 from edge_sdk.compression.prune import prune, sparsity
-from edge_sdk.compression.weights import distinct, prunable
+from edge_sdk.compression.weights import distinct
 from edge_sdk.errors import CompressionError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-SHORT = Fitting(epochs=1, batch=32)
-
-
-def stripes_data(count: int = 96) -> FittingData:
-    splits = stripes_splits()
-    return FittingData(
-        frames(splits.train, processing_for(splits.train))[:count],
-        splits.train.labels[:count],
-        frames(splits.validation, processing_for(splits.train)),
-        splits.validation.labels,
-        processing_for(splits.train),
-    )
-
-
-@cache
-def trained() -> keras.Model:
-    """A small network with two convolutions that knows its stripes."""
-    keras.utils.set_random_seed(2)
-    model = distill.student((12, 12, 1), 3)
-    fit(model, stripes_data(300), Fitting(epochs=8, batch=32, rate=5e-3), stage="train")
-    return model
-
-
-def accuracy(model: keras.Model) -> float:
-    data = stripes_data()
-    return float(np.mean(logits_of(model, data.taken(validation=True)).argmax(axis=1) == data.validation_labels))
-
-
-def kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    return {name: keras.ops.convert_to_numpy(kernel) for name, kernel in prunable(model)}
-
 
 # ---- every step
 
