@@ -266,12 +266,7 @@ class OtaAgent:
             digest=target.bundle_digest,
             counter=assignment.counter,
         )
-        if assignment.counter < self._installer.memory.counter:
-            raise TrustError(
-                f"assignment {assignment.counter} is older than {self._installer.memory.counter}, already seen"
-            )
         memory = self._installer.memory
-        memory.saw(assignment.counter)
         if self.active is not None and self.active.sha256 == target.sha256:
             Download(self._state / "download", target).discard()  # left there if the last run was cut
             return self._settle(self.active)

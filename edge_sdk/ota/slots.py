@@ -227,16 +227,14 @@ class Slots:
 
 
 class Memory:
-    """What must not be tried again, and the highest assignment seen; durable, and begun anew if damaged."""
+    """What must not be tried again; durable, and begun anew if damaged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.counter = 0
         self._failed: dict[str, dict[str, Any]] = {}
         self._trials: dict[str, int] = {}
         try:
             document = canonical.loads(path.read_bytes())
-            self.counter = int(document["counter"])
             self._failed = {str(k): dict(v) for k, v in document["failed"].items()}
             self._trials = {str(k): int(v) for k, v in document["trials"].items()}
         except FileNotFoundError:
@@ -260,12 +258,6 @@ class Memory:
         self._trials.pop(sha256, None)
         self._save()
 
-    def saw(self, counter: int) -> None:
-        """Remember an assignment's counter, if it is the highest."""
-        if counter > self.counter:
-            self.counter = counter
-            self._save()
-
     def begin_trial(self, sha256: str) -> int:
         """Count a trial of a bundle before it begins, so that one that kills the agent is counted too."""
         self._trials[sha256] = self._trials.get(sha256, 0) + 1
@@ -278,5 +270,5 @@ class Memory:
             self._save()
 
     def _save(self) -> None:
-        document = {"format": 1, "counter": self.counter, "failed": self._failed, "trials": self._trials}
+        document = {"format": 1, "failed": self._failed, "trials": self._trials}
         write_durably(self._path, canonical.dumps(document))

@@ -20,9 +20,10 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
-from tuf.api.metadata import Metadata, Root, TargetFile
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError, TransferError, TrustError
 from edge_sdk.files import make_folder, storage_errors, write_durably
@@ -107,7 +108,10 @@ class Trust:
         StorageError
             The metadata could not be stored.
         """
-        return self._with_updater(source, lambda updater, fetcher: _assigned(device, updater, fetcher))
+        found = self._with_updater(source, lambda updater, fetcher: _assigned(device, updater, fetcher))
+        if found is not None:
+            self._count(found[0])
+        return found
 
     def download(self, targets: Mapping[str, Path], source: Source) -> None:
         """Make files what the targets of these names should be; fetch those that are not that already.
@@ -185,6 +189,25 @@ class Trust:
             if signed_role.is_expired(self.time.now()):
                 raise ExpiredMetadataError(f"{role}.json is expired")
         return bool(metadata["root"].consistent_snapshot)
+
+    def _count(self, assignment: Assignment) -> None:
+        """Refuse an assignment older than one seen; what keys signed that were replaced since counts no more."""
+        path, keys = self._folder / "assignment", self._assignment_keys()
+        try:
+            document = canonical.loads(path.read_bytes(), limit=16_384)
+            seen = int(document["counter"]) if document["keys"] == keys else 0
+        except (OSError, InputError, KeyError, TypeError, ValueError):
+            seen = 0
+        if assignment.counter < seen:
+            raise TrustError(f"assignment {assignment.counter} is older than {seen}, already seen")
+        if assignment.counter > seen:
+            write_durably(path, canonical.dumps({"format": 1, "counter": assignment.counter, "keys": keys}))
+
+    def _assignment_keys(self) -> list[str]:
+        with storage_errors(self._folder, "read"):
+            targets = Metadata[Targets].from_bytes((self._folder / "targets.json").read_bytes()).signed
+        roles = targets.delegations.roles if targets.delegations is not None else None
+        return sorted(roles["assignments"].keyids) if roles and "assignments" in roles else []
 
     def _time_keys(self) -> list[str]:
         with contextlib.suppress(OSError, RepositoryError):  # before the first contact there is none
