@@ -62,6 +62,9 @@ class Dataset:
     strata
         Of each image the name of the group it belongs to, such as ``night``, str ``[n]``; None where
         the data names none. An .npz file may: as an array ``strata``.
+    times
+        When each was taken, float64 ``[n]``, seconds since 1970; None where the data do not say. An
+        .npz file may: as an array ``times``.
     """
 
     images: Image | tuple[Image, ...]
@@ -69,6 +72,7 @@ class Dataset:
     classes: tuple[str, ...]
     hashes: tuple[bytes, ...] = field(repr=False, default=())
     strata: npt.NDArray[np.str_] | None = field(repr=False, default=None)
+    times: npt.NDArray[np.float64] | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.hashes:
@@ -109,7 +113,8 @@ class Dataset:
         else:
             images = _stack([self.images[i] for i in chosen])
         strata = None if self.strata is None else self.strata[chosen]
-        return Dataset(images, self.labels[chosen], self.classes, tuple(self.hashes[i] for i in chosen), strata)
+        times = None if self.times is None else self.times[chosen]
+        return Dataset(images, self.labels[chosen], self.classes, tuple(self.hashes[i] for i in chosen), strata, times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,7 +380,7 @@ def _load_npz(path: Path) -> Dataset:
         if size > MAX_BYTES:
             raise DataError(f"{path}: {size} bytes unpacked are more than {MAX_BYTES >> 30} GiB")
         with np.load(path, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in ("x", "y", "classes", "strata") if name in arrays.files}
+            content = {name: arrays[name] for name in ("x", "y", "classes", "strata", "times") if name in arrays.files}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -397,7 +402,15 @@ def _load_npz(path: Path) -> Dataset:
     strata = content.get("strata")
     if strata is not None and (strata.dtype.kind != "U" or strata.shape != (len(x),)):
         raise DataError(f"{path}: strata is {strata.dtype} {list(strata.shape)}; expected {len(x)} names")
-    return Dataset(x, labels, names, strata=strata)
+    return Dataset(x, labels, names, strata=strata, times=_times(content.get("times"), len(x), path))
+
+
+def _times(times: npt.NDArray[Any] | None, count: int, path: Path) -> npt.NDArray[np.float64] | None:
+    if times is None:
+        return None
+    if times.dtype.kind not in "fiu" or times.shape != (count,) or not np.isfinite(times).all():
+        raise DataError(f"{path}: times is {times.dtype} {list(times.shape)}; expected {count} numbers of seconds")
+    return times.astype(np.float64)
 
 
 def _checked_inputs(x: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:

@@ -117,34 +117,62 @@ def batches(
     batch: int,
     seed: int,
     augmentation: Augmentation | None,
+    weights: npt.NDArray[np.float32] | None = None,
+    start: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Any:
     """Endless shuffled, augmented batches.
 
-    The same seed gives the same batches, whatever the number of threads: each batch's warp is
-    drawn from (seed, number of the batch).
+    The same seed gives the same batches, whatever the number of threads, of parts, and wherever
+    it starts: each batch's warp is drawn from (seed, number of the batch).
+
+    Parameters
+    ----------
+    pixels, labels
+        ``[n, H, W, C]`` and ``[n]``.
+    batch
+        Images in a batch, over all parts.
+    seed
+        Decides order and augmentation.
+    augmentation
+        What to change; None: nothing.
+    weights
+        float32 ``[n]``, to come along.
+    start
+        Number of the first batch. Those before are skipped by their indices alone.
+    part
+        (which, of how many): equal slices of every batch, one for each machine that feeds itself.
 
     Returns
     -------
     tf.data.Dataset
-        Pairs (``[batch, H, W, C]`` in the dtype of ``pixels``, int64 ``[batch]``).
+        Pairs (``[batch / parts, H, W, C]`` in the dtype of ``pixels``, int64 ``[batch / parts]``), with
+        ``weights`` triples.
     """
-    source = tf.data.Dataset.from_tensor_slices((pixels, labels))
-    source = source.shuffle(len(labels), seed=seed).batch(batch, drop_remainder=True).repeat()
-    if augmentation is not None:
-        change = augmentation  # narrowed for the closure
+    which, of = part
+    first, share = which * (batch // of), batch // of
+    with tf.device("CPU"):
+        arrays = [tf.constant(array) for array in (pixels, labels, weights) if array is not None]
 
-        def warp(number: Any, pair: Any) -> Any:
-            return _warp(pair[0], change, tf.stack([tf.constant(seed, tf.int64), number])), pair[1]
+    def chosen(number: Any, indices: Any) -> Any:
+        indices = tf.reshape(indices, [batch])[first : first + share]
+        images, *rest = (tf.gather(array, indices) for array in arrays)
+        if augmentation is not None:
+            draws = tf.random.stateless_uniform([5, batch], tf.stack([tf.constant(seed, tf.int64), number]), -1.0, 1.0)
+            images = _warp(images, augmentation, draws[:, first : first + share])
+        return images, *rest
 
-        source = tf.data.Dataset.zip(tf.data.Dataset.counter(), source).map(warp, num_parallel_calls=tf.data.AUTOTUNE)
-    return source.prefetch(2)
+    order = (
+        tf.data.Dataset.range(len(labels)).shuffle(len(labels), seed=seed).batch(batch, drop_remainder=True).repeat()
+    )
+    source = tf.data.Dataset.zip(tf.data.Dataset.counter(), order).skip(start)
+    return source.map(chosen, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
-def _warp(images: Any, change: Augmentation, seed: Any) -> Any:
-    """Rotate, zoom, shift and mirror each image about its centre; edges are repeated."""
+def _warp(images: Any, change: Augmentation, draws: Any) -> Any:
+    """Rotate, zoom, shift and mirror each image about its centre, by ``draws`` of -1 to 1; edges are repeated."""
     height, width = images.shape[1], images.shape[2]
     count = images.shape[0]
-    draws = tf.random.stateless_uniform([5, count], seed, -1.0, 1.0)
     angle, zoom = draws[0] * change.rotate, 1.0 + draws[1] * change.zoom
     mirror = tf.where(draws[4] < 0.0, -1.0, 1.0) if change.flip else tf.ones([count])
     # output (x, y) -> input (a x + b y + c, d x + e y + f): the centre stays but for the shift

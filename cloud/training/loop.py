@@ -1,16 +1,17 @@
 """Train a teacher: frames in, float32 logits out, mixed precision in between.
 
 The model's first layer is the processing specification, so that what the device must repeat is
-part of what was trained. `train` is reproducible: the same splits, seed and machine give the
-same weights. It seeds the global generators of Python, NumPy and TensorFlow to that end.
+part of what was trained. `train` is reproducible: the same splits, options and machine give the
+same weights, in one go or resumed after any step. It seeds the global generators of Python, NumPy
+and TensorFlow to that end.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,115 +20,44 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from edge_sdk import canonical, files
-from edge_sdk.cloud.training import architecture, data, evaluate
+from edge_sdk import canonical
+from edge_sdk.cloud.training import architecture, data, evaluate, recency, rules
 from edge_sdk.cloud.training import precision as precisions
 from edge_sdk.cloud.training import strategy as strategies
+from edge_sdk.cloud.training.contract import Contract, enforce
+from edge_sdk.cloud.training.options import Options
+from edge_sdk.cloud.training.running import Keeping, Progress, Run, Watcher
+from edge_sdk.cloud.training.schedules import cosine, schedule
+from edge_sdk.cloud.training.stepping import Stepper
+from edge_sdk.cloud.training.trained import Trained, load_trained
 from edge_sdk.datasets import Dataset, Splits
-from edge_sdk.errors import CompressionError, EdgeSdkError
+from edge_sdk.errors import CompressionError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.processing.keras import ProcessingLayer
 
-__all__ = ["Progress", "Trained", "assemble", "cosine", "load_trained", "steps_for", "train"]
+__all__ = ["Options", "Progress", "Trained", "assemble", "cosine", "load_trained", "steps_for", "train"]
 
 logger = logging.getLogger("edge_sdk.cloud.training")
-
-Progress = Callable[[str, int, int], None]
-
-MODEL_FILE = "model.keras"
-RECORD_FILE = "training.json"
-FORMAT = 1
 
 BATCH = 64
 STEPS = 500  # at least; every image is also seen LEAST_EPOCHS times
 STEPS_QUICK = 195
 LEAST_EPOCHS = 8
-PEAK_RATE = 4e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A teacher and how it came about.
-
-    Attributes
-    ----------
-    model
-        Frames (``[n, H, W, C]``, uint8 or already resized float32) → float32 logits.
-    processing
-        The specification that the model's first layer carries out.
-    classes
-        Names of the classes, in the order of the logits.
-    policy
-        Keras dtype policy it was trained with.
-    history
-        Mean ``loss`` and ``accuracy`` of each epoch, on augmented training batches.
-    metrics
-        ``validation`` and ``test`` accuracy with intervals; see `evaluate.accuracy`.
-    lineage
-        Data specification, digest of each split, seed, epochs, versions.
-    """
-
-    model: keras.Model
-    processing: ProcessingSpec
-    classes: tuple[str, ...]
-    policy: str
-    history: dict[str, list[float]]
-    metrics: dict[str, dict[str, float]]
-    lineage: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def body(self) -> keras.Model:
-        """The network without its processing layer: processed tensor → logits."""
-        return self.model.get_layer("body")
-
-    @property
-    def digest(self) -> str:
-        """Digest of the weights."""
-        return evaluate.model_digest(self.model)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``model.keras`` and ``training.json``; where only the first is new, `load_trained` refuses the folder.
-
-        Raises
-        ------
-        StorageError
-            If the folder cannot be written.
-        """
-        target = files.make_folder(Path(folder))
-        record = {
-            "format": FORMAT,
-            "classes": list(self.classes),
-            "digest": self.digest,
-            "history": self.history,
-            "lineage": self.lineage,
-            "metrics": self.metrics,
-            "policy": self.policy,
-            "processing": self.processing.to_json(),
-        }
-        partial = target / f".partial-{MODEL_FILE}"
-        with files.storage_errors(target):
-            try:
-                self.model.save(partial)
-                files.fsync_file(partial)
-                partial.replace(target / MODEL_FILE)
-            finally:
-                partial.unlink(missing_ok=True)
-        files.write_durably(target / RECORD_FILE, canonical.dumps(record))
-        return target
 
 
 def train(
     splits: Splits,
+    options: Options | None = None,
     *,
-    epochs: int | None = None,
-    quick: bool = False,
-    seed: int = 0,
-    precision: precisions.Wanted = "auto",
-    strategy: strategies.Wanted = "auto",
-    tpu: str | None = None,
-    size: int | None = None,
     network: architecture.Architecture = architecture.teacher,
+    start: Trained | None = None,
+    contract: Contract | None = None,
+    checkpoints: str | Path | None = None,
+    every: int | None = None,
+    resume: bool = False,
+    watchers: Sequence[Watcher] = (),
     on_progress: Progress | None = None,
+    **changes: Any,
 ) -> Trained:
     """Train a teacher on ``splits.train`` and measure it on validation and test.
 
@@ -135,108 +65,155 @@ def train(
     ----------
     splits
         Images and labels.
-    epochs
-        Passes over the training images; by default enough for about 500 steps (``quick``: 195).
-    quick
-        Fewer steps: good enough to try things out.
-    seed
-        Decides initial weights, order and augmentation.
-    precision
-        ``auto`` or a Keras dtype policy; see `precision.policy`.
-    strategy, tpu
-        Which devices; see `strategy.choose`.
-    size
-        Side in pixels to resize images to; see `data.processing_for`.
+    options
+        How to train.
     network
         Builds the network; its output must be float32.
+    start
+        A teacher of the same network and classes: its weights and its processing are where training begins.
+    contract
+        What the data must be like; see `contract.Contract`.
+    checkpoints, every, resume
+        A folder for the state of this run, how many steps may be lost (None: those of a minute), and
+        whether to go on with what is there.
+    watchers
+        Called after every epoch; see `tracking`.
     on_progress
         Called with ``("train", steps done, steps in all)``.
+    **changes
+        Fields of `Options`, in place of those of ``options``.
 
     Raises
     ------
     CompressionError
-        If the devices, the policy or the network do not fit, or training diverges.
+        If the devices, the policy, the batch or the network do not fit, or training diverges.
+    DataError
+        If the data break their contract, or are no images.
+    StorageError
+        If a checkpoint cannot be written; those before are still there.
     """
-    if epochs is not None and epochs < 1:
-        raise CompressionError(f"epochs is {epochs}; it must be at least 1")
-    plan = strategies.choose(strategy, strategies.devices(tpu))
-    policy = precisions.policy(precision, plan.accelerator)
-    distribution = strategies.build(plan)
-    processing = data.processing_for(splits.train, size=size)
-    pixels = data.frames(splits.train, processing)
-    batch, steps, epochs = steps_for(
-        len(pixels),
-        epochs,
-        STEPS_QUICK if quick else STEPS,
-        least_epochs=1 if quick else LEAST_EPOCHS,
-        replicas=distribution.num_replicas_in_sync,
-    )
+    options = replace(options or Options(), **changes)
+    plan = strategies.choose(options.strategy, strategies.devices(options.tpu))
+    policy = precisions.policy(options.precision, plan.accelerator)
+    distribution = strategies.build(plan)  # before TensorFlow computes anything
+    profile = None if contract is None else enforce(contract, splits)
+    used, weights = recency.recent(splits.train, window=options.window, half_life=options.half_life)
+    processing = data.processing_for(used, size=options.size) if start is None else start.processing
+    pixels = data.frames(used, processing)
+    batch, steps, epochs = _sizes(options, len(pixels), plan, distribution.num_replicas_in_sync)
 
-    keras.utils.set_random_seed(seed)
+    def build() -> keras.Model:
+        return assemble(network(_shape(processing), len(splits.classes), policy), processing, used)
+
+    keras.utils.set_random_seed(options.seed)
     with distribution.scope():
-        model = assemble(network(_shape(processing), len(splits.classes), policy), processing, splits.train)
+        model = build()
         precisions.require_float32_output(model)
-        model.compile(
-            keras.optimizers.AdamW(cosine(PEAK_RATE, steps * epochs), weight_decay=1e-4),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-        )
-    logger.info("training %d steps of %d images with %s on %s", steps * epochs, batch, policy, plan)
-    source = data.batches(
-        pixels, splits.train.labels, batch=batch, seed=seed, augmentation=data.augmentation_for(splits.train)
-    )
-    history = fit(model, source, steps=steps, epochs=epochs, stage="train", on_progress=on_progress)
-    metrics = {
-        name: evaluate.accuracy(evaluate.logits_of(model, data.frames(part, processing)), part.labels)
-        for name, part in (("validation", splits.validation), ("test", splits.test))
-    }
+        if start is not None:
+            _take_over(model, start, splits)
+        rate = schedule(options.schedule, options.rate, steps * epochs, warmup=options.warmup)
+        optimizer = precisions.scaled(keras.optimizers.AdamW(rate, weight_decay=options.decay), policy)
+        stepper = Stepper(model, optimizer, distribution, batch=batch, epoch=steps, parts=options.parts)
+    # a model that several devices share answers through a copy on one
+    bare = model if plan.kind == "one" else build()
+
+    def scores(part: Dataset) -> Any:
+        if bare is not model:
+            bare.set_weights(model.get_weights())
+        return evaluate.logits_of(bare, data.frames(part, processing))
+
+    def validate() -> float:
+        return evaluate.accuracy(scores(splits.validation), splits.validation.labels)["value"]
+
     lineage = {
         "code": metadata.version("edge-sdk"),
         "data": splits.spec,
         "splits": splits.digests,
         "split_seed": splits.seed,
-        "seed": seed,
+        "seed": options.seed,
         "epochs": epochs,
-        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
+        "batch": batch,
+        "options": options.deciding,
+        "start": None if start is None else start.digest,
     }
-    bare = keras.Model(model.inputs, model.outputs, name="teacher")  # without the optimizer's state
-    return Trained(bare, processing, splits.classes, policy, history, metrics, lineage)
+    run = Run(
+        stepper,
+        epochs=epochs,
+        patience=options.patience,
+        validate=validate if watchers or options.patience is not None else None,
+        keeping=None if checkpoints is None else Keeping(Path(checkpoints), every, resume, plan.chief),
+        facts=_plain({**options.deciding, **lineage, "options": None, "policy": policy}),
+    )
 
-
-def load_trained(folder: str | Path) -> Trained:
-    """Read what `Trained.save` wrote.
-
-    Raises
-    ------
-    CompressionError
-        If the folder does not hold a model of ``edge-sdk train``, or it is damaged.
-    """
-    source = Path(folder)
-    try:
-        record = canonical.loads((source / RECORD_FILE).read_bytes())
-        if record["format"] != FORMAT:
-            raise CompressionError(f"{source / RECORD_FILE}: format {record['format']}, this version reads {FORMAT}")
-        model = keras.saving.load_model(
-            source / MODEL_FILE, custom_objects={"ProcessingLayer": ProcessingLayer}, compile=False
+    def source(first: int, part: tuple[int, int]) -> Any:
+        found = data.batches(
+            pixels,
+            used.labels,
+            batch=batch,
+            seed=options.seed,
+            augmentation=data.augmentation_for(used),
+            weights=weights,
+            start=first,
+            part=part,
         )
-        trained = Trained(
-            model,
-            ProcessingSpec.from_json(record["processing"]),
-            tuple(record["classes"]),
-            record["policy"],
-            record["history"],
-            record["metrics"],
-            record["lineage"],
-        )
-    except OSError as error:
-        raise CompressionError(f"{source} is not a folder of 'edge-sdk train': {error.strerror or error}") from error
-    except (EdgeSdkError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CompressionError):
-            raise
-        raise CompressionError(f"{source} does not hold a usable teacher: {error}") from error
-    if record["digest"] != trained.digest:
-        raise CompressionError(f"{source / MODEL_FILE} is not the model that {RECORD_FILE} describes")
-    return trained
+        rules.check_source(plan, found)
+        return found
+
+    logger.info("training %d steps of %d images with %s on %s", steps * epochs, batch, policy, plan)
+    stepper.feed(source)
+    run.go(on_progress, watchers)
+    metrics = {
+        name: evaluate.accuracy(scores(part), part.labels)
+        for name, part in (("validation", splits.validation), ("test", splits.test))
+    }
+    lineage |= {"epochs": len(run.history), "versions": {"keras": keras.__version__, "tensorflow": tf.__version__}}
+    if contract is not None and profile is not None:
+        lineage["contract"] = {"digest": contract.digest, **contract.to_json(), "found": asdict(profile)}
+    history = {"loss": [epoch.loss for epoch in run.history], "accuracy": [epoch.accuracy for epoch in run.history]}
+    if not any(math.isnan(epoch.validation) for epoch in run.history):
+        history["validation"] = [epoch.validation for epoch in run.history]
+    bare = keras.Model(bare.inputs, bare.outputs, name="teacher")
+    return Trained(bare, processing, splits.classes, policy, history, metrics, _plain(lineage))
+
+
+def _plain(values: dict[str, Any]) -> Any:
+    """Return values as they come back from JSON: lists for tuples."""
+    return canonical.loads(canonical.dumps(values))
+
+
+def _take_over(model: keras.Model, start: Trained, splits: Splits) -> None:
+    """Put the weights of another teacher into a model of the same shape."""
+    if start.classes != splits.classes:
+        raise CompressionError("the teacher to start from tells other classes apart than the data")
+    for variable, value in zip(model.weights, start.model.get_weights(), strict=False):
+        if tuple(variable.shape) != value.shape:
+            raise CompressionError(
+                f"the teacher to start from is another network: {variable.path} is {list(variable.shape)} here "
+                f"and {list(value.shape)} there"
+            )
+    if len(model.weights) != len(start.model.weights):
+        raise CompressionError("the teacher to start from is another network: it has another number of weights")
+    model.set_weights(start.model.get_weights())
+
+
+def _sizes(options: Options, count: int, plan: strategies.Plan, replicas: int) -> tuple[int, int, int]:
+    """Return (batch, steps in an epoch, epochs) that the devices can share."""
+    epochs = 1 if options.quick else LEAST_EPOCHS
+    at_least = STEPS_QUICK if options.quick else STEPS
+    batch, _, _ = steps_for(count, None, at_least, replicas=replicas)
+    if options.batch is not None:
+        batch = options.batch
+    elif plan.accelerator == "tpu":
+        batch = rules.CORE_GOOD * replicas * options.parts
+    else:
+        shares = replicas * options.parts
+        batch = max(batch // shares, 1) * shares
+    if batch > count:
+        raise CompressionError(f"a batch of {batch} is more than the {count} training images: take a smaller one")
+    if advice := rules.check_batch(plan, batch, replicas, parts=options.parts):
+        logger.warning("%s", advice)
+    steps = count // batch
+    return batch, steps, options.epochs or max(math.ceil(at_least / steps), epochs)
 
 
 def assemble(body: keras.Model, processing: ProcessingSpec, dataset: Dataset) -> keras.Model:
@@ -267,14 +244,6 @@ def steps_for(
     batch = min(min(BATCH, max(count // 16, 8)) * replicas, count)
     steps = count // batch
     return batch, steps, epochs or max(math.ceil(at_least / steps), least_epochs)
-
-
-def cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Learning rate that rises for a tenth of the steps, then falls to 0 as a cosine."""
-    rise = max(steps // 10, 1)
-    return keras.optimizers.schedules.CosineDecay(
-        peak / 40, max(steps - rise, 1), warmup_target=peak, warmup_steps=rise
-    )
 
 
 def fit(

@@ -11,7 +11,7 @@ import keras
 
 from edge_sdk.errors import CompressionError
 
-__all__ = ["Precision", "Wanted", "policy", "require_float32_output"]
+__all__ = ["Precision", "Wanted", "policy", "require_float32_output", "scaled"]
 
 Wanted = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
@@ -40,6 +40,15 @@ def policy(wanted: str, accelerator: str) -> Precision:
         if wanted == name:
             return name  # type: ignore[no-any-return]
     raise CompressionError(f"unknown precision {wanted!r}: expected one of {', '.join(get_args(Wanted))}")
+
+
+def scaled(optimizer: keras.optimizers.Optimizer, chosen: Precision) -> keras.optimizers.Optimizer:
+    """Let an optimizer scale its losses where gradients are float16, which has no small numbers.
+
+    The scale halves when a gradient overflows, and that step is left out; it doubles after
+    2,000 steps without one.
+    """
+    return keras.optimizers.LossScaleOptimizer(optimizer) if chosen == "mixed_float16" else optimizer
 
 
 def require_float32_output(model: keras.Model) -> None:

@@ -6,6 +6,7 @@ logging. `quiet` must be entered before TensorFlow is imported to catch all of i
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-__all__ = ["progress", "quiet"]
+__all__ = ["progress", "quiet", "remarks"]
 
 
 @contextmanager
@@ -36,6 +37,18 @@ def quiet(log: Path | None = None) -> Iterator[Console]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def remarks(console: Console) -> Iterator[None]:
+    """Let edge-sdk's own warnings be seen while all else is `quiet`."""
+    logger, handler = logging.getLogger("edge_sdk"), logging.StreamHandler(console.file)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager
