@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from edge_sdk.compression.fitting import FittingData, loss_of
+from edge_sdk.compression.teachers import open_teacher
 from edge_sdk.errors import CompressionError, ModelError
 from edge_sdk.processing.keras import ProcessingLayer
 from edge_sdk.runtime.onnx import new_session
@@ -21,8 +22,8 @@ from edge_sdk.runtime.onnx import new_session
 __all__ = ["Ask", "Source", "answers", "ask", "logits_in"]
 
 Source: TypeAlias = keras.Model | str | Path | bytes | npt.NDArray[Any] | Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-"""A teacher: a Keras model; an ONNX file, or its bytes; a function from what a student takes, ``[n, ...]``, to logits
-``[n, classes]``; or such logits, of the data's samples in their order."""
+"""A teacher: a Keras model; a file of those that `teachers.open_teacher` takes, or the bytes of one in ONNX; a function
+from what a student takes, ``[n, ...]``, to logits ``[n, classes]``; or such logits, of the data's samples in order."""
 
 Ask: TypeAlias = Callable[[Any], list[Any]]
 """Takes a batch as the data have it, gives float32 logits ``[batch, classes]``, then what the hints name."""
@@ -58,6 +59,8 @@ def ask(source: Source, data: FittingData, classes: int, hints: Sequence[str] = 
         teach = _of_keras(source, hints)
     elif callable(source):
         teach = _of_function(source, classes)
+    elif isinstance(source, str | Path) and Path(source).suffix != ".onnx" and not hints:
+        teach = _of_function(open_teacher(source, data.taken(BATCH)), classes)
     else:
         teach = _of_onnx(_bytes(source), data, hints)
     if teach.classes not in (None, classes):
@@ -173,14 +176,20 @@ def _of_onnx(content: bytes, data: FittingData, hints: Sequence[str]) -> _Teach:
         values = session.run(wanted, {entry.name: fed})
         return [np.asarray(np.moveaxis(v, 1, -1) if first and v.ndim == 4 else v, np.float32) for v in values]
 
+    try:
+        tried = compute(np.zeros((1, *sides), dtype))  # a file does not always state its shapes
+    except Exception as error:  # onnxruntime raises types of its own that share no base
+        raise CompressionError(
+            f"the ONNX teacher takes {list(entry.shape)}, and not [n, {', '.join(map(str, sides))}] as the data have: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
     def run(batch: Any) -> list[Any]:
         values = _listed(tf.numpy_function(compute, [batch], [tf.float32] * len(wanted), stateful=False))
-        logits = tf.ensure_shape(values[0], [None, classes])
-        return [_logs(logits) if probabilities else logits, *values[1:]]
+        values = [tf.ensure_shape(v, [None, *known.shape[1:]]) for v, known in zip(values, tried, strict=True)]
+        return [_logs(values[0]) if probabilities else values[0], *values[1:]]
 
-    size = given_back.shape[-1] if given_back.shape else None
-    classes = size if isinstance(size, int) else None
-    return _Teach("in ONNX", (*shape[1:], shape[0]) if first else shape, classes, frames, run)
+    return _Teach("in ONNX", (*shape[1:], shape[0]) if first else shape, tried[0].shape[-1], frames, run)
 
 
 def _channels_first(shape: tuple[int | None, ...], sides: tuple[int, ...]) -> bool:
