@@ -55,6 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     add = action("add", "sign a bundle as a target")
     add.add_argument("bundle", type=Path, metavar="BUNDLE", help="a .edge file")
+    add.add_argument(
+        "--device-class", action="append", default=[], metavar="CLASS", help="kind of device that it is for; repeatable"
+    )
+    add.add_argument("--sdk", default="", metavar="VERSION", help="least version of edge-sdk on the device")
 
     assign = action("assign", "sign what a device should run")
     assign.add_argument("--device", required=True, help="device id")
@@ -111,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     repository = Repository.open(args.folder, keys=args.keys, passphrase=passphrase)
     if args.action == "add":
-        target = repository.add(args.bundle)
+        target = repository.add(args.bundle, device_classes=args.device_class, sdk=args.sdk)
         record = {
             "target": f"{target.name}-{target.version}",
             "sha256": f"sha256:{target.sha256}",

@@ -27,6 +27,7 @@ from edge_sdk.cloud.ota.roles import DELEGATED, KEYS, Lifetimes, first_metadata,
 from edge_sdk.cloud.ota.rotation import heal, renew, rotate, signer_of
 from edge_sdk.errors import BundleError, InputError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
+from edge_sdk.ota.needs import Needs
 from edge_sdk.ota.records import Assignment, Target
 from edge_sdk.ota.topics import BLOCK_BYTES, check_id
 
@@ -135,11 +136,20 @@ class Repository:
         """Version of the current timestamp; it grows with every change."""
         return self._files.read("timestamp", Timestamp).signed.version
 
-    def add(self, bundle: str | Path) -> Target:
+    def add(self, bundle: str | Path, *, device_classes: Sequence[str] = (), sdk: str = "") -> Target:
         """Sign a bundle file as a target.
 
         The archive and its digests are checked. Whether its golden outputs hold is not: that is
         the device's business, on its own hardware.
+
+        Parameters
+        ----------
+        bundle
+            The ``.edge`` file.
+        device_classes
+            Kinds of device that it is for; none: all.
+        sdk
+            The least version of edge-sdk that it needs.
 
         Raises
         ------
@@ -170,6 +180,7 @@ class Repository:
             block_bytes=BLOCK_BYTES,
             blocks=tuple(hashlib.sha256(block).hexdigest() for block in blocks),
             bundle_digest=opened.digest,
+            needs=Needs(tuple(device_classes), sdk, manifest.artifacts[0].runtime),
         )
         with self._acting("add", "publisher", target=f"{target.name}-{target.version}", sha256=target.sha256):
             known = self._files.find(target.path)

@@ -27,7 +27,7 @@ from edge_sdk.ota.soak import Soak
 __all__ = ["configure", "run"]
 
 
-_NAMES = ("fleet", "device", "broker", "hours")
+_NAMES = ("fleet", "device", "device_class", "broker", "hours")
 _PATHS = ("state", "root", "ca", "cert", "cert_key", "hold")
 
 
@@ -42,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fleet", help="fleet id; an enrolled device knows it, as what follows")
     parser.add_argument("--device", help="device id")
+    parser.add_argument("--device-class", metavar="CLASS", help="kind of device; bundles may be for some kinds only")
     parser.add_argument("--root", type=Path, metavar="FILE", help="pinned root metadata (root.json)")
     parser.add_argument("--poll", type=float, metavar="SECONDS", help="between looks without a hint (default 60)")
     parser.add_argument("--once", action="store_true", help="look once, send the reports, end; 1 if refused")
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         limits=Limits(args.max_latency, args.max_memory) if limited else None,
         soak=soak,
         rules=rules,
+        device_class=args.device_class or "",
     ) as agent:
         agent.start()
         now = f"{agent.active.name}-{agent.active.version}" if agent.active else "none"

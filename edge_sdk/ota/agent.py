@@ -87,6 +87,8 @@ class OtaAgent:
         `edge_sdk.ota.follow` writes into the folder.
     rules
         When and how fast bundles may be fetched.
+    device_class
+        What kind of device this is; bundles may be signed for some kinds only.
 
     Raises
     ------
@@ -115,12 +117,14 @@ class OtaAgent:
         soak: Soak | None = None,
         vitals: Callable[[str], Vitals] | None = None,
         rules: Rules | None = None,
+        device_class: str = "",
     ) -> None:
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self.device = check_id("device", device)
         self._topics = Topics(fleet, device)
         self._poll_seconds = poll_seconds
         self._rules = rules
+        self._device_class = device_class
         self._state = make_folder(Path(state_dir))
         self._lock = own(self._state)
         try:
@@ -273,6 +277,7 @@ class OtaAgent:
         reason = memory.failure(target.sha256, assignment.counter)
         if reason is None:
             reason = self._installer.objection(assignment, self._trust.time.now())
+            reason = reason or target.needs.objection(self._device_class)
             if reason is None:
                 return self._install(assignment, target)
             memory.fail(target.sha256, assignment.counter, reason, for_good=False)

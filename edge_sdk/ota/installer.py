@@ -15,7 +15,8 @@ from pathlib import Path
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import BundleError, HealthError, InstallError, TrustError
 from edge_sdk.ota import health
-from edge_sdk.ota.records import Assignment, State, Target, precedence
+from edge_sdk.ota.needs import precedence
+from edge_sdk.ota.records import Assignment, State, Target
 from edge_sdk.ota.slots import Installed, Left, Memory, Slots
 from edge_sdk.ota.soak import Soak, Vitals, read_vitals
 from edge_sdk.ota.trust import open_assigned

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from edge_sdk import canonical
 from edge_sdk.errors import InputError, TrustError
+from edge_sdk.ota.needs import Needs
 from edge_sdk.ota.topics import BLOCK_BYTES, check_id
 
-__all__ = ["STATES", "Assignment", "Event", "State", "Target", "precedence"]
+__all__ = ["STATES", "Assignment", "Event", "State", "Target"]
 
 State = Literal[
     "idle", "downloading", "verifying", "installing", "testing", "soaking", "active", "refused", "rolled_back"
@@ -130,6 +131,8 @@ class Target:
         SHA-256 of each block, hex.
     bundle_digest
         Digest of the manifest within, ``sha256:<hex>``.
+    needs
+        What a device must have to run it.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Target:
     block_bytes: int
     blocks: tuple[str, ...]
     bundle_digest: str
+    needs: Needs = field(default_factory=Needs)
 
     @property
     def stored_path(self) -> str:
@@ -155,6 +159,7 @@ class Target:
             "block_bytes": self.block_bytes,
             "blocks": list(self.blocks),
             "bundle_digest": self.bundle_digest,
+            "needs": self.needs.to_dict(),
         }
 
     @classmethod
@@ -171,6 +176,7 @@ class Target:
                 block_bytes=custom["block_bytes"],
                 blocks=blocks,
                 bundle_digest=custom["bundle_digest"],
+                needs=Needs.from_dict(custom["needs"]) if "needs" in custom else Needs(),
             )
             ok = (
                 0 < size <= _MAX_TARGET_BYTES
@@ -180,7 +186,7 @@ class Target:
                 and all(re.fullmatch(r"[0-9a-f]{64}", block) for block in blocks)
                 and _DIGEST.fullmatch(target.bundle_digest)
             )
-        except (KeyError, TypeError) as error:
+        except (InputError, KeyError, TypeError) as error:
             raise TrustError(f"the target {path} does not list its blocks: {error!r}") from error
         if not ok:
             raise TrustError(f"the target {path} does not list its blocks as this version understands them")
@@ -225,11 +231,3 @@ class Event:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-compatible values."""
         return asdict(self)
-
-
-def precedence(version: str) -> tuple[Any, ...]:
-    """Return a key that orders semantic versions (semver.org, item 11)."""
-    core, _, pre = version.partition("+")[0].partition("-")
-    numbers = tuple(int(part) for part in core.split("."))
-    parts = tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in pre.split(".")) if pre else ()
-    return (numbers, not pre, parts)

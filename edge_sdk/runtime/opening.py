@@ -10,7 +10,7 @@ from typing import Literal
 from edge_sdk.errors import InputError, MissingExtraError, ModelError
 from edge_sdk.runtime.base import Session
 
-__all__ = ["Threads", "open_session"]
+__all__ = ["Threads", "find_runtime", "open_session"]
 
 _BUILT_IN = {
     # by name: module, distribution and extra
@@ -52,7 +52,7 @@ def open_session(model: Path | bytes, runtime: str, *, threads: Threads = 1, del
         raise InputError(f"threads is {threads!r}; it should be 'auto' or at least 1")
     if delegate is not None and not isinstance(delegate, str):
         raise InputError(f"delegate should be a name or a path as text, not {type(delegate).__name__}")
-    factory = _factory(runtime)
+    factory = find_runtime(runtime)
     if threads == "auto":
         from edge_sdk.runtime.tuning import fastest
 
@@ -60,7 +60,8 @@ def open_session(model: Path | bytes, runtime: str, *, threads: Threads = 1, del
     return factory(model, threads, delegate)
 
 
-def _factory(runtime: str) -> Callable[[Path | bytes, int, str | None], Session]:
+def find_runtime(runtime: str) -> Callable[[Path | bytes, int, str | None], Session]:
+    """Return what opens models in the named runtime; raise as `open_session` does if it is not installed."""
     if runtime in _BUILT_IN:
         module, distribution, extra = _BUILT_IN[runtime]
         try:
