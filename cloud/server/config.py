@@ -64,6 +64,9 @@ class ServerConfig:
         Processes that serve, under one that starts them again; None serves in this one.
     max_worker_bytes
         Memory that a worker may hold; one that holds more is replaced by a new one. None sets no limit.
+    connection_seconds
+        With ``workers``, gRPC's own library asks clients to make their connection anew after so long, which spreads
+        them among the workers; one that is replaced waits so long for those that it has. The fast front needs neither.
     silent_seconds
         A worker that says nothing for so long is killed, and started again.
     gpus
@@ -92,6 +95,7 @@ class ServerConfig:
     grace_seconds: float = 2.0
     workers: int | None = None
     max_worker_bytes: int | None = None
+    connection_seconds: float = 300.0
     silent_seconds: float = 60.0
     gpus: tuple[str, ...] = ()
 
@@ -104,6 +108,11 @@ class ServerConfig:
             raise InputError("a limit of memory and GPUs are of workers: say how many there should be")
         if not all(isinstance(gpu, str) and gpu.strip() and "," not in gpu for gpu in self.gpus):
             raise InputError(f"gpus is {self.gpus!r}; it should name GPUs one by one")
+
+    @property
+    def leave_seconds(self) -> float:
+        """How long a worker may take to lead its clients elsewhere; gRPC spreads the end of connections by a tenth."""
+        return 1.1 * self.connection_seconds + self.grace_seconds + 1.0
 
     @property
     def addresses(self) -> dict[str, tuple[str, int]]:

@@ -308,6 +308,14 @@ class Core:
         repository = self._repository_of(name)
         await asyncio.to_thread(repository.load if what == "load" else repository.unload, name)
 
+    def look_again(self, *, settled: bool = False) -> None:
+        """Serve what the repository folders hold now; ``settled`` is of `Repository.sync`."""
+        for repository in self._repositories:
+            try:
+                repository.sync(settled=settled)
+            except Exception:  # noqa: BLE001 - whatever it is, what is served still is
+                _log.exception("cannot look at %s", repository.root)
+
     def close(self) -> None:
         """Finish what runs, drop what waits, release the models."""
         self._end.set()
@@ -346,11 +354,7 @@ class Core:
 
     def _reload(self) -> None:
         while not self._end.wait(self.serving.reload_seconds):
-            for repository in self._repositories:
-                try:
-                    repository.sync()
-                except Exception:  # noqa: BLE001 - whatever it is, what is served still is
-                    _log.exception("cannot look at %s", repository.root)
+            self.look_again()
 
     def _all(self) -> list[Line]:
         return [line for versions in self._lines.values() for line in versions.values()]

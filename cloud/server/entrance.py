@@ -106,6 +106,8 @@ class Entrance:
 
     def close(self) -> None:
         """Let nobody in any more, but those who have come already."""
+        if self._listening.fileno() < 0:
+            return
         if self._waiting is not None:
             self._waiting.cancel()
         self._loop.remove_reader(self._listening)

@@ -124,6 +124,11 @@ class FastServer:
         """What is counted of the connections."""
         return self._shared.visitors
 
+    def close(self) -> None:
+        """Take no more connections."""
+        for entrance in self._entrances:
+            entrance.close()
+
     async def start(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Take connections from a socket that listens."""
         loop, shared = asyncio.get_running_loop(), self._shared
@@ -136,8 +141,8 @@ class FastServer:
         """Take no new calls, let the others end within some seconds, and close."""
         shared = self._shared
         shared.leaving = True
+        self.close()
         for entrance in self._entrances:
-            entrance.close()
             await entrance.settle(grace_seconds)
         for connection in list(shared.connections):
             connection.leave()
@@ -187,6 +192,8 @@ class _Connection(Paced):
         """Greet."""
         self._transport = cast(asyncio.Transport, transport)
         self._shared.connections.add(self)
+        if self._shared.leaving:
+            self._http2.go_away()  # it was at the door
         self._flush()
 
     def look(self, data: bytearray, size: int) -> int:

@@ -216,7 +216,10 @@ cdef class Connection(_Receiving):
                 return self._fail(PROTOCOL_ERROR, "a ping is of no call")
             if length != 8:
                 return self._fail(FRAME_SIZE_ERROR, "a ping has eight bytes")
-            if not flags & END_STREAM:
+            if flags & END_STREAM:
+                if memcmp(p, PyBytes_AS_STRING(_HEARD), 8) == 0:
+                    self._heard()
+            else:
                 self._out.append(_frame(PING, END_STREAM, 0, PyBytes_FromStringAndSize(<const char *>p, 8)))
         elif kind == PUSH_PROMISE:
             return self._fail(PROTOCOL_ERROR, "clients promise nothing")
@@ -289,7 +292,7 @@ cdef class Connection(_Receiving):
                 self._end_of(stream)
             return 0
         self._last = number
-        if self._leaving:
+        if self._leaving == LEAVES:
             return 0  # the client was told that nothing new is looked at
         if len(self._streams) >= self._max_streams:
             self._out.append(_frame(RST_STREAM, 0, number, REFUSED_STREAM.to_bytes(4, "big")))

@@ -21,6 +21,10 @@ cdef enum:
     COMPRESSION_ERROR = 9
     ENHANCE_YOUR_CALM = 11
 
+cdef enum:
+    STAYS, ASKED, LEAVES  # the client was asked to go; it has heard that
+
+cdef bytes _HEARD = b"leaving!"  # of a ping
 cdef bytes _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 cdef Py_ssize_t _FRAME = 262144  # the largest that is taken
 cdef Py_ssize_t _BLOCK = 32768  # the most bytes of headers, packed

@@ -8,7 +8,7 @@ cdef class _Sending:
     cdef Budget _budget
     cdef list _out, _touched
     cdef int _last
-    cdef bint _leaving
+    cdef int _leaving
     cdef int64_t _window_out, _stream_window_out
     cdef Py_ssize_t _frame_out
     cdef dict _blocked
@@ -21,8 +21,8 @@ cdef class _Sending:
 
     @property
     def busy(self):
-        """Whether calls are open."""
-        return len(self._streams) > 0
+        """Whether calls are open, or may come yet that its client made before it heard `go_away`."""
+        return len(self._streams) > 0 or self._leaving == ASKED
 
     @property
     def streams(self):
@@ -119,16 +119,24 @@ cdef class _Sending:
             self._out.append(_frame(PING, 0, 0, bytes(8)))
 
     def go_away(self):
-        """Take no new calls; what has begun is finished."""
-        if not self._leaving and not self.closed:
-            self._leaving = True
-            self._out.append(_frame(GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
+        """Ask for no new calls; what was on its way before the client says that it has heard is done."""
+        if self._leaving == STAYS and not self.closed:
+            self._leaving = ASKED
+            self._out.append(_frame(GOAWAY, 0, 0, b"\x7f\xff\xff\xff" + bytes(4)))
+            self._out.append(_frame(PING, 0, 0, _HEARD))
 
     def lose(self):
         """Say that the connection is gone; return the calls that it takes with it."""
         streams = list(self._streams.values())
         self._drop()
         return streams
+
+    cdef int _heard(self) except -1:
+        """Take no new calls."""
+        if self._leaving == ASKED:
+            self._leaving = LEAVES
+            self._out.append(_frame(GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
+        return 0
 
     cdef int _touch(self, Stream stream) except -1:
         if not stream.touched:

@@ -5,18 +5,42 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from edge_sdk.cloud.server.access import Access, Caller
 from edge_sdk.cloud.server.entrance import HTTP1_REFUSAL, Entrance, Visitors
 
-__all__ = ["IDLE_SECONDS", "caller_of", "start"]
+__all__ = ["IDLE_SECONDS", "HttpServer", "caller_of", "start"]
 
 IDLE_SECONDS = 30.0
 """How long a connection may be silent, or take to send the head of a request."""
 
 _SETTLE_SECONDS = 0.5  # that those have to come in whom the end of the server meets at the door
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServer:
+    """An application that is served.
+
+    Attributes
+    ----------
+    visitors
+        What is counted of its connections.
+    """
+
+    visitors: Visitors
+    _runner: web.AppRunner
+    _site: _Site
+
+    def leave(self) -> None:
+        """Take no more connections, and end those that are there with their next answer."""
+        self._site.leave()
+
+    async def end(self) -> None:
+        """Finish what runs, and end it."""
+        await self._runner.cleanup()
 
 
 async def start(
@@ -27,7 +51,7 @@ async def start(
     *,
     name: str,
     max_connections: int,
-) -> tuple[web.AppRunner, Visitors]:
+) -> HttpServer:
     """Serve an application on a socket that listens.
 
     Parameters
@@ -40,14 +64,15 @@ async def start(
         Of the front.
     max_connections
         Open at a time; more get status 503 and are closed.
-
-    Returns
-    -------
-    web.AppRunner
-        Its ``cleanup`` ends it.
-    Visitors
-        What is counted of the connections.
     """
+    leaving: list[bool] = []
+
+    async def answer(_: web.Request, response: web.StreamResponse) -> None:
+        if leaving:
+            response.force_close()
+            response.headers["Connection"] = "close"  # aiohttp has written its headers already
+
+    application.on_response_prepare.append(answer)
     runner = web.AppRunner(
         application,
         access_log=None,
@@ -63,18 +88,19 @@ async def start(
     def enter() -> Entrance:
         return Entrance(listening, server, visitors, most=max_connections, refusal=HTTP1_REFUSAL, tls=tls)
 
-    await _Site(runner, enter, name).start()
-    return runner, visitors
+    site = _Site(runner, enter, name, leaving)
+    await site.start()
+    return HttpServer(visitors, runner, site)
 
 
 class _Site(web.BaseSite):
     """Where an entrance is, to a runner."""
 
-    __slots__ = ("_entrance", "_name", "_open")
+    __slots__ = ("_entrance", "_leaving", "_name", "_open")
 
-    def __init__(self, runner: web.AppRunner, open_it: Callable[[], Entrance], name: str) -> None:
+    def __init__(self, runner: web.AppRunner, open_it: Callable[[], Entrance], name: str, leaving: list[bool]) -> None:
         super().__init__(runner)
-        self._open, self._name = open_it, name
+        self._open, self._name, self._leaving = open_it, name, leaving
 
     @property
     def name(self) -> str:
@@ -83,6 +109,10 @@ class _Site(web.BaseSite):
     async def start(self) -> None:
         await super().start()
         self._entrance = self._open()
+
+    def leave(self) -> None:
+        self._leaving.append(True)
+        self._entrance.close()
 
     async def stop(self) -> None:
         self._entrance.close()

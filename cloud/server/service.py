@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import signal
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from edge_sdk.cloud.server.entrance import Visitors
 from edge_sdk.cloud.server.families import Family
 from edge_sdk.cloud.server.feedback import FeedbackFront
 from edge_sdk.cloud.server.grpc_front import CallerInterceptor, GrpcFront
+from edge_sdk.cloud.server.leaving import are_gone, keep_off, stop_listening
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
 from edge_sdk.cloud.server.metrics import metrics_of
 from edge_sdk.cloud.server.openings import MOST_OF_METRICS, make_room, room_for
@@ -29,9 +31,10 @@ from edge_sdk.cloud.server.standard import Health, methods_of, reflection_handle
 from edge_sdk.cloud.server.traces import Traces, traces_are_wanted
 from edge_sdk.errors import InputError, ServiceError
 
-__all__ = ["Shared", "loop_factory", "opened", "run_alone", "serve"]
+__all__ = ["Shared", "loop_factory", "opened", "reload", "run_alone", "serve"]
 
 _WAITING_CALLS = 2  # for each that may be at work, so many wait in gRPC until the loop takes them
+_LAST_SECONDS = 0.2  # that connections have to be completed which have begun
 _IDLE_CALLS = 16  # for each that is at work, so many may be open: streams that rest, and messages on their way
 
 
@@ -66,7 +69,17 @@ def opened(config: ServerConfig, access: Access | None, certificates: Certificat
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all fronts work with."""
+    """What all fronts work with.
+
+    Attributes
+    ----------
+    core, certificates, access, log, traces, visitors
+        Of their classes.
+    retiring
+        Others serve from now on: clients are led there, and then all ends.
+    leaving
+        What makes each front take no more connections.
+    """
 
     core: Core
     certificates: Certificates | None
@@ -74,6 +87,8 @@ class Shared:
     log: Notes | None
     traces: Traces | None = None
     visitors: list[Visitors] = field(default_factory=list)
+    retiring: asyncio.Event = field(default_factory=asyncio.Event)
+    leaving: list[Callable[[], None]] = field(default_factory=list)
 
 
 async def serve(config: ServerConfig, shared: Shared, on_ready: OnReady, *, ports_shared: bool = False) -> None:
@@ -93,6 +108,8 @@ async def serve(config: ServerConfig, shared: Shared, on_ready: OnReady, *, port
     for signum in (signal.SIGTERM, signal.SIGINT):
         # instead of the command line's handler, which would raise in the middle of the loop
         loop.add_signal_handler(signum, stop.set)
+    reloading: set[asyncio.Task[None]] = set()  # the loop holds tasks only weakly
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloading.add(loop.create_task(reload(shared))))
     async with contextlib.AsyncExitStack() as stack:
         over_http = await _start_http(config, shared, stack, ports_shared)
         over_grpc = await _start_grpc(config, shared, stack, ports_shared)  # what starts last ends first
@@ -104,9 +121,33 @@ async def serve(config: ServerConfig, shared: Shared, on_ready: OnReady, *, port
         gc.freeze()  # what is loaded stays: collections of a busy server need not look at it
         stack.callback(gc.unfreeze)
         on_ready(addresses, tuple(dict.fromkeys(model.name for model in shared.core.models)))
-        await stop.wait()
-    for signum in (signal.SIGTERM, signal.SIGINT):
+        ends = [asyncio.create_task(stop.wait()), asyncio.create_task(shared.retiring.wait())]
+        for task in ends:
+            stack.callback(task.cancel)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            await _lead_away(config, shared, stop, [int(at.rpartition(":")[2]) for at in addresses.values()])
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.remove_signal_handler(signum)
+
+
+async def reload(shared: Shared) -> None:
+    """Take anew what can be while it is served: certificates and repository folders."""
+    if shared.certificates is not None:
+        shared.certificates.refresh()
+    await asyncio.to_thread(shared.core.look_again, settled=True)
+
+
+async def _lead_away(config: ServerConfig, shared: Shared, stop: asyncio.Event, ports: list[int]) -> None:
+    """Let clients go to other processes of the same ports, so that none is here any more when this one ends."""
+    for port in ports:
+        keep_off(port)
+    await asyncio.sleep(_LAST_SECONDS)
+    for leave in shared.leaving:
+        leave()
+    if config.front == "fast":
+        ports = ports[1:]  # its clients are told to go in the end, and go then
+    await are_gone(ports, config.leave_seconds, stop.is_set)
 
 
 async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, port_shared: bool) -> str:
@@ -128,6 +169,8 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
             ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and is silent is let go
             ("grpc.keepalive_time_ms", 60_000),  # and so is who has vanished without a word
             ("grpc.keepalive_timeout_ms", 20_000),
+            # where others serve, too: how one of them may end while nobody is here
+            *([("grpc.max_connection_age_ms", int(1000 * config.connection_seconds))] if port_shared else []),
             ("grpc.max_allowed_incoming_connections", room_for(config)),
         ],
         maximum_concurrent_rpcs=_IDLE_CALLS * config.max_concurrent,
@@ -145,6 +188,7 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
     except RuntimeError as error:
         raise ServiceError(f"cannot listen on {address}: {error}") from error
     await server.start()
+    shared.leaving.append(functools.partial(stop_listening, port))
 
     async def end() -> None:
         await health.set(serving=False)  # load balancers send no more while what runs is finished
@@ -177,6 +221,7 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
         max_connections=room_for(config),
     )
     shared.visitors.append(server.visitors)
+    shared.leaving.append(server.close)
     listening = open_socket(config.host, config.grpc_port, "--grpc-port", shared=port_shared)
     port = listening.getsockname()[1]
     await server.start(listening, None if shared.certificates is None else shared.certificates.ssl_context("h2"))
@@ -234,7 +279,7 @@ async def _start_http(
             ).application()
         certificates = None if front == "metrics" and config.metrics_plain else shared.certificates
         tls = None if certificates is None else certificates.ssl_context()
-        runner, visitors = await start(
+        server = await start(
             application,
             listening,
             tls,
@@ -242,8 +287,9 @@ async def _start_http(
             name=front,
             max_connections=MOST_OF_METRICS if front == "metrics" else room_for(config),
         )
-        shared.visitors.append(visitors)
-        stack.push_async_callback(runner.cleanup)
+        shared.visitors.append(server.visitors)
+        shared.leaving.append(server.leave)
+        stack.push_async_callback(server.end)
     return addresses
 
 

@@ -12,14 +12,10 @@ import contextlib
 import itertools
 import logging
 import os
-import pickle
 import signal
-import socket
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,7 +24,6 @@ from edge_sdk.cloud.server.certificates import Certificates
 from edge_sdk.cloud.server.config import OnReady, ServerConfig
 from edge_sdk.cloud.server.entrance import Visitors, visitor_metrics
 from edge_sdk.cloud.server.families import Family, process_metrics, resident_bytes
-from edge_sdk.cloud.server.link import Link
 from edge_sdk.cloud.server.listening import address_of, open_socket, reserve
 from edge_sdk.cloud.server.openings import MOST_OF_METRICS
 from edge_sdk.cloud.server.orders import Orders
@@ -36,6 +31,7 @@ from edge_sdk.cloud.server.rates import SharedRates
 from edge_sdk.cloud.server.security import secured, warn_of_tokens
 from edge_sdk.cloud.server.shares import environment_of, share_of
 from edge_sdk.cloud.server.sums import Arms, Sums
+from edge_sdk.cloud.server.workers import Worker, spawn
 from edge_sdk.errors import EdgeSdkError, ModelError, ServiceError
 
 __all__ = ["run_workers"]
@@ -73,33 +69,6 @@ class _StartError(Exception):
         self.crashed = crashed
 
 
-@dataclass(eq=False, slots=True)
-class _Worker:
-    number: int
-    process: asyncio.subprocess.Process
-    link: Link
-    is_member: bool = False  # is asked what all are asked
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    ready_at: float = 0.0
-    models: tuple[str, ...] = ()
-    failure: str = ""
-    too_large: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def send(self, signum: signal.Signals) -> None:
-        """Send the process a signal; nothing where it has ended.
-
-        Not `Process.send_signal`: before Python 3.13 it can take the exit status from the thread that waits for it.
-        """
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signum)
-
-    @property
-    def how_it_ended(self) -> str:
-        code = self.process.returncode or 0
-        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-
-
 class _Supervisor:
     """Keeps workers while it runs.
 
@@ -116,14 +85,14 @@ class _Supervisor:
     def __init__(self, share: ServerConfig, config: ServerConfig, rates: int) -> None:
         self._share, self._config, self._rates = share, config, rates
         self._numbers = itertools.count(1)
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, Worker] = {}
         self._is_complete = asyncio.Event()  # every worker has been ready once
         self._missing = config.workers or 1
         self._sums, self._arms = Sums(), Arms()
-        self._restarts: Counter[str] = Counter(died=0, memory=0)
+        self._restarts: Counter[str] = Counter(died=0, memory=0, asked=0)
         self._unloaded: set[str] = set()
         self._visitors: Visitors | None = None  # of metrics
-        self._watching: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._changing, self._rewarding, self._replacing = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
 
     async def run(self, access: Access | None, certificates: Certificates | None, on_ready: OnReady) -> None:
@@ -131,6 +100,8 @@ class _Supervisor:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._reload(certificates)))
+        loop.add_signal_handler(signal.SIGUSR2, self._replace_all)
         async with contextlib.AsyncExitStack() as stack:
             addresses = {
                 front: address_of(self._config.host, port)
@@ -181,14 +152,14 @@ class _Supervisor:
                 _log.error("worker %d ended: %s; another is started", worker.number, worker.how_it_ended)
             await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE))
 
-    async def _until_it_ends(self, place: int, worker: _Worker) -> _Worker:
-        """Wait until a worker ends that nobody told to; replace it whenever it is too large. Return the last one."""
+    async def _until_it_ends(self, place: int, worker: Worker) -> Worker:
+        """Wait until a worker ends that nobody told to; replace it whenever it should be. Return the last one."""
         while True:
-            ended, large = asyncio.create_task(worker.process.wait()), asyncio.create_task(worker.too_large.wait())
+            ended, old = asyncio.create_task(worker.process.wait()), asyncio.create_task(worker.outdated.wait())
             try:
-                await asyncio.wait({ended, large}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({ended, old}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                large.cancel()
+                old.cancel()
                 ended.cancel()
             if worker.process.returncode is not None:
                 self._forget(worker)
@@ -199,15 +170,18 @@ class _Supervisor:
                 except _StartError as error:
                     _log.error("worker %d cannot be replaced: %s", worker.number, error)
                     await asyncio.sleep(_LONGEST_PAUSE)
-                    worker.too_large.clear()
+                    worker.outdated.clear()
                     continue
-                self._restarts["memory"] += 1
-                await self._end(worker)
+                self._restarts[worker.why] += 1
+                self._begin(self._let_go(worker))
                 worker = new
 
-    async def _bring_up(self, place: int) -> _Worker:
+    async def _bring_up(self, place: int) -> Worker:
         """Start a worker, and return it when it is ready; raise `_StartError` where it ends before."""
-        worker = await self._spawn(place)
+        number = next(self._numbers)
+        orders = Orders(self._share, number, logging.getLogger("edge_sdk").getEffectiveLevel(), self._rates)
+        environment = environment_of(place, self._config.gpus, os.environ)
+        worker = self._workers[number] = await spawn(orders, environment, partial(self._answer, number))
         ready, ended = asyncio.create_task(worker.ready.wait()), asyncio.create_task(worker.process.wait())
         try:
             await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -227,31 +201,15 @@ class _Supervisor:
                 raise ServiceError(line)
             _log.warning(line)
             limit = None
-        watching = asyncio.create_task(self._watch(worker, limit))
-        self._watching.add(watching)  # the loop holds tasks only weakly
-        watching.add_done_callback(self._watching.discard)
+        self._begin(self._watch(worker, limit))
         return worker
 
-    async def _spawn(self, place: int) -> _Worker:
-        number = next(self._numbers)
-        orders = Orders(self._share, number, logging.getLogger("edge_sdk").getEffectiveLevel(), self._rates)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "edge_sdk.cloud.server.worker", str(theirs.fileno())),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=2,  # ours says only that all are ready
-                pass_fds=[theirs.fileno(), self._rates],
-                process_group=0,  # Ctrl-C is for us, who say what it means
-                env=environment_of(place, self._config.gpus, os.environ),
-            )
-        assert process.stdin is not None
-        process.stdin.write(pickle.dumps(orders))  # and stays open: its end is ours
-        answer = partial(self._answer, number)
-        worker = self._workers[number] = _Worker(number, process, await Link.open(ours, answer))
-        return worker
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # the loop holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
 
-    async def _watch(self, worker: _Worker, limit: int | None) -> None:
+    async def _watch(self, worker: Worker, limit: int | None) -> None:
         """Look at a worker while it lives: what it counts, whether it answers at all, and how large it is."""
         with contextlib.suppress(ConnectionError):
             while worker.process.returncode is None:
@@ -265,9 +223,10 @@ class _Supervisor:
                     worker.send(signal.SIGKILL)
                     return
                 held = resident_bytes(worker.process.pid)
-                if limit is not None and held > limit and not worker.too_large.is_set():
+                if limit is not None and held > limit and not worker.outdated.is_set():
                     _log.warning("worker %d holds %d MiB and is replaced", worker.number, held >> 20)
-                    worker.too_large.set()
+                    worker.why = "memory"
+                    worker.outdated.set()
 
     async def _answer(self, number: int, what: str, about: dict[str, Any]) -> Any:
         """Answer what a worker asks."""
@@ -294,7 +253,7 @@ class _Supervisor:
                 raise ValueError(what)
         return None
 
-    async def _change(self, asking: _Worker, what: str, name: str) -> None:
+    async def _change(self, asking: Worker, what: str, name: str) -> None:
         """Let all workers load or unload a model, in one order; what the asking one says counts first."""
         async with self._changing:
             members = [asking, *self._members(but=asking)]
@@ -306,7 +265,7 @@ class _Supervisor:
                 if isinstance(end, EdgeSdkError):
                     raise ModelError(f"worker {worker.number}: {end}")
 
-    async def _reward(self, asking: _Worker, about: dict[str, Any]) -> None:
+    async def _reward(self, asking: Worker, about: dict[str, Any]) -> None:
         """Let the asking worker learn, with what all know; then tell the others."""
         async with self._rewarding:
             members = self._members()
@@ -324,12 +283,12 @@ class _Supervisor:
             ]
             await asyncio.gather(*learning, return_exceptions=True)
 
-    async def _ask(self, workers: Iterable[_Worker], what: str, about: dict[str, Any]) -> list[Any]:
+    async def _ask(self, workers: Iterable[Worker], what: str, about: dict[str, Any]) -> list[Any]:
         """Return what workers answer; of those that cannot, nothing."""
         ends = await asyncio.gather(*(one.link.ask(what, **about) for one in workers), return_exceptions=True)
         return [end for end in ends if not isinstance(end, BaseException)]
 
-    def _members(self, but: _Worker | None = None) -> list[_Worker]:
+    def _members(self, but: Worker | None = None) -> list[Worker]:
         return [worker for worker in self._workers.values() if worker.is_member and worker is not but]
 
     async def _start_metrics(
@@ -352,8 +311,9 @@ class _Supervisor:
             stack.callback(refreshing.cancel)
         application = MetricsFront(self._collect, access).application()
         most = MOST_OF_METRICS
-        runner, self._visitors = await start(application, listening, tls, 0.0, name="metrics", max_connections=most)
-        stack.push_async_callback(runner.cleanup)
+        server = await start(application, listening, tls, 0.0, name="metrics", max_connections=most)
+        self._visitors = server.visitors
+        stack.push_async_callback(server.end)
         return {"metrics": address}
 
     async def _collect(self) -> list[Family]:
@@ -371,29 +331,44 @@ class _Supervisor:
         self._sums.take(0, ours)
         return self._sums.families()
 
-    async def _count(self, worker: _Worker, seconds: float) -> None:
+    async def _count(self, worker: Worker, seconds: float) -> None:
         self._take(worker, await asyncio.wait_for(worker.link.ask("counted"), seconds))
 
-    def _take(self, worker: _Worker, counted: Mapping[str, Any]) -> None:
+    def _take(self, worker: Worker, counted: Mapping[str, Any]) -> None:
         if worker.number in self._workers:
             self._sums.take(worker.number, [Family(*family) for family in counted["families"]])
             self._arms.take(worker.number, counted["arms"])
 
-    def _forget(self, worker: _Worker) -> None:
+    def _forget(self, worker: Worker) -> None:
         self._workers.pop(worker.number, None)
         self._sums.end(worker.number)
         self._arms.end(worker.number)
         worker.link.close()
 
-    async def _end(self, worker: _Worker) -> None:
-        """Let a worker finish what it does; end it where that takes too long."""
-        worker.send(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(worker.process.wait(), self._config.grace_seconds + _END_SECONDS)
-        except TimeoutError:
-            _log.error("worker %d does not end and is killed", worker.number)
-            worker.send(signal.SIGKILL)
-            await worker.process.wait()
+    async def _reload(self, certificates: Certificates | None) -> None:
+        """Let every process take anew what can be while it serves."""
+        if certificates is not None:
+            certificates.refresh()
+        await self._ask(self._members(), "reload", {})
+
+    def _replace_all(self) -> None:
+        """Put a new worker in the place of each, one after the other."""
+        for worker in self._members():
+            worker.why = "asked"
+            worker.outdated.set()
+
+    async def _let_go(self, worker: Worker) -> None:
+        """Let a worker lead its clients to the others, and end it."""
+        worker.ready.clear()
+        with contextlib.suppress(ConnectionError, EdgeSdkError):
+            await worker.link.ask("retire")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(worker.process.wait(), self._config.leave_seconds)
+        await self._end(worker)
+
+    async def _end(self, worker: Worker) -> None:
+        """Let a worker finish what it does, and forget it."""
+        await worker.end(self._config.grace_seconds + _END_SECONDS)
         self._forget(worker)
 
     async def _end_all(self) -> None:

@@ -29,7 +29,7 @@ from edge_sdk.cloud.server.openings import make_room
 from edge_sdk.cloud.server.orders import Orders
 from edge_sdk.cloud.server.rates import SharedRates
 from edge_sdk.cloud.server.security import secured
-from edge_sdk.cloud.server.service import Shared, loop_factory, opened, serve
+from edge_sdk.cloud.server.service import Shared, loop_factory, opened, reload, serve
 from edge_sdk.errors import EdgeSdkError, MissingExtraError, UnknownModelError
 
 __all__ = ["main"]
@@ -105,6 +105,12 @@ async def _answer(shared: Shared, caught_up: asyncio.Event, what: str, about: di
             return None
         case "statistics":
             return statistics(core, about["name"], about["version"])
+        case "reload":
+            await reload(shared)
+            return None
+        case "retire":
+            shared.retiring.set()
+            return None
         case "load" | "unload":
             await caught_up.wait()  # or an older unload of the same model might come last
             await core.change_here(what, about["name"])

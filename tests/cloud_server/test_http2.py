@@ -405,12 +405,21 @@ def test_who_is_asked_to_have_fewer_calls_open_may_have_as_many_as_before() -> N
     assert budget.calls == 2
 
 
-def test_who_was_told_to_go_finishes_what_has_begun() -> None:
+def test_who_is_told_to_go_has_done_what_it_asked_before_it_heard_and_no_more() -> None:
     target, _ = connection()
     (stream,) = feed(target, HELLO + frame(HEADERS, END_HEADERS, 1, head()))
+    target.take()
     target.go_away()
-    assert frames(target.take())[-1] == (GOAWAY, 0, 0, (1).to_bytes(4, "big") + bytes(4))
-    new = frame(HEADERS, END_HEADERS, 3, head()) + frame(DATA, END_STREAM, 3, message(b"new"))
+    farewell, (kind, flags, _, question) = frames(target.take())
+    assert farewell == (GOAWAY, 0, 0, (2**31 - 1).to_bytes(4, "big") + bytes(4))
+    assert (kind, flags) == (PING, 0)
+    (late,) = feed(target, frame(HEADERS, END_HEADERS, 3, head()) + frame(DATA, END_STREAM, 3, message(b"late")))
+    feed(target, frame(PING, 1, 0, bytes(8)))
+    target.respond(late, b"answer")
+    assert target.take()
+    feed(target, frame(PING, 1, 0, question))
+    assert frames(target.take()) == [(GOAWAY, 0, 0, (3).to_bytes(4, "big") + bytes(4))]
+    new = frame(HEADERS, END_HEADERS, 5, head()) + frame(DATA, END_STREAM, 5, message(b"new"))
     assert feed(target, new + frame(DATA, END_STREAM, 1, message(b"old"))) == [stream]
     assert target.busy
     target.respond(stream, b"answer")

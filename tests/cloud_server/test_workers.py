@@ -82,9 +82,10 @@ def answered(process: Service) -> float:
     return scrape(process).get(f"nv_inference_request_success{OF_MODEL}", 0)
 
 
-def channel_to(address: str) -> grpc.Channel:
-    """Return a channel whose connection is its own, and which sends nothing twice."""
-    return grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)])
+def channel_to(address: str, *, usual: bool = False) -> grpc.Channel:
+    """Return a channel whose connection is its own, and which, if not as usual, tries nothing twice to send."""
+    retries = [] if usual else [("grpc.enable_retries", 0)]
+    return grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1), *retries])
 
 
 def request() -> bytes:
@@ -98,21 +99,26 @@ def infer(channel: grpc.Channel, timeout: float = PATIENT) -> bytes:
 
 
 class Load:
-    """Eight clients, each with a connection of its own, that ask again and again."""
+    """Eight clients, each with a connection of its own, that ask again and again.
 
-    def __init__(self, address: str, clients: int = 8) -> None:
+    If not patient, they are as any client is: they do not wait for a connection, and gRPC tries a request again that
+    it has not sent when it hears that the server goes.
+    """
+
+    def __init__(self, address: str, clients: int = 8, *, patient: bool = True) -> None:
         self.done, self.failed = 0, list[grpc.RpcError]()
+        self._patient = patient
         self._address, self._end = address, threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
-        with channel_to(self._address) as channel:
+        with channel_to(self._address, usual=not self._patient) as channel:
             grpc.channel_ready_future(channel).result(PATIENT)
             while not self._end.is_set():
                 try:
                     # a connection that was ended in good order is made again before the next request
                     channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(
-                        request(), timeout=PATIENT, wait_for_ready=True
+                        request(), timeout=PATIENT, wait_for_ready=self._patient
                     )
                     self.done += 1
                 except grpc.RpcError as error:
@@ -249,6 +255,55 @@ def test_what_cannot_start_is_refused_in_one_line(tiny_edge_bundle: TinyBundle, 
         done = run_edge_sdk("serve", tiny_edge_bundle.path, *arguments)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert says in done.stderr
+
+
+@pytest.mark.parametrize("processes", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_hangup_lets_the_server_look_again_and_costs_no_request(
+    service, tmp_path: Path, processes: tuple[str, ...]
+) -> None:
+    put(tmp_path / "models", "1")
+    process = service("serve", tmp_path / "models", *ports, *processes)
+    ask_it = (process.ready["http"], "POST", "/v2/models/dense/infer", picture())
+    assert json.loads(ask(*ask_it)[1])["model_version"] == "1"
+    put(tmp_path / "models", "2")
+    assert json.loads(ask(*ask_it)[1])["model_version"] == "1"
+    process.process.send_signal(signal.SIGHUP)
+    versions = []
+
+    def are_new() -> bool:
+        said = [ask(*ask_it) for _ in range(8)]
+        assert {status for status, _ in said} == {200}
+        versions.append({json.loads(text)["model_version"] for _, text in said})
+        return versions[-1] == {"2"}
+
+    wait_until(are_new)
+    assert process.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("front", ["grpc", "fast"])
+def test_workers_are_replaced_under_load_and_no_request_fails(
+    service, tiny_edge_bundle: TinyBundle, front: str
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from edge_sdk.cloud.server import ServerConfig, run;"
+        "run(ServerConfig(paths=[Path(sys.argv[1])], front=sys.argv[2], grpc_port=0, http_port=0, metrics_port=0,"
+        "workers=2, connection_seconds=2.0), lambda at, names: print('ready', *map('='.join, at.items()), flush=True))"
+    )
+    process = service(tiny_edge_bundle.path, front, program=[sys.executable, "-P", "-c", code])
+    before, fresh = workers(process), []
+    with Load(process.ready["grpc"], patient=False) as load:
+        process.process.send_signal(signal.SIGUSR2)
+        while any(Path(f"/proc/{pid}").exists() for pid in before):
+            with channel_to(process.ready["grpc"], usual=True) as channel:
+                fresh.append(infer(channel))
+            assert get(process.ready["http"], "/v2/models/tiny")[0] == 200
+    assert load.failed == []
+    assert fresh
+    assert not set(before) & set(workers(process))
+    assert scrape(process)['edge_worker_restarts_total{reason="asked"}'] == 2
+    assert scrape(process)["edge_workers"] == 2
+    assert process.stop() == 0
 
 
 @pytest.mark.slow
