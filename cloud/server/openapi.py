@@ -139,7 +139,11 @@ def _feedback() -> dict[str, Any]:
     schema = {
         "type": "object",
         "required": ["version", "reward"],
-        "properties": {"version": {"type": "string"}, "reward": {"type": "number", "minimum": 0, "maximum": 1}},
+        "properties": {
+            "version": {"type": "string"},
+            "reward": {"type": "number", "minimum": 0, "maximum": 1},
+            "decision_id": {"type": "string", "description": "Of the answer: what comes twice counts once."},
+        },
     }
     said = _operation("Say how good an answer was, where a bandit chooses the version.")
     said["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

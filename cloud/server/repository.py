@@ -10,20 +10,22 @@ has time to finish. A version that cannot be loaded changes nothing of what is s
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from edge_sdk.cloud.saved_model import SUFFIX, is_saved_model
 from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.models import RUNTIMES, load_model
-from edge_sdk.cloud.server.settings import ModelSettings, Serving, read_model_config
+from edge_sdk.cloud.server.settings import ModelSettings, Serving, labels_file, read_labels, read_model_config
 from edge_sdk.cloud.server.table_files import SUFFIX as TABLE_SUFFIX
 from edge_sdk.errors import EdgeSdkError, InputError, UnknownModelError
+from edge_sdk.protocol.names import LABELS_PROPERTY
 
 __all__ = ["Repository", "Shelf", "is_repository"]
 
@@ -50,6 +52,7 @@ class _Folder:
     path: Path
     settings: ModelSettings
     versions: tuple[str, ...]  # that there are, ascending
+    labels: Path | None = None  # file of the names of classes
 
     def table(self, version: str) -> Path | None:
         """Return the Parquet file of a version's answers."""
@@ -170,7 +173,7 @@ class Repository:
         pending, failure = False, None
         for version in wanted:
             assert folder is not None
-            paths = folder.path / version, folder.path / "config.pbtxt", folder.table(version)
+            paths = folder.path / version, folder.path / "config.pbtxt", folder.table(version), folder.labels
             key, files = (name, version), _fingerprint(*(path for path in paths if path is not None))
             if files == self._served.get(key):
                 continue
@@ -203,6 +206,9 @@ class Repository:
                 version=version,
                 table=folder.table(version),
             )
+            if folder.labels is not None and LABELS_PROPERTY not in model.properties:
+                labels = json.dumps(read_labels(folder.labels), ensure_ascii=False)
+                model = replace(model, properties={**model.properties, LABELS_PROPERTY: labels})
             self._shelf.put(Line(model, settings))
         except (EdgeSdkError, OSError, ValueError, MemoryError) as error:
             line = " ".join(str(error).split())[:300]
@@ -247,9 +253,11 @@ class Repository:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         versions = sorted((one for one in found if one.isascii() and one.isdecimal() and one[0] != "0"), key=int)
         own: Mapping[str, Any] = {}
+        labels = None
         if (path / "config.pbtxt").exists():
             own = read_model_config(path / "config.pbtxt", name)
-        return _Folder(path, self._serving.of(name, own), tuple(versions))
+            labels = labels_file(path / "config.pbtxt")
+        return _Folder(path, self._serving.of(name, own), tuple(versions), labels)
 
     def _say(self, name: str, message: str) -> None:
         """Log a message once, until it is another."""

@@ -169,9 +169,12 @@ class RestFront:
         self._admit(request, "infer")
         said = read_object(await _body(request))
         version = said.get("version")
-        if not isinstance(version, str) or not version or said.keys() != {"version", "reward"}:
-            raise InputError('feedback is {"version": TEXT, "reward": NUMBER}')
-        await self._core.take_reward(request.match_info["model"], version, said["reward"])
+        decision, known = said.get("decision_id", ""), {"version", "reward", "decision_id"}
+        if not (isinstance(version, str) and version and isinstance(decision, str) and "reward" in said) or (
+            said.keys() - known
+        ):
+            raise InputError('feedback is {"version": TEXT, "reward": NUMBER}, and "decision_id", a text, if it may repeat')
+        await self._core.take_reward(request.match_info["model"], version, said["reward"], decision)
         return web.json_response({})
 
     async def _do(self, request: web.Request) -> web.StreamResponse:

@@ -19,7 +19,7 @@ from edge_sdk.cloud.server.routing import Routing
 from edge_sdk.errors import InputError
 from edge_sdk.protocol import messages
 
-__all__ = ["ModelSettings", "Serving", "read_model_config"]
+__all__ = ["ModelSettings", "Serving", "labels_file", "read_labels", "read_model_config"]
 
 _ModelConfig: Any = messages.message("inference.ModelConfig")
 _MOST_BYTES = 2**20  # of a configuration file
@@ -191,11 +191,7 @@ def read_model_config(path: Path, name: str) -> dict[str, Any]:
     InputError
         It cannot be read, or names another model.
     """
-    config = _ModelConfig()
-    try:
-        text_format.Parse(_text(path), config, allow_unknown_field=True, descriptor_pool=messages.POOL)
-    except text_format.ParseError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    config = _model_config(path)
     if config.name not in ("", name):
         raise InputError(f"{path} is of a model {config.name!r}, in the folder of {name}")
     settings: dict[str, Any] = {}
@@ -218,6 +214,36 @@ def read_model_config(path: Path, name: str) -> dict[str, Any]:
         if key in known:
             settings[key] = _parameter(path, key, parameter.string_value)
     return settings
+
+
+def labels_file(path: Path) -> Path | None:
+    """Return the file of class names that a model's ``config.pbtxt`` names for an output, the first; None for none.
+
+    Raises
+    ------
+    InputError
+        The configuration cannot be read, or names a file elsewhere than in the model's folder.
+    """
+    for output in _model_config(path).output:
+        if output.label_filename:
+            if Path(output.label_filename).name != output.label_filename:
+                raise InputError(f"{path}: label_filename is {output.label_filename[:80]!r}; it should be beside it")
+            return path.parent / str(output.label_filename)
+    return None
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Return the class names of a file, one a line; raise `InputError` where it cannot be read."""
+    return tuple(_text(path).splitlines())
+
+
+def _model_config(path: Path) -> Any:
+    config = _ModelConfig()
+    try:
+        text_format.Parse(_text(path), config, allow_unknown_field=True, descriptor_pool=messages.POOL)
+    except text_format.ParseError as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    return config
 
 
 _KIND_GPU = messages.POOL.FindEnumTypeByName("inference.ModelInstanceGroup.Kind").values_by_name["KIND_GPU"].number

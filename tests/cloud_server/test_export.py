@@ -25,15 +25,19 @@ def test_our_server_gives_the_same_answers_from_the_exported_folder(
     inputs = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype(np.float32)
     tensor = grpc.InferInput("image", inputs.shape, "FP32")
     tensor.set_data_from_numpy(inputs)
-    answers = []
+    answers, classes = [], []
     for path in (tiny_edge_bundle.path, models):
         process = service("serve", path, "--grpc-port", "0")
         with grpc.InferenceServerClient(process.ready["grpc"]) as client:
             answers.append(client.infer("tiny", [tensor]).as_numpy("logits"))
+            best = client.infer("tiny", [tensor], outputs=[grpc.InferRequestedOutput("logits", class_count=1)])
+            classes.append(best.as_numpy("logits").tolist())
             assert client.get_model_config("tiny").config.input[0].dims == [8, 8, 3]
         assert process.stop() == 0
         assert process.errors == ""
     assert np.array_equal(*answers)
+    assert classes[0] == classes[1]
+    assert {row[0].decode().split(":")[2] for row in classes[1]} <= set(CLASSES)
 
 
 def test_what_is_written_is_what_triton_reads(tiny_edge_bundle: TinyBundle, tmp_path: Path) -> None:
