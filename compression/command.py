@@ -1,10 +1,12 @@
-"""Distil, prune and quantize a teacher into a bundle for devices.
+"""Distil, prune, cluster and quantize a model into a bundle for devices.
 
-TEACHER is a folder of 'edge-sdk train'; give the same --data, --limit and --seed as there, so that the
-splits are the same.
+MODEL is a folder of 'edge-sdk train'; give the same --data, --limit and --seed as there, so that the
+splits are the same. By default MODEL teaches a small network, which is compressed; with --keep or --distill
+it is MODEL itself. When interrupted, the model of the last finished step is beside OUT.edge.
 
 example:
   edge-sdk compress teacher --data mnist --prune 0.5 -o digits.edge --teacher-out digits-cloud.edge
+  edge-sdk compress teacher --data mnist --keep --prune 0.8 --cluster 16 --quantize int8-trained -o small.edge
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import rich.console
 import rich.table
 
+from edge_sdk.compression.report import Quantization
 from edge_sdk.datasets import GRAMMAR, load_splits
 from edge_sdk.errors import InputError
 
@@ -29,6 +32,7 @@ STAGES = {
     "ingest": "teacher to float32",
     "distill": "distilling a student",
     "prune": "pruning it",
+    "cluster": "clustering its weights",
     "quantize": "quantizing to int8",
     "measure": "measuring on the runtime",
     "pack": "packing the bundle",
@@ -37,19 +41,32 @@ ROWS = {
     "teacher": "teacher, float32",
     "student_distilled": "student, distilled",
     "student_pruned": "student, pruned",
+    "student_clustered": "student, clustered",
     "student_int8": "student, int8 on the device's runtime",
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("teacher", type=Path, metavar="TEACHER", help="folder of 'edge-sdk train'")
+    parser.add_argument("teacher", type=Path, metavar="MODEL", help="folder of 'edge-sdk train'")
     parser.add_argument("--data", required=True, metavar="SPEC", help=GRAMMAR)
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="OUT.edge", help="bundle to write")
     parser.add_argument("--teacher-out", type=Path, metavar="CLOUD.edge", help="also pack the teacher for the cloud")
     parser.add_argument("--name", help="name of the bundle (default: that of the file)")
     parser.add_argument("--version", default="1.0.0", help="its version (default: 1.0.0)")
     parser.add_argument("--prune", type=float, default=0.5, metavar="SHARE", help="of weights to zero (default: 0.5)")
+    parser.add_argument(
+        "--pattern", default="any", metavar="any|N:M|RxC", help="which weights: any, 2:4, blocks such as 4x1"
+    )
+    parser.add_argument("--cluster", type=int, default=0, metavar="N", help="values a kernel may have (default: any)")
+    parser.add_argument(
+        "--quantize",
+        choices=get_args(Quantization),
+        default="int8",
+        help="round the trained model, or train it on the grid of int8 before (default: int8)",
+    )
+    parser.add_argument("--keep", action="store_true", help="compress MODEL itself, not a small network it teaches")
+    parser.add_argument("--distill", type=Path, metavar="TEACHER", help="compress MODEL itself, which learns from this")
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: by their number)")
     parser.add_argument("--quick", action="store_true", help="train for less long, to try things out")
     parser.add_argument("--temperature", type=float, default=3.0, help="of distillation (default: 3)")
@@ -86,6 +103,11 @@ def run(args: argparse.Namespace) -> int:
                 temperature=args.temperature,
                 alpha=args.alpha,
                 seed=args.seed,
+                cluster=args.cluster,
+                quantize=args.quantize,
+                keep=args.keep,
+                pattern=args.pattern,
+                teacher=None if args.distill is None else load_trained(args.distill),
                 on_progress=on_progress,
             )
             if args.teacher_out is not None:
@@ -114,12 +136,15 @@ def _show(result: dict[str, Any]) -> None:
         "teacher": sizes["teacher_float32"],
         "student_distilled": sizes["student_float32"],
         "student_pruned": sizes["student_float32"],
+        "student_clustered": sizes["student_float32"],
         "student_int8": sizes["student_int8"],
     }
     table = rich.table.Table(title=result["bundle"])
     for column in ("model", "bytes", "validation", "test", "95 % interval"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for key, title in ROWS.items():
+        if key not in result["accuracy"]:
+            continue
         validation, test = (result["accuracy"][key][split] for split in ("validation", "test"))
         table.add_row(
             title,
@@ -131,8 +156,8 @@ def _show(result: dict[str, Any]) -> None:
     console = rich.console.Console()
     console.print(table)
     console.print(
-        f"{result['sparsity']:.1%} of the weights are zero; the int8 file deflates to "
-        f"{sizes['student_int8_deflated']:,} bytes; the bundle has {sizes['bundle']:,}."
+        f"{result['sparsity']:.1%} of the weights are zero; the int8 file takes {sizes['student_int8_zstd']:,} bytes "
+        f"on the way, by zstd; the bundle has {sizes['bundle']:,}."
     )
     if "teacher_bundle" in result:
         console.print(f"the teacher for the cloud is in {result['teacher_bundle']}")

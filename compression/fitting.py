@@ -16,11 +16,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import keras
 import numpy as np
 
+from edge_sdk import files
 from edge_sdk.cloud.training import data as pipelines
 from edge_sdk.cloud.training import loop
 from edge_sdk.cloud.training.data import Augmentation
@@ -39,6 +41,7 @@ __all__ = [
     "fit",
     "loss_of",
     "options_of",
+    "save",
 ]
 
 Progress = Callable[[str, int, int], None]
@@ -208,6 +211,27 @@ def copied(model: keras.Model) -> keras.Model:
             "keras.Sequential or keras.Model(inputs, outputs), and give layers of your own a get_config()"
         ) from error
     return copy
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Write a model as a ``.keras`` file, all of it or nothing.
+
+    Raises
+    ------
+    StorageError
+        It cannot be written.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    if partial.suffix != ".keras":
+        raise CompressionError(f"{path} should end in .keras")
+    with files.storage_errors(path):
+        try:
+            model.save(partial)
+            files.fsync_file(partial)
+            partial.replace(path)
+            files.fsync_dir(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def loss_of(model: keras.Model) -> keras.losses.Loss:

@@ -7,11 +7,10 @@ validation and test. The calibration split is not touched at all: a certificate 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,12 @@ from edge_sdk import files
 from edge_sdk.bundle import Bundle
 from edge_sdk.bundle.manifest import NAME, VERSION
 from edge_sdk.cloud.training import data, evaluate, loop
-from edge_sdk.compression import distill, export, ingest, quantize
-from edge_sdk.compression.prune import MagnitudePruning, Pruning, sparsity
+from edge_sdk.compression import distill, export, ingest
+from edge_sdk.compression.cluster import Clustering
+from edge_sdk.compression.fitting import copied, save
+from edge_sdk.compression.prune import Pruning, sparsity
+from edge_sdk.compression.report import CompressionReport, Options, Quantization
+from edge_sdk.compression.stages import clustered, quantized, teach
 from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.errors import CompressionError, InputError
 from edge_sdk.packing import pack
@@ -36,93 +39,9 @@ logger = logging.getLogger("edge_sdk.compression")
 
 Progress = Callable[[str, int, int], None]
 
-STEPS = 600
-STEPS_QUICK = 220
-FINE_TUNING = 0.4  # of the steps of distillation
-PEAK_RATE = 5e-3
-FINE_RATE = 1.5e-3
-REPRESENTATIVE = 300
 COMPARED = 256
 GOLDEN = 8
 LARGEST_QUANTIZATION_LOSS = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How hard to compress.
-
-    Attributes
-    ----------
-    prune
-        Share of zeros in each kernel, from 0 to below 1.
-    epochs
-        Passes over the training images for distillation, and 40 % as many for pruning; None:
-        enough for about 600 steps (``quick``: 220).
-    quick
-        Fewer steps, to try things out.
-    temperature, alpha
-        Of distillation; see `distill.Distillation`.
-    seed
-        Decides initial weights, order and augmentation.
-    """
-
-    prune: float = 0.5
-    epochs: int | None = None
-    quick: bool = False
-    temperature: float = 3.0
-    alpha: float = 0.7
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.prune < 1.0:
-            raise CompressionError(f"prune is {self.prune}; it must be at least 0 and less than 1")
-        if self.epochs is not None and self.epochs < 1:
-            raise CompressionError(f"epochs is {self.epochs}; it must be at least 1")
-        if not self.temperature >= 1.0:
-            raise CompressionError(f"temperature is {self.temperature}; it must be at least 1")
-        if not 0.0 <= self.alpha <= 1.0:
-            raise CompressionError(f"alpha is {self.alpha}; it must be from 0 to 1")
-
-
-@dataclass(frozen=True, slots=True)
-class CompressionReport:
-    """What compression did.
-
-    Attributes
-    ----------
-    bundle
-        Path of the bundle.
-    parameters
-        Numbers of weights of ``teacher`` and ``student``.
-    sizes
-        Bytes: ``teacher_float32`` and ``student_float32`` (weights), ``student_int8`` (the TFLite
-        file), ``student_int8_deflated`` (what zeros are worth on the wire), ``bundle``.
-    accuracy
-        By model (``teacher``, ``student_distilled``, ``student_pruned``, ``student_int8``), then
-        ``validation`` and ``test``; see `evaluate.accuracy`. int8 is measured in the device's
-        runtime behind the device's processing.
-    sparsity
-        Exact share of zeros in the student's kernels.
-    ingest
-        How well the float32 teacher agrees with the trained one.
-    quantization_agreement
-        Share of validation images to which int8 gives the answer of float32.
-    seconds
-        Wall time of each stage.
-    """
-
-    bundle: Path
-    parameters: dict[str, int]
-    sizes: dict[str, int]
-    accuracy: dict[str, dict[str, dict[str, float]]]
-    sparsity: float
-    ingest: dict[str, float]
-    quantization_agreement: float
-    seconds: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-compatible values."""
-        return {**asdict(self), "bundle": str(self.bundle)}
 
 
 def compress(
@@ -138,25 +57,32 @@ def compress(
     temperature: float = 3.0,
     alpha: float = 0.7,
     seed: int = 0,
+    cluster: int = 0,
+    quantize: Quantization = "int8",
+    keep: bool = False,
+    pattern: str = "any",
+    teacher: loop.Trained | None = None,
     on_progress: Progress | None = None,
 ) -> CompressionReport:
-    """Distil a student, prune it, quantize it to int8, check it and pack it.
+    """Distil a student, prune it, cluster it, quantize it to int8, check it and pack it.
 
     Parameters
     ----------
     trained
-        The teacher.
+        The teacher; with ``keep`` or another ``teacher`` the model to compress itself.
     splits
         The data it was trained on.
     out
         Path of the bundle to write.
     name, version
         Of the bundle.
-    prune, epochs, quick, temperature, alpha, seed
+    prune, epochs, quick, temperature, alpha, seed, cluster, quantize, keep, pattern
         See `Options`.
+    teacher
+        Whom ``trained`` itself learns from.
     on_progress
         Called with (stage, done, total); stages are ``ingest``, ``distill``, ``prune``,
-        ``quantize``, ``measure`` and ``pack``.
+        ``cluster``, ``quantize``, ``measure`` and ``pack``.
 
     Raises
     ------
@@ -168,38 +94,54 @@ def compress(
     StorageError
         If the bundle cannot be written.
     """
-    options = Options(prune, epochs, quick, temperature, alpha, seed)
+    itself = keep or teacher is not None
+    options = Options(prune, epochs, quick, temperature, alpha, seed, cluster, quantize, itself, pattern)
+    Pruning(prune, pattern=pattern)  # refused now, or after the work
+    if cluster:
+        Clustering(cluster)
     _check_target(Path(out), name, version)
     _check_fit(trained, splits)
+    guide = trained if teacher is None else teacher
+    if teacher is not None:
+        _check_teacher(teacher, trained, splits)
     run = _Run(on_progress)
     processing = trained.processing
     inputs = {split: data.processed(part, processing) for split, part in _measured(splits)}
 
     with run.stage("ingest"):
-        teacher, kept = ingest.to_float32(trained.body, inputs["validation"][:COMPARED])
+        whole, kept = ingest.to_float32(trained.body, inputs["validation"][:COMPARED])
 
     keras.utils.set_random_seed(options.seed)
     _, height, width, channels = processing.output_shape
-    student = distill.student((height, width, channels), len(trained.classes))
-    accuracy = {"teacher": _keras_accuracy(teacher, inputs, splits)}
-    with run.stage("distill"):
-        _teach(trained, student, splits, options, share=0.0, on_progress=on_progress)
-    accuracy["student_distilled"] = _keras_accuracy(student, inputs, splits)
-    with run.stage("prune"):
-        if options.prune > 0.0:
-            _teach(trained, student, splits, options, share=options.prune, on_progress=on_progress)
-    accuracy["student_pruned"] = _keras_accuracy(student, inputs, splits)
-
-    with run.stage("quantize"):
-        some = splits.train.take(np.arange(min(REPRESENTATIVE, len(splits.train))))
-        tflite = quantize.to_int8_tflite(student, data.processed(some, processing))
+    student = copied(whole) if itself else distill.student((height, width, channels), len(trained.classes))
+    accuracy = {"teacher": _keras_accuracy(whole, inputs, splits)}
+    with run.keeping(Path(out)):
+        with run.stage("distill"):
+            if not itself:
+                teach(trained, guide, student, splits, options, share=0.0, on_progress=on_progress)
+                accuracy["student_distilled"] = _keras_accuracy(student, inputs, splits)
+                run.finished = student
+        with run.stage("prune"):
+            if options.prune > 0.0:
+                pruned = copied(student)
+                teach(trained, guide, pruned, splits, options, share=options.prune, on_progress=on_progress)
+                student = run.finished = pruned
+        accuracy["student_pruned"] = _keras_accuracy(student, inputs, splits)
+        if options.cluster:
+            with run.stage("cluster"):
+                student = run.finished = clustered(student, processing, splits, options, on_progress)
+            accuracy["student_clustered"] = _keras_accuracy(student, inputs, splits)
+        size = student.count_params()
+        with run.stage("quantize"):
+            student, tflite = quantized(student, processing, splits, options, on_progress)
     with run.stage("measure"):
         answers = {split: export.device_logits(tflite, "litert", processing, part) for split, part in _measured(splits)}
         accuracy["student_int8"] = {
             split: evaluate.accuracy(answers[split], part.labels) for split, part in _measured(splits)
         }
         same = ingest.agreement(evaluate.logits_of(student, inputs["validation"]), answers["validation"]).argmax
-    lost = accuracy["student_pruned"]["validation"]["value"] - accuracy["student_int8"]["validation"]["value"]
+    before = accuracy.get("student_clustered", accuracy["student_pruned"])
+    lost = before["validation"]["value"] - accuracy["student_int8"]["validation"]["value"]
     if lost > LARGEST_QUANTIZATION_LOSS:
         raise CompressionError(
             f"int8 loses {lost:.1%} of validation accuracy; more than {LARGEST_QUANTIZATION_LOSS:.0%}"
@@ -222,17 +164,19 @@ def compress(
                 trained,
                 splits,
                 compression={**asdict(options), "sparsity": zeros, "student": evaluate.model_digest(student)},
+                **({} if teacher is None else {"distilled_from": teacher.digest}),
             ),
             metrics={"accuracy": accuracy["student_int8"]},
         )
     return CompressionReport(
         bundle=Path(out),
-        parameters={"teacher": teacher.count_params(), "student": student.count_params()},
+        parameters={"teacher": whole.count_params(), "student": size},
         sizes={
-            "teacher_float32": 4 * teacher.count_params(),
-            "student_float32": 4 * student.count_params(),
+            "teacher_float32": 4 * whole.count_params(),
+            "student_float32": 4 * size,
             "student_int8": len(tflite),
             "student_int8_deflated": export.transfer_bytes(tflite),
+            "student_int8_zstd": export.zstd_bytes(tflite),
             "bundle": Path(out).stat().st_size,
         },
         accuracy=accuracy,
@@ -298,6 +242,19 @@ class _Run:
     def __init__(self, on_progress: Progress | None) -> None:
         self.on_progress = on_progress
         self.seconds: dict[str, float] = {}
+        self.finished: keras.Model | None = None
+
+    @contextmanager
+    def keeping(self, out: Path) -> Iterator[None]:
+        """Where the work is interrupted, write the model of the last finished step beside the bundle."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.finished is not None:
+                rest = out.with_suffix(".finished.keras")
+                save(self.finished, rest)
+                logger.warning("interrupted; the model of the last finished step is in %s", rest)
+            raise
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -308,43 +265,9 @@ class _Run:
         self.seconds[name] = time.perf_counter() - started
 
     def _report(self, name: str, done: int) -> None:
-        # the two that train report their steps themselves
-        if self.on_progress is not None and name not in ("distill", "prune"):
+        # those that train report their steps themselves
+        if self.on_progress is not None and name not in ("distill", "prune", "cluster"):
             self.on_progress(name, done, 1)
-
-
-def _teach(
-    trained: loop.Trained,
-    student: keras.Model,
-    splits: Splits,
-    options: Options,
-    *,
-    share: float,
-    on_progress: Progress | None,
-) -> None:
-    """Fit the student beside the teacher; with a ``share`` to prune, shorter and with pruning."""
-    pixels = data.frames(splits.train, trained.processing)
-    batch, steps, epochs = loop.steps_for(len(pixels), options.epochs, STEPS_QUICK if options.quick else STEPS)
-    if share:
-        epochs = max(math.ceil(FINE_TUNING * epochs), 1)
-    framed = loop.assemble(student, trained.processing, splits.train)
-    trainer = distill.Distillation(framed, trained.model, temperature=options.temperature, alpha=options.alpha)
-    trainer.compile(
-        keras.optimizers.Adam(loop.cosine(FINE_RATE if share else PEAK_RATE, steps * epochs)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    source = data.batches(
-        pixels,
-        splits.train.labels,
-        batch=batch,
-        seed=options.seed + (1 if share else 0),
-        augmentation=data.augmentation_for(splits.train),
-    )
-    callbacks = (MagnitudePruning(student, Pruning(share), steps=steps * epochs),) if share else ()
-    stage = "prune" if share else "distill"
-    logger.info("%s: %d steps of %d images", stage, steps * epochs, batch)
-    loop.fit(trainer, source, steps=steps, epochs=epochs, stage=stage, on_progress=on_progress, callbacks=callbacks)
 
 
 def _measured(splits: Splits) -> tuple[tuple[str, Dataset], ...]:
@@ -382,6 +305,17 @@ def _check_fit(trained: loop.Trained, splits: Splits) -> None:
         raise CompressionError(
             f"the teacher was trained on other data or splits: {trained.lineage.get('data')}, "
             f"split seed {trained.lineage.get('split_seed')}"
+        )
+
+
+def _check_teacher(teacher: loop.Trained, trained: loop.Trained, splits: Splits) -> None:
+    """Refuse a teacher of other classes, or one that cannot see the frames that the model sees."""
+    _check_fit(teacher, splits)
+    sizes = [one.processing.output_shape[1:] for one in (teacher, trained)]
+    if not splits.train.uniform and sizes[0] != sizes[1]:
+        raise CompressionError(
+            f"the images differ in size, the teacher takes {list(sizes[0])} and the model {list(sizes[1])}; "
+            "train both with one --size"
         )
 
 

@@ -216,8 +216,55 @@ def test_the_whole_way_gives_a_bundle_that_devices_load_and_that_knows_its_origi
 def test_the_report_is_json_and_sizes_are_those_of_the_files(report: CompressionReport) -> None:
     printed = json.loads(json.dumps(report.to_dict()))
     assert printed["sizes"]["bundle"] == report.bundle.stat().st_size
-    assert printed["sizes"]["student_int8_deflated"] < printed["sizes"]["student_int8"]
+    assert printed["sizes"]["student_int8_zstd"] < printed["sizes"]["student_int8"]
     assert set(printed["seconds"]) == {"ingest", "distill", "prune", "quantize", "measure", "pack"}
+
+
+def test_a_model_itself_is_pruned_clustered_and_trained_for_int8_while_another_teaches_it(tmp_path: Path) -> None:
+    before = teacher().digest
+    options = {"prune": 0.6, "cluster": 8, "quantize": "int8-trained", "epochs": 1, "teacher": teacher()}
+    report = compress(teacher(), stripes_splits(), out=tmp_path / "x.edge", name="x", version="1.0.0", **options)
+    assert teacher().digest == before
+    assert report.parameters["student"] == report.parameters["teacher"]
+    assert "student_distilled" not in report.accuracy
+    assert report.sparsity == pytest.approx(0.6, abs=0.01)
+    assert report.sizes["student_int8_zstd"] < 0.5 * report.sizes["student_int8"]
+    bundle = Bundle.open(report.bundle)
+    verify(bundle)
+    assert bundle.manifest.lineage["distilled_from"] == before
+    assert bundle.manifest.lineage["compression"]["cluster"] == 8
+
+
+def test_an_interruption_leaves_the_model_of_the_last_finished_step(tmp_path: Path) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "cluster":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(
+            *(teacher(), stripes_splits()),
+            out=tmp_path / "x.edge",
+            name="x",
+            version="1.0.0",
+            prune=0.5,
+            cluster=4,
+            epochs=1,
+            on_progress=stop,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["x.finished.keras"]
+    left = keras.saving.load_model(tmp_path / "x.finished.keras")
+    assert sparsity(left).share == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"cluster": 1}, "clusters is 1"), ({"quantize": "int2"}, "quantize is 'int2'")]
+)
+def test_options_of_the_whole_way_are_refused_before_the_work(
+    options: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CompressionError, match=message):
+        compress(teacher(), stripes_splits(), out=tmp_path / "x.edge", name="x", version="1.0.0", **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_teacher_becomes_a_bundle_for_the_cloud(tmp_path: Path) -> None:
