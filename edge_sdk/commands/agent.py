@@ -20,6 +20,7 @@ from edge_sdk.ota.agent import OtaAgent
 from edge_sdk.ota.health import Limits
 from edge_sdk.ota.identity import identity
 from edge_sdk.ota.link import Broker
+from edge_sdk.ota.ranges import Ranges
 from edge_sdk.ota.records import Event
 from edge_sdk.ota.rules import Hours, Rules
 from edge_sdk.ota.soak import Soak
@@ -27,8 +28,8 @@ from edge_sdk.ota.soak import Soak
 __all__ = ["configure", "run"]
 
 
-_NAMES = ("fleet", "device", "device_class", "broker", "hours")
-_PATHS = ("state", "root", "ca", "cert", "cert_key", "hold")
+_NAMES = ("fleet", "device", "device_class", "broker", "hours", "repository")
+_PATHS = ("state", "root", "ca", "cert", "cert_key", "hold", "token")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca", type=Path, help="PEM file of authorities to trust for mqtts")
     parser.add_argument("--cert", type=Path, help="PEM file of the device's certificate")
     parser.add_argument("--cert-key", type=Path, help="PEM file of its key")
-    fetching = parser.add_argument_group("when to fetch bundles")
+    fetching = parser.add_argument_group("how to fetch bundles")
+    fetching.add_argument("--repository", metavar="URL", help="https:// of the repository's folder, in place of MQTT")
+    fetching.add_argument(
+        "--token", type=Path, metavar="FILE", help="token for --repository; read anew when it changes"
+    )
     fetching.add_argument("--max-rate", type=float, metavar="BYTES", help="bytes a second")
     fetching.add_argument("--hours", metavar="HH:MM-HH:MM", help="of each day, local time, such as 22:00-06:00")
     fetching.add_argument("--hold", type=Path, metavar="FILE", help="not while this file exists: a metered link, say")
@@ -84,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     rates = {name: getattr(args, name) for name in ("max_error_rate", "max_escalation_rate")}
     soak = Soak(args.soak or 0.0, args.soak_requests or 0, **{k: v for k, v in rates.items() if v is not None})
     rules = Rules(args.max_rate, Hours.parse(args.hours) if args.hours else None, hold=args.hold)
+    tls = {"ca": args.ca, "certificate": args.cert, "key": args.cert_key}
+    web = Ranges(args.repository, token=args.token, rate=args.max_rate, **tls) if args.repository else None
     limited = args.max_latency is not None or args.max_memory is not None
 
     def show(event: Event) -> None:
@@ -100,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         limits=Limits(args.max_latency, args.max_memory) if limited else None,
         soak=soak,
         rules=rules,
+        repository=web,
         device_class=args.device_class or "",
     ) as agent:
         agent.start()

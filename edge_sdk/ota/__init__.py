@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edge_sdk.ota.follower import Follower as Follower
     from edge_sdk.ota.follower import follow as follow
     from edge_sdk.ota.health import Limits as Limits
+    from edge_sdk.ota.ranges import Ranges as Ranges
     from edge_sdk.ota.records import Event as Event
     from edge_sdk.ota.rules import Hours as Hours
     from edge_sdk.ota.rules import Rules as Rules
@@ -30,6 +31,7 @@ __all__ = [
     "Hours",
     "Limits",
     "OtaAgent",
+    "Ranges",
     "Rules",
     "Soak",
     "Vitals",
@@ -43,6 +45,7 @@ _HOME = {
     "Hours": "rules",
     "Limits": "health",
     "OtaAgent": "agent",
+    "Ranges": "ranges",
     "Rules": "rules",
     "Soak": "soak",
     "Vitals": "soak",

@@ -31,6 +31,7 @@ from edge_sdk.ota.health import Limits
 from edge_sdk.ota.installer import Installer, one_line
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.outbox import Outbox
+from edge_sdk.ota.ranges import Ranges
 from edge_sdk.ota.records import Assignment, Event, State, Target
 from edge_sdk.ota.reporting import Reporter, now
 from edge_sdk.ota.rules import Rules
@@ -72,21 +73,17 @@ class OtaAgent:
         Pinned TUF root metadata: a path or bytes.
     on_event
         Called with each `Event`, on the thread of `run`.
-    poll_seconds
-        Time between two looks without a hint.
-    window
-        Blocks under way at a time.
-    request_timeout
-        Seconds until an unanswered request is sent again; doubled each time, four attempts.
-    probe
-        The app's own probe of a staged bundle, after the golden examples; raises to refuse it.
-    limits
-        What a version may take on this device.
+    poll_seconds, window, request_timeout
+        Time between two looks without a hint; blocks under way at a time; seconds until one is asked for again,
+        doubled each time, four attempts.
+    probe, limits
+        The app's own probe of a staged bundle, last, which raises to refuse it; what a version may take here.
     soak, vitals
-        The trial of a version in use, and what tells how it does: given a digest, `Vitals`. By default what
-        `edge_sdk.ota.follow` writes into the folder.
+        The trial in use, and what returns `Vitals` for a digest; by default what `edge_sdk.ota.follow` writes.
     rules
         When and how fast bundles may be fetched.
+    repository
+        Where metadata and bundles come from, in place of the broker: files at a URL; closed with the agent.
     device_class
         What kind of device this is; bundles may be signed for some kinds only.
 
@@ -117,6 +114,7 @@ class OtaAgent:
         soak: Soak | None = None,
         vitals: Callable[[str], Vitals] | None = None,
         rules: Rules | None = None,
+        repository: Ranges | None = None,
         device_class: str = "",
     ) -> None:
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
@@ -136,6 +134,7 @@ class OtaAgent:
             raise
         rate = rules.bytes_per_second if rules is not None else None
         self._channel = Channel(self._request, window=window, timeout=request_timeout, rate=rate)
+        self._source = repository or self._channel
         self._inbox: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._trouble = ""
         self._update = _Update()
@@ -203,7 +202,7 @@ class OtaAgent:
         """
         with self._busy:
             self.start()
-            self._update = _Update(started=time.monotonic(), bytes_before=self._channel.bytes_received)
+            self._update = _Update(started=time.monotonic(), bytes_before=self._source.bytes_received)
             try:
                 state = self._follow_assignment()
             except (TrustError, BundleError) as error:
@@ -228,7 +227,7 @@ class OtaAgent:
     def stop(self) -> None:
         """Ask `run` to end soon; may be called on any thread, by the callback too."""
         self._stop.set()
-        self._channel.cancel()
+        self._source.cancel()
         self._inbox.put(("stop", 0))
 
     def close(self) -> None:
@@ -240,6 +239,8 @@ class OtaAgent:
             self._closed = True
             if self._started:
                 self._link.close(farewell=(self._topics.status, b'{"online":false}'))
+            if isinstance(self._source, Ranges):
+                self._source.close()
             self._reporter.close()
             self._lock.close()
 
@@ -259,7 +260,7 @@ class OtaAgent:
     # one update
 
     def _follow_assignment(self) -> State:
-        found = self._trust.resolve(self.device, self._channel)
+        found = self._trust.resolve(self.device, self._source)
         if found is None:
             return "active" if self.active else "idle"
         assignment, target = found
@@ -290,7 +291,7 @@ class OtaAgent:
             self._rules.check()
         self._say("downloading")
         try:
-            path = download.fetch(self._channel)
+            path = download.fetch(self._source)
         except TrustError as error:
             self._installer.failed(error, target, assignment)
             download.discard()
@@ -329,7 +330,7 @@ class OtaAgent:
         if left is None:
             return
         runs = f"runs {now.name}-{now.version} again" if now else "has no intact version and fetches one"
-        self._update = _Update(started=time.monotonic(), bytes_before=self._channel.bytes_received)
+        self._update = _Update(started=time.monotonic(), bytes_before=self._source.bytes_received)
         if now is not None:
             self._update = replace(self._update, name=now.name, version=now.version, digest=now.digest)
         reason = f"{left.name}-{left.version}: {left.reason}; the device {runs}"
@@ -355,7 +356,7 @@ class OtaAgent:
             digest=update.digest,
             counter=update.counter,
             seconds=round(time.monotonic() - update.started, 3),
-            bytes=self._channel.bytes_received - update.bytes_before,
+            bytes=self._source.bytes_received - update.bytes_before,
             reason=reason,
             time=now(),
         )

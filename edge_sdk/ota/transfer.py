@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edge_sdk import canonical
 from edge_sdk.errors import StorageError, TransferError, TrustError
@@ -27,7 +27,7 @@ from edge_sdk.files import fsync_dir, make_folder, storage_errors
 from edge_sdk.ota.records import Target
 from edge_sdk.ota.topics import BLOCK_BYTES
 
-__all__ = ["Channel", "Download", "Reply"]
+__all__ = ["Channel", "Download", "Reply", "Source"]
 
 _MAX_STRIKES = 3
 
@@ -39,6 +39,17 @@ class Reply:
     status: int
     data: bytes
     size: int
+
+
+class Source(Protocol):
+    """Where metadata and targets come from, block by block: a `Channel`, or `edge_sdk.ota.ranges.Ranges`.
+
+    What a source says is believed by nobody; who asks verifies it.
+    """
+
+    def fetch(self, requests: Sequence[Mapping[str, Any]], /) -> Iterator[tuple[int, Reply]]:
+        """Yield the reply to each request with its index."""
+        ...
 
 
 @dataclass(slots=True)
@@ -180,7 +191,7 @@ class Download:
         with storage_errors(self._part, "read"), self._part.open("rb") as stream:
             return [number for number in missing if not self._matches(number, stream.read(self._target.block_bytes))]
 
-    def fetch(self, channel: Channel, *, sync_every: int = 8) -> Path:
+    def fetch(self, source: Source, *, sync_every: int = 8) -> Path:
         """Fetch what is missing and return the whole, checked file.
 
         Parameters
@@ -208,7 +219,7 @@ class Download:
             try:
                 os.ftruncate(descriptor, self._target.size)
                 for _ in range(_MAX_STRIKES):
-                    missing = self._fetch_blocks(channel, descriptor, missing, sync_every)
+                    missing = self._fetch_blocks(source, descriptor, missing, sync_every)
                     if not missing:
                         break
                 os.fsync(descriptor)
@@ -248,10 +259,10 @@ class Download:
                 f"{self._target.path} needs {needed} bytes of disk in {self._part.parent}; {free} are free"
             )
 
-    def _fetch_blocks(self, channel: Channel, descriptor: int, numbers: Sequence[int], sync_every: int) -> list[int]:
+    def _fetch_blocks(self, source: Source, descriptor: int, numbers: Sequence[int], sync_every: int) -> list[int]:
         path, step, wrong = self._target.stored_path, self._target.block_bytes, []
         requests = [{"target": path, "block": number} for number in numbers]
-        for written, (index, reply) in enumerate(channel.fetch(requests), start=1):
+        for written, (index, reply) in enumerate(source.fetch(requests), start=1):
             number = numbers[index]
             if reply.status not in (200, 416):
                 raise TransferError(f"the repository has no {self._target.path} (status {reply.status})")

@@ -13,10 +13,10 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
@@ -29,7 +29,7 @@ from edge_sdk.errors import InputError, TransferError, TrustError
 from edge_sdk.files import make_folder, storage_errors, write_durably
 from edge_sdk.ota.clock import TrustedTime
 from edge_sdk.ota.records import Assignment, Target
-from edge_sdk.ota.transfer import Reply
+from edge_sdk.ota.transfer import Source
 
 __all__ = ["MIN_ROOT_THRESHOLD", "SIGNED_AT", "TIME_FORM", "Source", "Trust", "open_assigned"]
 
@@ -46,14 +46,6 @@ _TOP_LEVEL = ("root", "timestamp", "snapshot", "targets")
 _MAX_ROOT_BYTES = 512_000
 _MAX_ASSIGNMENT_BYTES = 16_384
 _MAX_TARGET_BYTES = 16 << 20
-
-
-class Source(Protocol):
-    """Where metadata and targets come from, block by block; a `Channel` is one."""
-
-    def fetch(self, requests: Sequence[Mapping[str, Any]], /) -> Iterator[tuple[int, Reply]]:
-        """Yield the reply to each request with its index."""
-        ...
 
 
 class Trust:

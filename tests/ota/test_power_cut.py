@@ -223,7 +223,7 @@ def test_a_power_cut_leaves_the_old_version_or_the_new_one_and_every_report(
     recording = recorded(*versions, healthy=healthy)
     states = list(recording.states(most=8))
     assert len(states) > 500
-    check(recording, random.Random(8).sample(states, 200), scratch)
+    check(recording, random.Random(8).sample(states, 120), scratch)
 
 
 @pytest.mark.slow

@@ -1,0 +1,175 @@
+"""Blocks over HTTP: ranges of a repository's files from any web server, in place of requests over MQTT.
+
+A repository is a folder of static files: ``metadata/NAME`` and ``targets/PATH``. What is fetched is
+verified alike, whichever way it came.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import ssl
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from edge_sdk.errors import InputError, TransferError
+from edge_sdk.ota.topics import BLOCK_BYTES
+from edge_sdk.ota.transfer import Reply
+
+__all__ = ["Ranges"]
+
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_PAUSE = 0.5
+_SLICE = 16_384
+
+
+class Ranges:
+    """A source of blocks at a URL; one connection, kept open, one request at a time.
+
+    Parameters
+    ----------
+    url
+        ``https://host[:port][/path]`` or ``http://…`` of the repository's folder.
+    token
+        Sent as ``Authorization: Bearer …``, over TLS or to this machine only; read from the file at each connection
+        where it is a path, so that it may be renewed.
+    ca, certificate, key
+        PEM files: authorities to trust (None: the system's), and the client's own certificate and key.
+    timeout
+        Seconds without a byte until a request is given up and made again.
+    attempts
+        Times a request is made before the transfer fails.
+    rate
+        Bytes a second, on average; None: as many as come.
+
+    Raises
+    ------
+    InputError
+        The URL has another form, a token would go over it in clear, or a TLS file cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | Path | None = None,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        timeout: float = 10.0,
+        attempts: int = 4,
+        rate: float | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+            raise InputError(f"repository {url.rpartition('@')[2]!r} is not of the form https://host[:port][/path]")
+        if token is not None and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise InputError("a token is not sent over http: use https")
+        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._token = token
+        self._timeout, self._attempts, self._rate = timeout, attempts, rate
+        self._context = _tls_context(ca, certificate, key) if parts.scheme == "https" else None
+        self._connection: http.client.HTTPConnection | None = None
+        self._stop = threading.Event()
+        self.bytes_received = 0
+
+    def __str__(self) -> str:
+        return f"{self._host}{'' if self._port is None else f':{self._port}'}{self._path}"
+
+    def cancel(self) -> None:
+        """Make a running and every later fetch raise `TransferError`."""
+        self._stop.set()
+
+    def fetch(self, requests: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Reply]]:
+        """Yield the reply to each request with its index, in their order.
+
+        Raises
+        ------
+        TransferError
+            The server cannot be reached, fails, refuses us or does not know ranges, or the source was cancelled.
+        """
+        for index, request in enumerate(requests):
+            yield index, self._repeated(request)
+
+    def _repeated(self, request: Mapping[str, Any]) -> Reply:
+        reason = ""
+        for attempt in range(self._attempts):
+            if self._stop.wait(_PAUSE * 2**attempt if reason else 0):
+                break
+            try:
+                reply = self._ask(request)
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                reason = str(error) or type(error).__name__
+                continue
+            if reply.status < 500 and reply.status != 429:
+                return reply
+            reason = f"status {reply.status}"
+        if self._stop.is_set():
+            raise TransferError("the transfer was stopped")
+        raise TransferError(f"the repository at {self} did not answer within {self._attempts} attempts: {reason}")
+
+    def _ask(self, request: Mapping[str, Any]) -> Reply:
+        kind, name = ("metadata", request["metadata"]) if "metadata" in request else ("targets", request["target"])
+        first = request.get("block", 0) * BLOCK_BYTES
+        headers = {"Range": f"bytes={first}-{first + BLOCK_BYTES - 1}", "Accept-Encoding": "identity"}
+        if self._token is not None:
+            token = self._token.read_text().strip() if isinstance(self._token, Path) else self._token
+            headers["Authorization"] = f"Bearer {token}"
+        connection = self._connection or self._connect()
+        connection.request("GET", f"{self._path}/{kind}/{quote(name)}", headers=headers)
+        response = connection.getresponse()
+        if response.status not in (200, 206):
+            response.read(_SLICE)
+            self.close()
+            if response.status in (401, 403):
+                raise TransferError(f"the repository at {self} refuses us (status {response.status})")
+            return Reply(response.status, b"", 0)
+        length, match = response.length, _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if length is None or length > BLOCK_BYTES or (response.status == 200 and first):
+            self.close()
+            raise TransferError(f"the repository at {self} does not answer ranges of files")
+        if response.status == 206 and (match is None or int(match[1]) != first):
+            self.close()
+            raise TransferError(f"the repository at {self} answers another range than the one asked for")
+        return Reply(200, self._read(response, length), int(match[3]) if match else length)
+
+    def _read(self, response: http.client.HTTPResponse, length: int) -> bytes:
+        data = bytearray()
+        while len(data) < length:
+            part = response.read(min(_SLICE if self._rate is not None else length, length - len(data)))
+            if not part:
+                raise http.client.IncompleteRead(bytes(data), length - len(data))
+            data += part
+            self.bytes_received += len(part)
+            if self._stop.wait(len(part) / self._rate if self._rate is not None else 0):
+                raise TransferError("the transfer was stopped")
+        return bytes(data)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._context is None:
+            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        else:
+            self._connection = http.client.HTTPSConnection(
+                self._host, self._port, timeout=self._timeout, context=self._context
+            )
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; a later fetch opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _tls_context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"the TLS files for the repository cannot be used: {error}") from error
+    return context

@@ -1,0 +1,129 @@
+"""Metadata and blocks from a web server: verified as those over MQTT are."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from edge_sdk.errors import InputError, TransferError
+from edge_sdk.ota import Ranges, active
+from edge_sdk.ota.transfer import Download
+from outside.updates import Fleet, make_bundle
+
+
+class Web:
+    """A web server over a folder that knows ranges, and a few ways to fail."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.cut_after = 10**9
+        self.token: str | None = None
+        self.ranges = True
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                web.asked.append((self.path, self.headers["Range"]))
+                if web.token is not None and self.headers["Authorization"] != f"Bearer {web.token}":
+                    return self.end(401, b"")
+                path = folder / self.path.removeprefix("/repo/")
+                if not path.is_file():
+                    return self.end(404, b"")
+                data = path.read_bytes()
+                first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
+                if not web.ranges:
+                    return self.end(200, data)
+                if first >= len(data):
+                    return self.end(416, b"")
+                part = data[first : last + 1]
+                if len(web.asked) > web.cut_after:
+                    part, self.close_connection = part[: len(part) // 2], True
+                where = f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}"
+                return self.end(206, part, where, min(last + 1, len(data)) - first)
+
+            def end(self, status: int, data: bytes, where: str = "", length: int | None = None) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data) if length is None else length))
+                if where:
+                    self.send_header("Content-Range", where)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/repo"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+
+
+@pytest.fixture
+def web(fleet: Fleet) -> Iterator[Web]:
+    """Return a web server over the fleet's repository, which has a bundle of several blocks for cam-1."""
+    fleet.ship(make_bundle(fleet.folder, "1.0.0", golden_kib=500))
+    made = Web(fleet.repository.folder)
+    yield made
+    made.server.shutdown()
+    made.thread.join()
+    made.server.server_close()
+
+
+def test_an_update_comes_from_a_web_server_and_its_reports_go_to_the_broker(fleet: Fleet, web: Web) -> None:
+    web.token = "secret"
+    assert fleet.check(repository=Ranges(web.url, token="secret")) == "active"
+    assert active(fleet.folder / "state" / "cam-1") is not None
+    assert fleet.events[-1].bytes > fleet.repository.bundles()["tiny-1.0.0"].size
+
+
+def test_bytes_changed_on_the_web_server_are_refused(fleet: Fleet, web: Web) -> None:
+    stored = fleet.repository.target_file("tiny-1.0.0")
+    data = bytearray(stored.read_bytes())
+    data[200_000] ^= 1
+    stored.write_bytes(data)
+    assert fleet.check(repository=Ranges(web.url)) == "refused"
+    assert "does not match its signed hash" in fleet.events[-1].reason
+
+
+def test_after_a_cut_no_block_that_is_there_is_fetched_again(fleet: Fleet, web: Web, tmp_path: Path) -> None:
+    target = fleet.repository.bundles()["tiny-1.0.0"]
+    web.cut_after = 2
+    with pytest.raises(TransferError, match="did not answer within 2 attempts"):
+        Download(tmp_path / "download", target).fetch(Ranges(web.url, attempts=2, timeout=2.0))
+    web.cut_after, web.asked = 10**9, []
+    with contextlib.closing(Ranges(web.url)) as source:
+        Download(tmp_path / "download", target).fetch(source)
+    assert len(web.asked) == len(target.blocks) - 2
+
+
+@pytest.mark.parametrize(("trouble", "reason"), [("token", "refuses us"), ("ranges", "does not answer ranges")])
+def test_a_web_server_that_does_not_serve_us_is_one_line(fleet: Fleet, web: Web, trouble: str, reason: str) -> None:
+    setattr(web, trouble, "other" if trouble == "token" else False)
+    assert fleet.check(repository=Ranges(web.url)) == "idle"
+    assert reason in fleet.events[-1].reason
+
+
+def test_no_web_server_is_one_line() -> None:
+    with pytest.raises(TransferError, match=r"repository at 127\.0\.0\.1:1 did not answer"):
+        list(Ranges("http://127.0.0.1:1", attempts=1).fetch([{"metadata": "timestamp.json"}]))
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host", "https://", "https://user:pw@host", "https://host/?q=1", "host:80"])
+def test_a_url_of_another_form_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Ranges(url)
+    assert "pw" not in str(caught.value)
+
+
+def test_a_token_is_not_sent_in_clear() -> None:
+    with pytest.raises(InputError, match="use https"):
+        Ranges("http://example.org/repo", token="secret")
