@@ -173,7 +173,7 @@ class RestFront:
         if not (isinstance(version, str) and version and isinstance(decision, str) and "reward" in said) or (
             said.keys() - known
         ):
-            raise InputError('feedback is {"version": TEXT, "reward": NUMBER}, and "decision_id", a text, if it may repeat')
+            raise InputError('feedback is {"version": TEXT, "reward": NUMBER}, and perhaps "decision_id": TEXT')
         await self._core.take_reward(request.match_info["model"], version, said["reward"], decision)
         return web.json_response({})
 
