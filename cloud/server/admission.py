@@ -10,10 +10,10 @@ from edge_sdk.cloud.server.instances import Instance
 from edge_sdk.cloud.server.waiting import Order, WaitingList
 from edge_sdk.errors import OverloadedError
 
-__all__ = ["Admission"]
+__all__ = ["SHORTEST_RETRY", "Admission"]
 
 _SPENT_WAITING = 0.5  # of the time that a request has to spare: a longer queue answers no more, only later
-_SHORTEST_RETRY = 0.001
+SHORTEST_RETRY = 0.001  # seconds
 _LEARN = 0.02  # how much one request corrects the share of those that are refused
 _MOST_REFUSED = 0.95  # a larger share is not believed
 
@@ -100,4 +100,4 @@ class Admission:
     def _error(self, message: str, wait: float) -> OverloadedError:
         # all who are refused meanwhile come again: were each told only when there is room for one, there were none
         spread = 1 - min(self._refused, _MOST_REFUSED)
-        return OverloadedError(message, retry_after=max(wait, _SHORTEST_RETRY) / spread)
+        return OverloadedError(message, retry_after=max(wait, SHORTEST_RETRY) / spread)

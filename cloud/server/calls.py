@@ -6,17 +6,18 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from edge_sdk.cloud.server.tickets import Ticket
 from edge_sdk.errors import InputError
 
 if TYPE_CHECKING:
     from edge_sdk.cloud.server.http2 import Connection, Stream
 
-__all__ = ["Abort", "Begun", "Call", "ending_of", "parse_timeout", "unpacked"]
+__all__ = ["Abort", "Begun", "Call", "ending_of", "number_of", "parse_timeout", "unpacked"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 
@@ -81,7 +82,7 @@ class Call:
         self.arrived = time.monotonic() if arrived is None else arrived
         timeout = stream.headers.get(b"grpc-timeout")
         self.deadline = None if timeout is None else self.arrived + parse_timeout(timeout)
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | Ticket | None = None
         self._owed, self._owed_since = (0, 0), self.arrived
         self._waiting: list[asyncio.Future[None]] = []
         self._metadata: tuple[tuple[str, str], ...] | None = None
@@ -140,6 +141,19 @@ class Call:
 
     # what the connection uses
 
+    async def answer(self, message: Any) -> None:
+        """Answer a call of one message, and see to it that it ends."""
+        handler = self.handler
+        if handler.response_streaming:
+            await self._see_to(self._write_all(handler.unary_stream(message, self)))
+        else:
+            await self._see_to(self._respond(message))
+
+    async def converse(self) -> None:
+        """Answer a call of several messages, and see to it that it ends."""
+        answers = self.handler.stream_stream(self.messages(), self)
+        await self._see_to(self._write_all(answers) if hasattr(answers, "__aiter__") else self._end_after(answers))
+
     def message(self) -> Any:
         """Return the one message of a call that takes one.
 
@@ -192,6 +206,29 @@ class Call:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+    async def _respond(self, message: Any) -> None:
+        response = await self.handler.unary_unary(message, self)
+        serialize = self.handler.response_serializer
+        self._connection.respond(self.stream, response if serialize is None else serialize(response))
+
+    async def _write_all(self, answers: AsyncIterator[Any]) -> None:
+        async for answer in answers:
+            await self.write(answer)
+        self._connection.end(self.stream, 0)
+
+    async def _end_after(self, work: Awaitable[None]) -> None:
+        await work
+        self._connection.end(self.stream, 0)
+
+    async def _see_to(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except (Exception, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is
+            end = ending_of(error)
+            self._connection.end(self.stream, number_of(end.code), end.details, end.metadata)
+        finally:
+            self._flush()
 
     async def _turn(self) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -296,3 +333,9 @@ def unpacked(data: bytes, encoding: bytes, most: int) -> bytes:
     if len(message) <= most and not unpacker.eof:
         raise InputError(f"the message is no {encoding.decode()}")
     return message
+
+
+def number_of(code: grpc.StatusCode) -> int:
+    """Return the number of a status."""
+    number: int = code.value[0]
+    return number

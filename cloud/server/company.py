@@ -97,8 +97,10 @@ class Company:
         items, there = waiting.items, len(waiting)
         each = items // there
         saved = costs.seconds(items) + costs.seconds(each) - costs.seconds(items + each)
-        awaited = saved >= _LEAST and items + each <= costs.max_batch and not self.is_alone()
-        if awaited:
+        awaited = saved >= _LEAST and items + each <= costs.max_batch
+        if not awaited:
+            self.coming.give_up()
+        elif awaited := max(there, self._known) > 1 or self.coming.expected > 0:  # else nobody is known to ask
             now = time.monotonic()
             if self._began is None:
                 self._begin(now)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from edge_sdk.cloud.server.asked import Answer, ModelState, Request, State
 from edge_sdk.cloud.server.company import Coming
 from edge_sdk.cloud.server.counts import Counts
-from edge_sdk.cloud.server.lines import Line, RetiredError
+from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.models import ServedModel, load_model, name_of
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.recall import ask
@@ -30,6 +30,7 @@ from edge_sdk.cloud.server.routes import Routes
 from edge_sdk.cloud.server.routing import version_order
 from edge_sdk.cloud.server.runs import Run
 from edge_sdk.cloud.server.settings import ModelSettings, Serving
+from edge_sdk.cloud.server.waiting import RetiredError
 from edge_sdk.errors import InputError, NotReadyError, OverloadedError, UnknownModelError
 
 __all__ = ["Answer", "Core", "ModelState", "Request", "State"]
@@ -37,7 +38,6 @@ __all__ = ["Answer", "Core", "ModelState", "Request", "State"]
 _log = logging.getLogger("edge_sdk.cloud.server")
 AskOthers = Callable[..., Awaitable[Any]]
 _WATCH_SECONDS = 0.1
-_SHORTEST_RETRY = 0.001
 
 
 class Core:
@@ -226,21 +226,27 @@ class Core:
 
     async def ask(self, line: Line, payload: Payload, request: Request) -> Run:
         """Ask one line, where the server holds no more than it may; `RetiredError`, or errors as of `infer`."""
-        held = self._pending_bytes + payload.nbytes
-        if held > self.serving.max_pending_bytes:
-            line.counts.shed += 1
-            raise OverloadedError(
-                f"{self._pending_bytes >> 20} of {self.serving.max_pending_bytes >> 20} MiB of inputs wait already",
-                retry_after=max(line.costs_of_one, _SHORTEST_RETRY),
-            )
-        self._pending_bytes = held
+        self.hold(line, payload)
         try:
             run = await ask(line, request.inputs, payload, request.deadline, request.priority)
             if self.on_run is not None:
                 self.on_run(run)
             return run
         finally:
-            self._pending_bytes -= payload.nbytes
+            self.let_go(payload)
+
+    def hold(self, line: Line, payload: Payload) -> None:
+        """Count what a request to a line holds, until `let_go`; raise `OverloadedError` where that is too much."""
+        held, most = self._pending_bytes, self.serving.max_pending_bytes
+        if held + payload.nbytes > most:
+            line.counts.shed += 1
+            message = f"{held >> 20} of {most >> 20} MiB of inputs wait already"
+            raise OverloadedError(message, retry_after=line.soonest)
+        self._pending_bytes += payload.nbytes
+
+    def let_go(self, payload: Payload) -> None:
+        """Count what a request held no longer."""
+        self._pending_bytes -= payload.nbytes
 
     def reward(self, name: str, version: str, reward: object, decision: str = "") -> None:
         """Tell a bandit how good an answer was; raise `UnknownModelError` or `InputError` where there is no such.

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import grpc
 
-from edge_sdk.cloud.server.calls import Abort, Begun, Call, ending_of
+from edge_sdk.cloud.server.calls import Abort, Begun, Call, number_of
 from edge_sdk.cloud.server.crowd import Crowd
 from edge_sdk.cloud.server.entrance import HANDSHAKE_SECONDS, HTTP2_REFUSAL, Entrance, Visitors
 from edge_sdk.cloud.server.exchange import Failure
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
+from edge_sdk.cloud.server.tickets import Ticket
 from edge_sdk.cloud.server.turns import Paced, Turns
 from edge_sdk.errors import InputError
 
 __all__ = ["FastServer"]
 
+Swift = Callable[[bytes, Call, Callable[[bytes | Failure], None]], bytes | Failure | Ticket | None]
 _TICK_SECONDS = 0.25
 _SILENT_SECONDS = 60.0  # after which a client is asked whether it is there
 _ANSWER_SECONDS = 20.0  # that it has to say so
@@ -45,6 +48,7 @@ class _Shared:
     unknown: str
     refusal: Callable[[str, float | None], Failure | None] | None
     refused: Callable[[], int]
+    swift: Mapping[bytes, Swift]
     crowd: Crowd
     max_message_bytes: int
     max_streams: int
@@ -73,6 +77,10 @@ class FastServer:
         Takes a method's path and the seconds that its caller waits; says why the call is not worked on, or None.
     refused
         Returns how many calls had no answer for want of room or time, so far.
+    swift
+        What answers calls of some methods of one message without a coroutine, by their paths: takes message, call and
+        what is to be called with the answer where it is not known now; returns the answer, a ticket for it, or None
+        where the method is to be asked.
     max_message_bytes
         The largest message.
     max_streams
@@ -93,6 +101,7 @@ class FastServer:
         unknown: str = "",
         refusal: Callable[[str, float | None], Failure | None] | None = None,
         refused: Callable[[], int] = int,
+        swift: Mapping[bytes, Swift] | None = None,
         max_message_bytes: int,
         max_streams: int,
         max_calls: int,
@@ -107,6 +116,7 @@ class FastServer:
             unknown,
             refusal,
             refused,
+            swift or {},
             Crowd(max_streams),
             max_message_bytes,
             max_streams,
@@ -280,11 +290,11 @@ class _Connection(Paced):
         if call.task is not None:
             call.wake()
         elif call.handler.request_streaming:
-            call.task = self._loop.create_task(self._run(self._converse(call), call))
+            call.task = self._loop.create_task(call.converse())
         elif stream.problem is not None:
             self._end(call, call.complaint())
         elif stream.ended:
-            self._begin(call, self._run(self._answer(call), call))
+            self._begin(call)
 
     def _open(self, stream: Stream) -> Call | None:
         """Return the call of a new stream; None where it is answered already."""
@@ -296,7 +306,7 @@ class _Connection(Paced):
         path = headers[b":path"]
         method = shared.methods.get(path)
         if method is None:
-            http2.end(stream, _number(grpc.StatusCode.UNIMPLEMENTED), "there is no such method")
+            http2.end(stream, number_of(grpc.StatusCode.UNIMPLEMENTED), "there is no such method")
             return None
         if headers[b":method"] != b"POST":
             http2.refuse(stream, 405)
@@ -304,64 +314,52 @@ class _Connection(Paced):
         try:
             call = Call(http2, stream, method, self._transport, self._flush, shared.max_message_bytes, self._came)
         except InputError as error:
-            http2.end(stream, _number(grpc.StatusCode.INVALID_ARGUMENT), str(error))
+            http2.end(stream, number_of(grpc.StatusCode.INVALID_ARGUMENT), str(error))
             return None
         if shared.lets_in is not None and not shared.lets_in(path.decode("latin-1"), call.invocation_metadata()):
-            http2.end(stream, _number(grpc.StatusCode.UNAUTHENTICATED), shared.unknown)
+            http2.end(stream, number_of(grpc.StatusCode.UNAUTHENTICATED), shared.unknown)
             return None
         if shared.budget.calls > shared.max_calls:
-            http2.end(stream, _number(grpc.StatusCode.RESOURCE_EXHAUSTED), "too many calls are open")
+            http2.end(stream, number_of(grpc.StatusCode.RESOURCE_EXHAUSTED), "too many calls are open")
             return None
         if shared.refusal is not None:
             failure = shared.refusal(path.decode("latin-1"), call.time_remaining())
             if failure is not None:
-                http2.end(stream, _number(failure.status), failure.message, failure.metadata)
+                http2.end(stream, number_of(failure.status), failure.message, failure.metadata)
                 return None
         stream.call = call
         return call
 
-    def _begin(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine up to its first wait, which may be its end; the rest as a task."""
+    def _begin(self, call: Call) -> None:
+        """Answer a call of one message, swiftly or by a coroutine up to its first wait, whose rest is a task."""
         try:
-            waiting = work.send(None)
-        except StopIteration:
+            message = call.message()
+        except Abort as end:
+            self._http2.end(call.stream, number_of(end.code), end.details, end.metadata)
             return
-        call.task = self._loop.create_task(Begun(work, waiting).rest())
-
-    async def _answer(self, call: Call) -> None:
-        """Answer a call of one message."""
-        handler = call.handler
-        if handler.response_streaming:
-            await self._write_all(call, handler.unary_stream(call.message(), call))
-            return
-        response = await handler.unary_unary(call.message(), call)
-        serialize = handler.response_serializer
-        self._http2.respond(call.stream, response if serialize is None else serialize(response))
-
-    async def _converse(self, call: Call) -> None:
-        """Answer a call of several messages."""
-        handler = call.handler.stream_stream
-        answers = handler(call.messages(), call)
-        if hasattr(answers, "__aiter__"):
-            await self._write_all(call, answers)
+        swift = self._shared.swift.get(call.stream.headers[b":path"])
+        said = None if swift is None else swift(message, call, functools.partial(self._tell, call))
+        if isinstance(said, Ticket):
+            call.task = said
+        elif said is not None:
+            self._say(call, said)
         else:
-            await answers
-            self._http2.end(call.stream, 0)
+            work = call.answer(message)
+            try:
+                waiting = work.send(None)
+            except StopIteration:
+                return
+            call.task = self._loop.create_task(Begun(work, waiting).rest())
 
-    async def _write_all(self, call: Call, answers: Any) -> None:
-        async for answer in answers:
-            await call.write(answer)
-        self._http2.end(call.stream, 0)
+    def _tell(self, call: Call, said: bytes | Failure) -> None:
+        self._say(call, said)
+        self._flush()
 
-    async def _run(self, work: Coroutine[Any, Any, None], call: Call) -> None:
-        """Do the work of a call, and see to it that it ends."""
-        try:
-            await work
-        except (Exception, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is
-            end = ending_of(error)
-            self._http2.end(call.stream, _number(end.code), end.details, end.metadata)
-        finally:
-            self._flush()
+    def _say(self, call: Call, said: bytes | Failure) -> None:
+        if isinstance(said, Failure):
+            self._http2.end(call.stream, number_of(said.status), said.message, said.metadata)
+        else:
+            self._http2.respond(call.stream, said)
 
     def _end(self, call: Call, abort: Abort) -> None:
         """End a call whatever its handler does."""
@@ -369,7 +367,7 @@ class _Connection(Paced):
         if call.stream.unsent:
             self._http2.reset(call.stream, _CANCEL)  # its end would wait for what the client does not take
         else:
-            self._http2.end(call.stream, _number(abort.code), abort.details, abort.metadata)
+            self._http2.end(call.stream, number_of(abort.code), abort.details, abort.metadata)
 
     def _cancel(self, call: Call) -> None:
         if call.task is not None:
@@ -391,8 +389,3 @@ class _Connection(Paced):
             self._transport.write(data)
         if self._http2.closed or (self._shared.leaving and not self._http2.busy):
             self._transport.close()
-
-
-def _number(code: grpc.StatusCode) -> int:
-    number: int = code.value[0]
-    return number

@@ -27,26 +27,22 @@ from edge_sdk.cloud.server.descriptions import (
 from edge_sdk.cloud.server.exchange import FAILURES, Failure, failure_of
 from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.responder import Responder, unreadable
+from edge_sdk.cloud.server.room import Room
+from edge_sdk.cloud.server.tickets import Ticket
 from edge_sdk.cloud.server.traces import Traces
 from edge_sdk.cloud.server.writing import within_stream
 from edge_sdk.errors import UnknownCallerError
 from edge_sdk.protocol import messages, set_parameter
 from edge_sdk.protocol.names import (
-    MAX_MESSAGE_BYTES,
     PUSHBACK_PARAMETER,
     SERVICE,
     STATUS_PARAMETER,
 )
 from edge_sdk.protocol.services import HEALTH
 
-__all__ = ["MAX_STREAM_REQUESTS", "CallerInterceptor", "GrpcFront"]
+__all__ = ["CallerInterceptor", "GrpcFront"]
 
-MAX_STREAM_REQUESTS = 64
-"""Requests of one stream at work or queued at a time; further ones are not read."""
-MAX_STREAM_BYTES = 2 * MAX_MESSAGE_BYTES
-"""How many bytes they may hold; further ones are not read, either."""
-
-_INFER = f"/{SERVICE}/ModelInfer"
+INFER = f"/{SERVICE}/ModelInfer"
 _LOOK_SECONDS, _QUIET_LOOKS = 0.002, 10
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
@@ -127,7 +123,7 @@ class GrpcFront:
 
     def refusal(self, method: str, time_remaining: float | None) -> Failure | None:
         """Return why a call is refused before its message comes, much being at work; None where it is not."""
-        if self._responder.is_pressed and method == _INFER:
+        if self._responder.is_pressed and method == INFER:
             return self._responder.refusal(time_remaining)
         return None
 
@@ -222,15 +218,38 @@ class GrpcFront:
         return caller
 
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
-        if self._traces is not None:
-            self._traces.follow(context.invocation_metadata())
-        said = await self._responder.respond(
-            data, arrived=time.monotonic(), time_remaining=context.time_remaining(), admit=self._admission(context)
-        )
+        told: asyncio.Future[bytes | Failure] = asyncio.get_running_loop().create_future()
+        said = self.take(data, context, told.set_result)
+        if said is None:
+            if self._traces is not None:
+                self._traces.follow(context.invocation_metadata())
+            said = await self._responder.respond(
+                data, arrived=time.monotonic(), time_remaining=context.time_remaining(), admit=self._admission(context)
+            )
+        elif isinstance(said, Ticket):
+            ticket = said
+            try:
+                said = await told
+            finally:
+                ticket.cancel()  # does nothing where there is an answer
         if isinstance(said, Failure):
             await _abort(context, said)  # raises
         assert isinstance(said, bytes)
         return said
+
+    def take(
+        self, data: bytes, context: Any, tell: Callable[[bytes | Failure], None]
+    ) -> bytes | Failure | Ticket | None:
+        """Answer a call of ``ModelInfer`` without a coroutine, as `Responder.take`."""
+        if self._traces is not None:
+            return None
+        return self._responder.take(
+            data,
+            arrived=time.monotonic(),
+            time_remaining=context.time_remaining(),
+            admit=self._admission(context),
+            tell=tell,
+        )
 
     async def _look_first(self, requests: Any, context: Any) -> bytes:
         """Refuse a request before its message is read, or else answer it."""
@@ -248,7 +267,7 @@ class GrpcFront:
 
     async def _model_stream_infer(self, requests: Any, context: Any) -> None:
         """Work on several requests of a stream at a time; answer each as soon as it is ready."""
-        room, writing = _Room(), asyncio.Lock()
+        room, writing = Room(), asyncio.Lock()
 
         async def work(data: bytes) -> None:
             try:
@@ -295,33 +314,11 @@ class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: Any) -> Any:
         """Return the handler of a call."""
-        if details.method == _INFER:
+        if details.method == INFER:
             self._responder.begun()
             if self._responder.is_pressed:
                 return self._looks_first
         return self._usual.service(details)
-
-
-class _Room:
-    """How much of one stream is at work or queued."""
-
-    def __init__(self) -> None:
-        self._requests = self._bytes = 0
-        self._left = asyncio.Event()
-
-    async def enter(self, size: int) -> None:
-        """Wait until there is room; a request of any size finds it where it is alone."""
-        while self._requests and (self._requests >= MAX_STREAM_REQUESTS or self._bytes + size > MAX_STREAM_BYTES):
-            self._left.clear()
-            await self._left.wait()
-        self._requests += 1
-        self._bytes += size
-
-    def leave(self, size: int) -> None:
-        """Make room again."""
-        self._requests -= 1
-        self._bytes -= size
-        self._left.set()
 
 
 def _unary(name: str, method: Method) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_sdk.cloud.server.admission import Admission
+from edge_sdk.cloud.server.admission import SHORTEST_RETRY, Admission
 from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.company import Company
 from edge_sdk.cloud.server.costs import BatchCosts
@@ -32,11 +32,11 @@ from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run, run_batch, run_tensors
 from edge_sdk.cloud.server.settings import ModelSettings
-from edge_sdk.cloud.server.waiting import Job, Order, Results, WaitingList, settle, settle_here
+from edge_sdk.cloud.server.waiting import Job, Order, Place, Results, RetiredError, WaitingList, settle, settle_here
 from edge_sdk.cloud.server.warmup import warm_up
 from edge_sdk.errors import EdgeSdkError, ModelError, NotReadyError, OverloadedError
 
-__all__ = ["Line", "RetiredError"]
+__all__ = ["Line"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 
@@ -45,10 +45,6 @@ _LAG = 0.05  # how much one answer corrects what the way back takes
 _TINY = 30e-6  # seconds of a batch that costs less than to wait for others
 _LONE = 500e-6  # seconds of a batch that runs on the loop where nobody else asks, who would have to wait
 _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
-
-
-class RetiredError(Exception):
-    """The line takes no more; there is a newer one."""
 
 
 class Line:
@@ -92,6 +88,11 @@ class Line:
             instance.thread.start()
 
     @property
+    def is_plain(self) -> bool:
+        """Every request is for the model itself: there is neither a cache nor a table."""
+        return self.cache is None and self.model.table is None
+
+    @property
     def hangs(self) -> bool:
         """No instance answers."""
         return all(instance.hangs for instance in self._instances)
@@ -109,9 +110,9 @@ class Line:
             return self._costs.table()
 
     @property
-    def costs_of_one(self) -> float:
-        """Seconds that one item takes."""
-        return self._costs.seconds(1)
+    def soonest(self) -> float:
+        """Seconds after which there may be room for a request that found none."""
+        return max(self._costs.seconds(1), SHORTEST_RETRY)
 
     def refusal(self, deadline: float | None) -> OverloadedError | None:
         """Return why a request of one item is refused now, and count it as such; None where it may be taken."""
@@ -141,9 +142,24 @@ class Line:
         now = time.monotonic()
         if self.may_run_here(payload) and (run := self._at_once(payload, now)) is not None:
             return run
+        future: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
+        self.enter(payload, deadline, priority, future)
+        run = None
+        try:
+            run = await future
+        finally:
+            self.leave(payload, run, gone=future.cancelled())
+        return run
+
+    def enter(self, payload: Payload, deadline: float | None, priority: int, place: Place) -> None:
+        """Let a request wait in line; `leave` follows when it has its answer, or its caller has gone.
+
+        Errors are those of `ask` that come before its turn.
+        """
         loop, preparing = asyncio.get_running_loop(), self._ledger.preparing(payload)
-        priority = priority or self.settings.default_priority
-        job = Job(payload, deadline, now, loop.create_future(), loop, preparing, priority)
+        job = Job(
+            payload, deadline, time.monotonic(), place, loop, preparing, priority or self.settings.default_priority
+        )
         with self._lock:
             self._admit(job)
             self.counts.pending += 1
@@ -153,16 +169,15 @@ class Line:
             self._dispatch()  # more would not run together, and this turn of the loop may be long
         else:
             self._schedule(loop)  # after all that came in the same turn of the loop
-        try:
-            run = await job.future
-        finally:
-            with self._lock:
-                self.counts.pending -= 1
-                self.counts.pending_bytes -= payload.nbytes
-                if job.future.cancelled():
-                    self.counts.cancelled += 1
-        self._lag += _LAG * (time.monotonic() - run.done - self._lag)
-        return run
+
+    def leave(self, payload: Payload, run: Run | None, *, gone: bool) -> None:
+        """Count a request no longer as waiting; the model may have said something to it, or its caller may be gone."""
+        with self._lock:
+            self.counts.pending -= 1
+            self.counts.pending_bytes -= payload.nbytes
+            self.counts.cancelled += gone
+        if run is not None:
+            self._lag += _LAG * (time.monotonic() - run.done - self._lag)
 
     def count_hit(self, seconds: float, *, of_table: bool = False) -> None:
         """Count a request that the cache answered, or the table."""

@@ -22,9 +22,12 @@ from edge_sdk.cloud.server.exchange import (
     wanted_outputs,
 )
 from edge_sdk.cloud.server.heads import cut
-from edge_sdk.cloud.server.lines import RetiredError
+from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.plans import Contents, Plan, Plans
 from edge_sdk.cloud.server.request_log import Notes
+from edge_sdk.cloud.server.runs import Run
+from edge_sdk.cloud.server.tickets import Ticket
+from edge_sdk.cloud.server.waiting import RetiredError
 from edge_sdk.cloud.server.writing import serialize
 from edge_sdk.errors import InputError, OverloadedError, RateLimitError
 from edge_sdk.protocol import messages, read_inputs, read_parameters
@@ -153,15 +156,116 @@ class Responder:
             status = "OK"
             return response
         except Exception as error:  # noqa: BLE001 - a fault of the server, too, has its answer
-            self.refused += isinstance(error, _UNTIMELY) and not isinstance(error, RateLimitError)
-            failure = failure_of(error, model)
+            failure = self._failure(error, model, request_id)
             status = failure.status.name
-            return replace(failure, request_id=request_id)
+            return failure
         finally:
-            if status in _PRESSED:
-                self._pressed_until = time.monotonic() + _PRESSED_SECONDS
-            if self._log is not None:
-                self._log.note(front, request_id, model, version, status, arrived)
+            self._note(front, request_id, model, version, status, arrived)
+
+    def take(
+        self,
+        data: bytes,
+        *,
+        arrived: float,
+        time_remaining: float | None,
+        admit: Callable[[str], object] | None,
+        tell: Callable[[bytes | Failure], None],
+    ) -> bytes | Failure | Ticket | None:
+        """Answer a request that is like one before it, without a coroutine.
+
+        Parameters
+        ----------
+        data, arrived, time_remaining, admit
+            As for `respond`.
+        tell
+            Called with what `respond` returns, where that is not known now; not when the ticket was given back before.
+
+        Returns
+        -------
+        The same, or a ticket, to be cancelled when the caller goes; None where nothing has been done, and `respond` is
+        to be asked.
+        """
+        known = self._recognize(data)
+        if known is None or self._core.on_run is not None or not known[0].line.is_plain:
+            return None
+        plan, contents, request_id, parameters = known
+        self._arrived += 1
+        self._core.coming.came()
+        try:
+            if admit is not None:
+                admit(plan.model)
+            deadline = _deadline(arrived, time_remaining, parameters)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError("no time is left for this request")
+            response = self._at_once(plan, data, contents, request_id, arrived)
+            if response is None:
+                payload, priority = plan.holding(plan.inputs(data, contents)), priority_of(parameters)
+                return self._wait(plan, payload, request_id, deadline, priority, arrived, tell)
+        except RetiredError:
+            return None
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = self._failure(error, plan.model, request_id)
+            self._note("grpc", request_id, plan.model, plan.version, failure.status.name, arrived)
+            return failure
+        self._note("grpc", request_id, plan.model, plan.version, "OK", arrived)
+        return response
+
+    def _wait(
+        self,
+        plan: Plan,
+        payload: Payload,
+        request_id: str,
+        deadline: float | None,
+        priority: int,
+        arrived: float,
+        tell: Callable[[bytes | Failure], None],
+    ) -> Ticket:
+        """Let a request wait in line, and tell what comes of it."""
+
+        def finish(run: Run | None, error: BaseException | None) -> None:
+            self._leave(payload)
+            plan.line.leave(payload, run, gone=run is None and error is None)
+            said: bytes | Failure | None = None
+            status = "CANCELLED"
+            if run is not None:
+                try:
+                    status, said = "OK", plan.response(run, request_id)
+                except Exception as fault:  # noqa: BLE001 - as above
+                    error = fault
+            if error is not None:
+                said = failure = self._failure(error, plan.model, request_id)
+                status = failure.status.name
+            self._note("grpc", request_id, plan.model, plan.version, status, arrived)
+            if said is not None:
+                tell(said)
+
+        ticket = Ticket(finish)
+        self._enter()
+        try:
+            self._core.hold(plan.line, payload)
+        except OverloadedError:
+            self._at_work -= 1
+            raise
+        try:
+            plan.line.enter(payload, deadline, priority, ticket)
+        except Exception:
+            self._leave(payload)
+            raise
+        return ticket
+
+    def _leave(self, payload: Payload) -> None:
+        self._at_work -= 1
+        self._core.let_go(payload)
+
+    def _failure(self, error: BaseException, model: str, request_id: str) -> Failure:
+        self.refused += isinstance(error, _UNTIMELY) and not isinstance(error, RateLimitError)
+        return replace(failure_of(error, model), request_id=request_id)
+
+    def _note(self, front: str, request_id: str, model: str, version: str, status: str, arrived: float) -> None:
+        if status in _PRESSED:
+            self._pressed_until = time.monotonic() + _PRESSED_SECONDS
+        if self._log is not None:
+            self._log.note(front, request_id, model, version, status, arrived)
 
     def _recognize(self, data: bytes) -> tuple[Plan, Contents, str, Parameters] | None:
         """Return the plan of a request, and what is its own; None where it has to be looked at as a whole."""

@@ -20,7 +20,7 @@ from edge_sdk.cloud.server.core import Core
 from edge_sdk.cloud.server.entrance import Visitors
 from edge_sdk.cloud.server.families import Family
 from edge_sdk.cloud.server.feedback import FeedbackFront
-from edge_sdk.cloud.server.grpc_front import CallerInterceptor, GrpcFront
+from edge_sdk.cloud.server.grpc_front import INFER, CallerInterceptor, GrpcFront
 from edge_sdk.cloud.server.leaving import are_gone, keep_off, stop_listening
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
 from edge_sdk.cloud.server.metrics import metrics_of
@@ -214,6 +214,7 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
         unknown=shared.access.unknown if shared.access else "",
         refusal=front.refusal,
         refused=front.refused,
+        swift={INFER.encode(): front.take},
         max_message_bytes=config.max_message_bytes,
         max_streams=config.max_concurrent,
         max_calls=_IDLE_CALLS * config.max_concurrent,

@@ -8,17 +8,21 @@ import time
 from bisect import insort
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run
 
-__all__ = ["Job", "Order", "Results", "WaitingList", "settle", "settle_here"]
+__all__ = ["Job", "Order", "Place", "Results", "RetiredError", "WaitingList", "settle", "settle_here"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 
 _PATIENCE = 10.0  # seconds after which a request without a deadline goes as if it had one
+
+
+class RetiredError(Exception):
+    """A line takes no more; there is a newer one."""
 
 
 class Order(NamedTuple):
@@ -44,6 +48,19 @@ class Order(NamedTuple):
         return self.priority, self.deadline if self.deadline is not None else self.arrived + _PATIENCE
 
 
+class Place(Protocol):
+    """Where a request is answered; a future of its loop is one."""
+
+    def done(self) -> bool:
+        """Tell whether nobody waits any more."""
+
+    def set_result(self, run: Run, /) -> None:
+        """Answer with what the model says."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Answer with why there is no answer."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """A request in line.
@@ -67,7 +84,7 @@ class Job:
     payload: Payload
     deadline: float | None
     arrived: float
-    future: asyncio.Future[Run]
+    future: Place
     loop: asyncio.AbstractEventLoop
     preparing: float
     priority: int

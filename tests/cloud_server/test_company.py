@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_sdk.cloud.server.company import Company
-from edge_sdk.cloud.server.core import Core, Request
+from edge_sdk.cloud.server.core import Answer, Core, Request
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.grpc_front import GrpcFront
 from edge_sdk.cloud.server.lines import Line
@@ -59,13 +59,17 @@ def test_requests_that_come_in_turns_of_the_loop_one_after_another_share_a_batch
     engine, core = Doubling(seconds=0.005), Core()
 
     async def story() -> None:
-        tasks = []
-        for number in (1, 2, 3, 4):
+        def ask(number: int) -> asyncio.Task[Answer]:
             x = np.array([[number, 0]], np.float32)
-            tasks.append(asyncio.create_task(core.infer(Request("double", "", {"x": x}, "tensor", None, 0))))
+            return asyncio.create_task(core.infer(Request("double", "", {"x": x}, "tensor", None, 0)))
+
+        await asyncio.gather(ask(0), ask(1))  # now it is known that there are several
+        tasks = []
+        for number in (2, 3, 4, 5):
+            tasks.append(ask(number))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        assert [(await task).outputs["y"][0, 0] for task in tasks] == [2, 4, 6, 8]
+        assert [(await task).outputs["y"][0, 0] for task in tasks] == [4, 6, 8, 10]
 
     try:
         for _ in range(20):  # a machine that is busy may take longer for a batch
@@ -75,23 +79,36 @@ def test_requests_that_come_in_turns_of_the_loop_one_after_another_share_a_batch
         asyncio.run(story())
     finally:
         core.close()
-    assert engine.ran == [[1, 2, 3, 4]]
+    assert engine.ran == [[0, 1], [2, 3, 4, 5]]
 
 
 def test_nobody_is_waited_for_where_batches_do_not_pay_or_are_full(loop: asyncio.AbstractEventLoop):
-    assert turns(Company(), line_of(loop, 1), costs(pays=False)) == 0
+    assert turns(Company(), line_of(loop, 2), costs(pays=False)) == 0
     assert turns(Company(), line_of(loop, 8), costs(pays=True)) == 0
     assert turns(Company(), line_of(loop, 7), costs(pays=True)) > 0
 
 
-def test_who_has_come_alone_for_a_while_waits_no_more_until_a_call_has_begun_beside_it(loop: asyncio.AbstractEventLoop):
+def test_who_comes_alone_waits_for_nobody_unless_others_were_there_or_have_begun_to_ask(
+    loop: asyncio.AbstractEventLoop,
+):
     company, known = Company(), costs(pays=True)
-    for _ in range(8):
-        assert turns(company, line_of(loop, 1), known) > 0
-        company.met(1)
     assert turns(company, line_of(loop, 1), known) == 0
     company.coming.begun()
     assert turns(company, line_of(loop, 1), known) > 0
+    assert turns(company, line_of(loop, 1), known) == 0
+    assert turns(company, line_of(loop, 2), known) > 0
+    assert turns(company, line_of(loop, 1), known) > 0, "one is missing"
+    assert turns(company, line_of(loop, 1), known) == 0
+
+
+def test_who_has_come_alone_for_a_while_is_thought_to_be_until_a_call_has_begun_beside_it():
+    company = Company()
+    for _ in range(8):
+        assert not company.is_alone()
+        company.met(1)
+    assert company.is_alone()
+    company.coming.begun()
+    assert not company.is_alone()
 
 
 def test_a_call_that_begins_and_sends_nothing_is_given_up(loop: asyncio.AbstractEventLoop):
@@ -113,8 +130,8 @@ def test_those_who_come_without_end_are_not_waited_for_without_end(loop: asyncio
 
 def test_who_has_spent_a_good_part_of_its_time_waits_for_nobody(loop: asyncio.AbstractEventLoop):
     now, known = time.monotonic(), costs(pays=True)
-    assert turns(Company(), line_of(loop, 1, arrived=now - 1, deadline=now + 3), known) == 0
-    assert turns(Company(), line_of(loop, 1, arrived=now - 1, deadline=now + 300), known) > 0
+    assert turns(Company(), line_of(loop, 2, arrived=now - 1, deadline=now + 3), known) == 0
+    assert turns(Company(), line_of(loop, 2, arrived=now - 1, deadline=now + 300), known) > 0
 
 
 def test_an_instance_is_left_to_the_loop_while_some_are_missing_of_those_who_were_there(

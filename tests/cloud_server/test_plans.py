@@ -24,6 +24,7 @@ from edge_sdk.cloud.server.models import load_model
 from edge_sdk.cloud.server.request_log import RequestLog
 from edge_sdk.cloud.server.responder import Responder
 from edge_sdk.cloud.server.settings import ModelSettings
+from edge_sdk.cloud.server.tickets import Ticket
 from edge_sdk.errors import RateLimitError
 from edge_sdk.protocol import add_input, messages, read_outputs, set_parameter
 from outside.engines import Doubling
@@ -92,6 +93,22 @@ def request(*rows: float, request_id: str = "", **parameters: str | int) -> byte
 
 def ask(responder: Responder, data: bytes, **options: object) -> bytes | Failure:
     return asyncio.run(responder.respond(data, arrived=time.monotonic(), **options))
+
+
+async def swiftly(responder: Responder, data: bytes, **options: object) -> bytes | Failure:
+    """Return what is said without a coroutine of the responder's, or by one where it wants one."""
+    told = asyncio.get_running_loop().create_future()
+    options = {"time_remaining": None, "admit": None} | options
+    said = responder.take(data, arrived=time.monotonic(), tell=told.set_result, **options)
+    if said is None:
+        return await responder.respond(data, arrived=time.monotonic(), **options)
+    if not isinstance(said, Ticket):
+        return said
+    try:
+        return await told
+    finally:
+        if not told.done() or told.cancelled():
+            said.cancel()
 
 
 def answer(said: bytes | Failure) -> object:
@@ -179,7 +196,9 @@ def test_a_request_gets_what_it_would_get_had_nothing_been_asked_before(core: Co
             say(known, message)
         for _ in range(3):
             message = data.draw(spoiled(data.draw(st.sampled_from(learned))))
-            assert same(say(known, message), say(Responder(core, max_concurrent=8), message))
+            usual = say(Responder(core, max_concurrent=8), message)
+            assert same(say(known, message), usual)
+            assert same(runner.run(swiftly(known, message)), usual)
 
 
 @FUZZ
@@ -241,8 +260,9 @@ def test_no_request_runs_when_its_time_is_up(scale: Core) -> None:
     responder = Responder(scale, max_concurrent=8)
     assert first(ask(responder, request(1), time_remaining=10.0)) == 2
     late = [ask(responder, request(1), time_remaining=0.0), ask(responder, request(1, timeout=1), time_remaining=5.0)]
+    late.append(asyncio.run(swiftly(responder, request(1), time_remaining=0.0)))
     # of a timeout of 1 µs, too, some is over when it is looked at
-    assert [said.status.name for said in late if isinstance(said, Failure)] == ["DEADLINE_EXCEEDED"] * 2
+    assert [said.status.name for said in late if isinstance(said, Failure)] == ["DEADLINE_EXCEEDED"] * 3
     ((_, counts),) = scale.statistics("scale")
     assert counts.success.count == 1
 
@@ -255,7 +275,8 @@ def test_each_request_is_let_in_once(scale: Core) -> None:
         if len(asked) > 3:
             raise RateLimitError("too often", retry_after=1.0)
 
-    said = [ask(responder, request(1, request_id="me"), admit=admit) for _ in range(5)]
+    said = [ask(responder, request(1, request_id="me"), admit=admit) for _ in range(4)]
+    said.append(asyncio.run(swiftly(responder, request(1, request_id="me"), admit=admit)))
     assert asked == ["scale"] * 5
     assert [isinstance(one, Failure) for one in said] == [False] * 3 + [True] * 2
     refused = said[-1]
@@ -268,8 +289,9 @@ def test_each_request_is_let_in_once(scale: Core) -> None:
 def test_each_request_is_logged(scale: Core, tmp_path: Path) -> None:
     log = RequestLog(tmp_path / "log")
     responder = Responder(scale, max_concurrent=8, log=log)
-    for request_id in ("one", "two", ""):
+    for request_id in ("one", "two"):
         ask(responder, request(1, request_id=request_id))
+    asyncio.run(swiftly(responder, request(1)))
     ask(responder, request(1), time_remaining=0.0, front="stream")
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -282,7 +304,8 @@ def test_each_request_is_logged(scale: Core, tmp_path: Path) -> None:
     assert {line["model"] for line in lines} == {"scale"}
 
 
-def test_one_like_those_before_waits_in_line_is_limited_and_may_be_given_up() -> None:
+@pytest.mark.parametrize("swift", [False, True])
+def test_one_like_those_before_waits_in_line_is_limited_and_may_be_given_up(swift: bool) -> None:
     engine, core = Doubling(), Core()
 
     def message(number: float) -> bytes:
@@ -295,7 +318,10 @@ def test_one_like_those_before_waits_in_line_is_limited_and_may_be_given_up() ->
         responder = Responder(core, max_concurrent=2)
 
         def start(number: float) -> asyncio.Task[bytes | Failure]:
-            return asyncio.create_task(responder.respond(message(number), arrived=time.monotonic()))
+            data = message(number)
+            return asyncio.create_task(
+                swiftly(responder, data) if swift else responder.respond(data, arrived=time.monotonic())
+            )
 
         await start(1)
         engine.entered.clear()
@@ -313,13 +339,14 @@ def test_one_like_those_before_waits_in_line_is_limited_and_may_be_given_up() ->
         engine.let_go()
         assert read_outputs(answer(await running))["y"][0, 0] == 4
         assert read_outputs(answer(await start(5)))["y"][0, 0] == 10
+        assert responder.activity[1] == 0, "nothing is at work any more"
 
     try:
         core.put(Line(engine.served(), ModelSettings()))
         asyncio.run(story())
         assert engine.ran == [[1.0], [2.0], [5.0]]
         ((_, counts),) = core.statistics("double")
-        assert (counts.cancelled, counts.success.count) == (1, 3)
+        assert (counts.cancelled, counts.success.count, counts.pending, counts.pending_bytes) == (1, 3, 0, 0)
     finally:
         engine.let_go()
         core.close()

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from edge_sdk.cloud.server.grpc_front import MAX_STREAM_BYTES
+from edge_sdk.cloud.server.room import MAX_STREAM_BYTES
 from edge_sdk.protocol import add_input, messages, read_outputs, read_parameters, set_parameter
 from outside.bundles import SIDE, TinyBundle
 
