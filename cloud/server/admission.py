@@ -6,16 +6,47 @@ import time
 from collections.abc import Sequence
 
 from edge_sdk.cloud.server.costs import BatchCosts
+from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.instances import Instance
 from edge_sdk.cloud.server.waiting import Order, WaitingList
 from edge_sdk.errors import OverloadedError
 
-__all__ = ["SHORTEST_RETRY", "Admission"]
+__all__ = ["SHORTEST_RETRY", "Admission", "Held"]
 
 _SPENT_WAITING = 0.5  # of the time that a request has to spare: a longer queue answers no more, only later
 SHORTEST_RETRY = 0.001  # seconds
 _LEARN = 0.02  # how much one request corrects the share of those that are refused
 _MOST_REFUSED = 0.95  # a larger share is not believed
+
+
+class Held:
+    """What the inputs of requests hold that wait or run, of all models; used on the event loop.
+
+    Parameters
+    ----------
+    most
+        Bytes at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._now = most, 0
+
+    @property
+    def is_little(self) -> bool:
+        """There is room for as much again."""
+        return 2 * self._now < self._most
+
+    def take(self, size: int, counts: Counts, soonest: float) -> None:
+        """Count what a request holds; raise `OverloadedError`, which is counted, too, where that is too much."""
+        if self._now + size > self._most:
+            counts.shed += 1
+            message = f"{self._now >> 20} of {self._most >> 20} MiB of inputs wait already"
+            raise OverloadedError(message, retry_after=soonest)
+        self._now += size
+
+    def give(self, size: int) -> None:
+        """Count what a request held no longer."""
+        self._now -= size
 
 
 class Admission:

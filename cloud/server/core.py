@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from edge_sdk.cloud.server.admission import Held
 from edge_sdk.cloud.server.asked import Answer, ModelState, Request, State
 from edge_sdk.cloud.server.company import Coming
 from edge_sdk.cloud.server.counts import Counts
@@ -61,7 +62,7 @@ class Core:
         self.on_run: Callable[[Run], None] | None = None  # is told how the model ran, in the request's own context
         self.ask_others: AskOthers | None = None  # where other processes serve the same models
         self._changing = threading.Lock()
-        self._pending_bytes = 0
+        self._held = Held(self.serving.max_pending_bytes)
         self.coming = Coming()  # calls whose messages are on their way
         self._end = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -210,7 +211,7 @@ class Core:
             said = {name: outputs[name] for name in request.outputs} or outputs
             answer = Answer(model, said, run.compute, run.cached)
             if not request.version and line.settings.routing is not None:
-                infer = self.infer if 2 * self._pending_bytes < self.serving.max_pending_bytes else None
+                infer = self.infer if self._held.is_little else None
                 self.routes.mirror(request, self._lines.get(request.model, {}), answer, infer)
             return answer
 
@@ -237,16 +238,11 @@ class Core:
 
     def hold(self, line: Line, payload: Payload) -> None:
         """Count what a request to a line holds, until `let_go`; raise `OverloadedError` where that is too much."""
-        held, most = self._pending_bytes, self.serving.max_pending_bytes
-        if held + payload.nbytes > most:
-            line.counts.shed += 1
-            message = f"{held >> 20} of {most >> 20} MiB of inputs wait already"
-            raise OverloadedError(message, retry_after=line.soonest)
-        self._pending_bytes += payload.nbytes
+        self._held.take(payload.nbytes, line.counts, line.soonest)
 
     def let_go(self, payload: Payload) -> None:
         """Count what a request held no longer."""
-        self._pending_bytes -= payload.nbytes
+        self._held.give(payload.nbytes)
 
     def reward(self, name: str, version: str, reward: object, decision: str = "") -> None:
         """Tell a bandit how good an answer was; raise `UnknownModelError` or `InputError` where there is no such.

@@ -89,7 +89,7 @@ def test_what_waits_runs_alone_where_a_batch_costs_more_and_a_request_of_several
 
 
 def test_a_full_batch_runs_while_more_requests_of_the_same_turn_of_the_loop_are_read() -> None:
-    engine = Doubling(seconds_item=0.004)
+    engine = Doubling(seconds_item=0.01)
 
     async def story(core: Core) -> None:
         tasks = [ask(core, 1), ask(core, 2)]
