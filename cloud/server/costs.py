@@ -30,7 +30,7 @@ class BatchCosts:
     """
 
     def __init__(self, max_batch: int) -> None:
-        self.max_batch = max_batch
+        self.max_batch, self._gain = max_batch, _GAIN
         self._known: dict[int, float] = {}  # replaced, never changed
         self._seconds: dict[int, float] = {}  # answers given since something was learned
         self._best: dict[int, int] = {}
@@ -109,6 +109,17 @@ class BatchCosts:
         whole, rest = divmod(items, size)
         return whole * self.seconds(size) + (self.seconds(rest) if rest else 0.0)
 
+    def least_share(self) -> float:
+        """Return what an item costs in the best batch, as a share of what it costs alone; 0 where none was measured."""
+        if len(self._known) < min(2, self.max_batch):
+            return 0.0
+        return min((seconds / size for size, seconds in self._known.items()), default=0.0) / self.seconds(1)
+
+    def take_each_alone(self) -> None:
+        """Run no items together from now on."""
+        self._gain = 0.0
+        self._replace(self._known)
+
     def table(self) -> dict[int, float]:
         """Return what is known: seconds by size."""
         return dict(sorted(self._known.items()))
@@ -137,7 +148,7 @@ class BatchCosts:
         best, each = 1, self.seconds(1)
         size = 2
         while size <= most:
-            if self.seconds(size) / size < each * _GAIN:
+            if self.seconds(size) / size < each * self._gain:
                 best, each = size, self.seconds(size) / size
             size *= 2
         # no rest is left behind that would cost more alone

@@ -14,6 +14,7 @@ from edge_sdk.cloud.server.waiting import Job
 
 __all__ = ["Instance", "fitted"]
 
+_LITTLE = 0.85  # of what an item costs alone: a batch that spares less is not worth the cores that it leaves idle
 _LONG = 1e-3  # seconds of a run, beside which to hand it to a thread costs little
 
 
@@ -56,12 +57,14 @@ def fitted(engine: Engine, settings: ModelSettings, costs: BatchCosts) -> tuple[
     settings
         How it is to be served.
     costs
-        As its warm-up found them.
+        As its warm-up found them; of a model with several instances for which batches spare little, none are taken.
     """
     count = settings.instances
     if count is None:
         on_processor = set(settings.providers) <= {"cpu"}
         measured = costs.table()  # nothing, where shapes are not known
-        alone = min(measured.values(), default=0.0) >= _LONG and costs.best(costs.max_batch) == 1
+        alone = min(measured.values(), default=0.0) >= _LONG and costs.least_share() > _LITTLE
         count = available_cores() // settings.threads if alone and on_processor and is_shared(engine) else 1
+        if count > 1:
+            costs.take_each_alone()
     return replace(settings, instances=max(1, count)), max(1, count)

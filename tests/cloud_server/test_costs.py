@@ -20,6 +20,18 @@ def test_a_batch_is_taken_where_an_item_costs_less_in_it_and_only_of_what_waits(
     assert [costs.best(waiting) for waiting in (0, 1, 2, 5, 9, 64, 500)] == [1, 1, 2, 5, 9, 32, 32]
 
 
+def test_no_batch_is_taken_where_each_item_is_to_run_alone_whatever_it_would_spare() -> None:
+    costs = learned(lambda size: 1e-3 + 0.9e-3 * (size - 1), most=8)
+    assert costs.best(8) == 4
+    assert costs.least_share() == pytest.approx(7.3 / 8)
+    assert learned(lambda size: 1e-3, most=1).least_share() == 1
+    assert BatchCosts(8).least_share() == 0, "nothing is known of batches"
+    costs.take_each_alone()
+    assert costs.best(8) == 1
+    costs.correct(1, 2e-3)
+    assert costs.best(8) == 1
+
+
 def test_no_batch_is_taken_where_an_item_costs_more_in_it() -> None:
     costs = learned(lambda size: 1.5e-3 * size**1.1)
     assert {costs.best(waiting) for waiting in range(1, 100)} == {1}
