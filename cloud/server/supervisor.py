@@ -92,6 +92,7 @@ class _Supervisor:
         self._restarts: Counter[str] = Counter(died=0, memory=0, asked=0)
         self._unloaded: set[str] = set()
         self._visitors: Visitors | None = None  # of metrics
+        self._departing = 0  # that have been replaced, and hold their memory still
         self._tasks: set[asyncio.Task[None]] = set()
         self._changing, self._rewarding, self._replacing = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
 
@@ -223,7 +224,7 @@ class _Supervisor:
                     worker.send(signal.SIGKILL)
                     return
                 held = resident_bytes(worker.process.pid)
-                if limit is not None and held > limit and not worker.outdated.is_set():
+                if limit is not None and held > limit and not worker.outdated.is_set() and not self._departing:
                     _log.warning("worker %d holds %d MiB and is replaced", worker.number, held >> 20)
                     worker.why = "memory"
                     worker.outdated.set()
@@ -360,11 +361,13 @@ class _Supervisor:
     async def _let_go(self, worker: Worker) -> None:
         """Let a worker lead its clients to the others, and end it."""
         worker.ready.clear()
+        self._departing += 1
         with contextlib.suppress(ConnectionError, EdgeSdkError):
             await worker.link.ask("retire")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(worker.process.wait(), self._config.leave_seconds)
         await self._end(worker)
+        self._departing -= 1
 
     async def _end(self, worker: Worker) -> None:
         """Let a worker finish what it does, and forget it."""

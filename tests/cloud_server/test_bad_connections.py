@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +89,25 @@ def test_a_crowd_that_is_slow_silent_half_closed_or_lies_is_borne(
         assert ask_again(channel) == "OK"
         assert resident(server) - before < 96 * 2**20
     assert server.stop() == 0
+
+
+def test_a_full_disk_costs_lines_of_the_request_log_and_nothing_else(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path
+) -> None:
+    limited = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        "os.execv(sys.executable, [sys.executable, '-P', '-m', 'edge_sdk', *sys.argv[1:]])"
+    )
+    log = tmp_path / "requests.log"
+    arguments = ("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--log-requests", log)
+    server = service(*arguments, program=[sys.executable, "-P", "-c", limited])
+    with grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel:
+        assert Counter(ask(channel) for _ in range(60)) == {"OK": 60}
+    whole = log.read_text().splitlines()
+    assert 4096 - 300 < log.stat().st_size <= 4096
+    assert json.loads(whole[0])["status"] == "OK"
+    assert server.stop() == 0
+    assert server.errors.count("requests are not logged any more") == 1
 
 
 def test_more_calls_than_are_taken_end_in_a_clear_status_and_the_server_is_well(
