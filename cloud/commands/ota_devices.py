@@ -43,7 +43,8 @@ def configure_revoke(parser: argparse.ArgumentParser) -> None:
 
 
 def _devices(args: argparse.Namespace) -> Devices:
-    keys = args.keys[0] if args.keys else None
+    folders = args.keys or [None]
+    keys = next((folder for folder in folders if folder and (folder / "fleet-authority.pem").exists()), folders[0])
     return Devices(args.folder, args.fleet, keys=keys, passphrase=os.environ.get("EDGE_SDK_OTA_PASSPHRASE") or None)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge_sdk.errors import TrustError
 from edge_sdk.ota.clock import TrustedTime
@@ -155,3 +158,43 @@ def test_without_a_signed_time_the_clock_is_believed_where_nothing_has_expired(
     refresh(server, tmp_path, clock)
     clock.at = EPOCH
     assert soon(2.9) < clock.time(tmp_path / "time").now() <= soon(3)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), st.integers(-(10**9), 10**9)),
+        st.tuples(st.just("pass"), st.integers(0, 10**6)),
+        st.tuples(st.just("rise"), st.integers(0, 10**8)),
+        st.tuples(st.just("restart"), st.just(0)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS)
+def test_whatever_happens_the_time_is_between_what_was_signed_and_what_the_clock_or_the_floor_says(
+    steps: list[tuple[str, int]],
+) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    with tempfile.TemporaryDirectory() as folder:
+        path, clock, risen = Path(folder) / "time", Clock(start), None
+        time = clock.time(path)
+        for what, seconds in steps:
+            if what == "set":
+                clock.at = start + timedelta(seconds=seconds)
+            elif what == "pass":
+                clock.passed += seconds
+                risen = risen and risen + timedelta(seconds=seconds)
+            elif what == "rise":
+                to = start + timedelta(seconds=seconds)
+                time.rise(to, ["key"])
+                risen = max(risen or to, to)
+            else:
+                time = clock.time(path)
+                risen = risen and (time.now() if time.now() > clock.at else risen)
+            most = clock.at if risen is None else max(clock.at, risen)
+            assert clock.at <= time.now() <= most
+            if what == "rise":
+                assert time.now() >= to
+                assert clock.time(path).now() > to - timedelta(hours=1, seconds=1)
