@@ -8,14 +8,14 @@ Initializers, regularizers and constraints are left out: they are of the trainin
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
-from keras import ops
 
+from edge_sdk.compression.operators import operator
 from edge_sdk.compression.rebuild import float32_default
 from edge_sdk.errors import CompressionError
 
@@ -25,46 +25,8 @@ _MODELS = frozenset({"Functional", "Model", "Sequential"})
 _OPERATORS = frozenset({"TFOpLambda"})
 _TRAINING = ("_initializer", "_regularizer", "_constraint")
 _RENAMED: dict[str, dict[str, str]] = {"LeakyReLU": {"alpha": "negative_slope"}}
+_CONSTANT = "_CONSTANT_VALUE"  # in the place of a layer's name
 _COMMON = frozenset({"name", "dtype", "trainable"})
-
-
-def _of_two(operation: Callable[..., Any]) -> Callable[..., Any]:
-    def apply(x: Any, y: Any) -> Any:
-        return operation(x, y)
-
-    return apply
-
-
-def _reshape(tensor: Any, shape: Any) -> Any:
-    return ops.reshape(tensor, shape)
-
-
-# of TensorFlow, as Keras 2 names them and their arguments -> of Keras 3
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "__operators__.add": _of_two(ops.add),
-    "expand_dims": ops.expand_dims,
-    "math.add": _of_two(ops.add),
-    "math.divide": _of_two(ops.divide),
-    "math.maximum": _of_two(ops.maximum),
-    "math.minimum": _of_two(ops.minimum),
-    "math.multiply": _of_two(ops.multiply),
-    "math.reduce_max": lambda x, axis=None, keepdims=False: ops.max(x, axis=axis, keepdims=keepdims),
-    "math.reduce_mean": lambda x, axis=None, keepdims=False: ops.mean(x, axis=axis, keepdims=keepdims),
-    "math.reduce_sum": lambda x, axis=None, keepdims=False: ops.sum(x, axis=axis, keepdims=keepdims),
-    "math.sigmoid": ops.sigmoid,
-    "math.subtract": _of_two(ops.subtract),
-    "math.tanh": ops.tanh,
-    "math.truediv": _of_two(ops.divide),
-    "nn.gelu": ops.gelu,
-    "nn.relu": ops.relu,
-    "nn.relu6": ops.relu6,
-    "nn.sigmoid": ops.sigmoid,
-    "nn.silu": ops.silu,
-    "nn.softmax": ops.softmax,
-    "reshape": _reshape,
-    "squeeze": ops.squeeze,
-    "transpose": lambda x, perm=None: ops.transpose(x, perm),
-}
 
 
 def bridged(
@@ -127,7 +89,9 @@ def _graph(config: Mapping[str, Any]) -> keras.Model:
         if data["class_name"] == "InputLayer":
             made[name, 0] = _input(data["config"])
             continue
-        layers[name] = _function(data) if data["class_name"] in _OPERATORS else _layer(data)
+        layers[name] = (
+            operator(name, str(data["config"].get("function"))) if data["class_name"] in _OPERATORS else _layer(data)
+        )
         first = 1 if data["class_name"] in _MODELS else 0  # a model's own way through it is its node 0
         waiting += [(name, at, node) for at, node in enumerate(data["inbound_nodes"], first)]
     while waiting:
@@ -159,7 +123,7 @@ def _arguments(node: Any, made: Mapping[tuple[str, int], Any]) -> tuple[list[Any
 def _sources(node: Any) -> list[Any]:
     calls = [node] if isinstance(node[0], str) else node
     inside = [value for call in calls if len(call) > 3 for value in call[3].values() if _is_reference(value)]
-    return [call[:3] for call in calls] + [value[:3] for value in inside]
+    return [reference[:3] for reference in (*calls, *inside) if reference[0] != _CONSTANT]
 
 
 def _references(ends: Any) -> list[Any]:
@@ -172,6 +136,8 @@ def _is_reference(value: Any) -> bool:
 
 def _tensor(made: Mapping[tuple[str, int], Any], reference: Any) -> Any:
     name, node, at = reference[:3]
+    if name == _CONSTANT:
+        return at
     found = made[name, node]
     return found[at] if isinstance(found, list | tuple) else found
 
@@ -181,16 +147,6 @@ def _input(config: Mapping[str, Any]) -> Any:
     if not isinstance(dtype, str) or "float" in dtype:
         dtype = "float32"
     return keras.Input(tuple(config["batch_input_shape"][1:]), dtype=dtype, name=str(config["name"]).removesuffix(":0"))
-
-
-def _function(data: Mapping[str, Any]) -> Callable[..., Any]:
-    named = data["config"].get("function")
-    if named not in _FUNCTIONS:
-        raise CompressionError(
-            f"the operator {data['name']!r} (tf.{named}) has no counterpart here; replace it by a layer, "
-            "or use the model as a teacher"
-        )
-    return _FUNCTIONS[named]
 
 
 def _layer(data: Mapping[str, Any]) -> Any:
