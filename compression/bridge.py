@@ -99,7 +99,11 @@ def _graph(config: Mapping[str, Any]) -> keras.Model:
         for name, at, node in waiting:
             if all((source, index) in made for source, index, _ in _sources(node)):
                 args, options = _arguments(node, made)
-                made[name, at] = layers[name](*args, **options)
+                try:
+                    made[name, at] = layers[name](*args, **options)
+                except (TypeError, ValueError) as error:
+                    said = " ".join(str(error).split())[:200]
+                    raise CompressionError(f"the layer {name!r} cannot be called as in Keras 2: {said}") from error
             else:
                 later.append((name, at, node))
         if len(later) == len(waiting):

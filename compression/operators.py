@@ -56,7 +56,8 @@ def operator(name: str, function: str) -> Callable[..., Any]:
     if function in _BOTH or function in _RATIOS:
         return lambda x, y: _of_two(name, function, x, y)
     if function in _ACTIVATIONS:
-        return lambda x: layers.Activation(_ACTIVATIONS[function], name=name)(x)
+        activate: Callable[..., Any] = layers.Activation(_ACTIVATIONS[function], name=name)
+        return activate
     if function in _REDUCTIONS:
         return _REDUCTIONS[function]
     if function == "nn.softmax":

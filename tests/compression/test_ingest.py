@@ -282,7 +282,7 @@ L = keras.layers
 taken = x = L.Input((8, 8, 3))
 x = L.BatchNormalization()(L.Conv2D(4, 3, padding="same")(L.Rescaling(0.5)(x)))
 y = L.SeparableConv2D(4, 1)(L.DepthwiseConv2D(3, padding="same")(x))
-x = 1.0 - L.LeakyReLU()(L.Add()([x, y])) * 2.0 / 3.0 + y
+x = L.LeakyReLU()(L.Add()([x, y])) * 2.0 / 3.0 - 1.0 + y
 x = keras.Sequential([L.Conv2D(4, 1), L.PReLU(shared_axes=[1, 2]), L.ReLU(6.0)])(x)
 x = L.LSTM(8, return_sequences=True)(L.Reshape((8, 32))(x))
 x = L.Bidirectional(L.GRU(4, return_sequences=True))(x)
