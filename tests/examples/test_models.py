@@ -40,6 +40,15 @@ def test_a_model_of_mixed_precision_is_taken_in_compressed_and_packed(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_student_of_an_onnx_teacher_is_better_than_one_of_few_labels(tmp_path):
+    text = run("distil", tmp_path)
+    taught, alone = (float(share) for share in re.findall(r"([\d.]+)% of \d+ unseen digits", text))
+    assert taught > alone
+    assert taught > 90
+    assert verify(Bundle.open(tmp_path / "taught-1.0.0.edge"))["examples"] == 4
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_digits_in_scenes_are_found_and_drawn_by_an_int8_bundle(tmp_path):
     text = run("detect", tmp_path)

@@ -1,0 +1,194 @@
+"""tensorflow-model-optimization as a second backend, in a process of its own.
+
+It knows legacy Keras only, and two Kerases in one process disturb each other. So a Keras 3 model is
+written down layer by layer, a worker builds it of tf_keras layers with the same weights, lets tfmot
+train it, and gives back the converted TFLite file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+from keras import layers
+
+from edge_sdk.compression.backends import tfmot_worker
+from edge_sdk.compression.fitting import Fitting, FittingData, loss_of, options_of
+from edge_sdk.errors import CompressionError, MissingExtraError
+
+__all__ = ["PYTHON", "Method", "Optimizing", "optimize"]
+
+PYTHON = "EDGE_SDK_TFMOT_PYTHON"
+"""Environment variable: the Python that has tensorflow-model-optimization, where this one has not."""
+
+Method = Literal["prune", "cluster", "qat", "pcqat"]
+SAID = 300  # characters of another's message
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizing:
+    """What tfmot is to do.
+
+    Attributes
+    ----------
+    method
+        ``prune``, ``cluster``, ``qat``, or ``pcqat``: one after the other, each keeping what was before.
+    share
+        Of zeros, where it prunes.
+    clusters
+        Different values of a kernel, where it clusters.
+    fitting
+        How long each stage trains; without augmentation.
+    seconds
+        How long the worker may take.
+
+    Raises
+    ------
+    CompressionError
+        A value out of range.
+    """
+
+    method: Method = "pcqat"
+    share: float = 0.8
+    clusters: int = 16
+    fitting: Fitting = field(default_factory=Fitting)
+    seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise CompressionError(f"method is {self.method!r}; it must be one of {', '.join(get_args(Method))}")
+        if not 0.0 <= self.share < 1.0:
+            raise CompressionError(f"share is {self.share}; it must be at least 0 and less than 1")
+        if self.clusters < 2:
+            raise CompressionError(f"clusters is {self.clusters}; it must be at least 2")
+        if self.seconds <= 0.0:
+            raise CompressionError(f"seconds is {self.seconds}; it must be more than 0")
+        if self.fitting.augmentation is not None:
+            raise CompressionError("tfmot's worker does not augment; leave augmentation out")
+
+
+def optimize(model: keras.Model, data: FittingData, **options: Any) -> bytes:
+    """Let tfmot train a model, and return its TFLite file.
+
+    Parameters
+    ----------
+    model
+        Functional or sequential, in float32; it is not changed.
+    data
+        Inputs and labels.
+    **options
+        Fields of `Optimizing`.
+
+    Returns
+    -------
+    bytes
+        A TFLite file: of float32 after ``prune`` and ``cluster``, otherwise of int8 with float32
+        input and output.
+
+    Raises
+    ------
+    MissingExtraError
+        tensorflow-model-optimization is not installed.
+    CompressionError
+        A layer has no counterpart in legacy Keras, tfmot does not do what is asked with it (its own words
+        are given), or the worker takes too long.
+    """
+    chosen = options_of(Optimizing, options)
+    data.check(model)
+    assert data.labels is not None  # checked above
+    graph = _written(model)
+    task = {
+        "graph": graph,
+        "options": asdict(chosen),
+        "from_logits": loss_of(model).get_config()["from_logits"],
+    }
+    with tempfile.TemporaryDirectory(prefix="edge-sdk-") as name:
+        folder = Path(name)
+        (folder / "task.json").write_text(json.dumps(task))
+        for at, value in enumerate(model.get_weights()):
+            np.save(folder / f"weight{at}.npy", value.astype(np.float32), allow_pickle=False)
+        np.save(folder / "inputs.npy", data.taken(), allow_pickle=False)
+        np.save(folder / "labels.npy", data.labels, allow_pickle=False)
+        _run(folder, chosen)
+        return (folder / "model.tflite").read_bytes()
+
+
+def _run(folder: Path, chosen: Optimizing) -> None:
+    python = os.environ.get(PYTHON, sys.executable)
+    # the worker's file by itself: another Python need not have edge-sdk
+    command = [python, "-P", str(Path(tfmot_worker.__file__).resolve()), str(folder)]
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=chosen.seconds, check=False, env=os.environ | quiet
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CompressionError(
+            f"tfmot did not finish {chosen.method} within {chosen.seconds:g} s; train for less long, or give it more"
+        ) from error
+    except OSError as error:
+        raise CompressionError(f"{PYTHON} is {python}, which does not run: {error.strerror or error}") from error
+    report = folder / "report.json"
+    if not report.is_file():
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise CompressionError(f"tfmot's worker ended in {chosen.method}: {lines[-1][:SAID]}")
+    said = json.loads(report.read_text())
+    if said.get("missing"):
+        raise MissingExtraError("tensorflow-model-optimization", "tfmot")
+    if said.get("refused"):
+        raise CompressionError(f"tfmot cannot do {chosen.method} with {said['stage']}: {said['refused'][:SAID]}")
+
+
+def _written(model: keras.Model) -> dict[str, Any]:
+    """Write a model down: layers in the order they are called, and what each takes."""
+    steps: list[dict[str, Any]] = []
+    numbers: dict[int, int] = {}
+    alive: list[Any] = []  # or ids would come again
+    graph = keras.Model(model.inputs, model.outputs, name=model.name)
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        known = isinstance(layer, layers.Layer) and type(layer).__name__ in tfmot_worker.LAYERS
+        if not known or isinstance(layer, keras.Model):
+            raise CompressionError(
+                f"the layer {layer.name!r} ({type(layer).__name__}) cannot be brought to legacy Keras for tfmot; "
+                "use the native methods"
+            )
+        given = [value for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)]
+        output = layer(*args, **kwargs)
+        alive.append((given, output))
+        steps.append(
+            {
+                "name": layer.name,
+                "kind": type(layer).__name__,
+                "config": _plain(layer.get_config()),
+                "takes": [numbers.setdefault(id(value), len(numbers)) for value in given],
+                "gives": numbers.setdefault(id(output), len(numbers)),
+                "weights": [],
+            }
+        )
+        return output
+
+    clone = keras.models.clone_model(graph, call_function=call)
+    places = {id(variable): at for at, variable in enumerate(model.weights)}
+    for step in steps:
+        step["weights"] = [places[id(variable)] for variable in model.get_layer(step["name"]).weights]
+    return {
+        "name": model.name,
+        "shape": list(model.inputs[0].shape[1:]),
+        "input": numbers[id(clone.inputs[0])],
+        "output": numbers[id(clone.outputs[0])],
+        "steps": steps,
+    }
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Keep what both Kerases say in the same words."""
+    return {key: value for key, value in config.items() if key in tfmot_worker.WORDS and not isinstance(value, dict)}
