@@ -85,9 +85,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.save is not None:
         recovered.save(args.save)
     sample = images[:200].astype(np.float32)
-    files = {
-        name: _tflite(to_float32(model, sample)[0]) for name, model in (("teacher", teacher), ("narrow", recovered))
-    }
+    models = {"teacher": teacher, "narrow": recovered}
+    files = {name: _tflite(to_float32(model, sample)[0], sample) for name, model in models.items()}
     return {
         "arguments": {key: str(value) for key, value in vars(args).items()},
         "removed": chosen.removed,
@@ -125,19 +124,11 @@ def _measured(files: dict[str, bytes], images: Any, labels: Any) -> dict[str, An
     }
 
 
-def _tflite(model: Any) -> bytes:
-    import tempfile
+def _tflite(model: Any, sample: Any) -> bytes:
+    from edge_sdk.compression.tflite import convert, saved
 
-    import keras
-    import tensorflow as tf
-
-    with tempfile.TemporaryDirectory() as folder:
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        signature = [tf.TensorSpec((1, *model.inputs[0].shape[1:]), tf.float32)]
-        archive.add_endpoint("serve", lambda x: model(x, training=False), input_signature=signature)
-        archive.write_out(folder, verbose=False)
-        return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+    with saved(model, sample) as folder:
+        return convert(folder, "float32")
 
 
 def _print_progress(stage: str, done: int, total: int) -> None:

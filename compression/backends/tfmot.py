@@ -90,8 +90,8 @@ def optimize(model: keras.Model, data: FittingData, **options: Any) -> bytes:
     Returns
     -------
     bytes
-        A TFLite file: of float32 after ``prune`` and ``cluster``, otherwise of int8 with float32
-        input and output.
+        A TFLite file: of float32 after ``prune`` and ``cluster``, otherwise of int8, input and output
+        included.
 
     Raises
     ------

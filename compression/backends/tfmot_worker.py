@@ -155,6 +155,7 @@ def converted(model: Any, *, integer: bool) -> bytes:
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if integer:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
     return bytes(converter.convert())
 
 
