@@ -26,8 +26,9 @@ from edge_sdk import files
 from edge_sdk.cloud.training import data as pipelines
 from edge_sdk.cloud.training import loop
 from edge_sdk.cloud.training.data import Augmentation
+from edge_sdk.compression.rebuild import leaves
 from edge_sdk.compression.samples import FittingData, check_model
-from edge_sdk.compression.weights import Holding, layers_of
+from edge_sdk.compression.weights import Holding
 from edge_sdk.errors import CompressionError
 from edge_sdk.processing.keras import ProcessingLayer
 
@@ -263,7 +264,7 @@ def _settling(model: keras.Model, momentum: float) -> Iterator[None]:
     """Let moving statistics follow faster, for as long as the model trains."""
     kept = [
         (layer, layer.momentum)
-        for layer in layers_of(model)
+        for layer in leaves(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.momentum > momentum
     ]
     for layer, _ in kept:

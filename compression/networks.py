@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from edge_sdk.compression.fitting import check_model, copied
-from edge_sdk.compression.weights import layers_of
+from edge_sdk.compression.rebuild import leaves
 from edge_sdk.errors import CompressionError
 
 __all__ = ["Call", "Network", "norm_factors"]
@@ -64,7 +64,7 @@ class Network:
         check_model(model)
         inputs = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="processed")
         copy = copied(model)
-        self.original = {id(one): other for one, other in zip(layers_of(copy), layers_of(model), strict=True)}
+        self.original = {id(one): other for one, other in zip(leaves(copy), leaves(model), strict=True)}
         self.model = keras.Model(inputs, _inlined(copy, inputs, {}), name=model.name)
         self.calls = _calls(self.model)
         self.users: dict[int, list[Call]] = {}

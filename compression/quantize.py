@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from edge_sdk.compression.fakequant import on_grid
@@ -49,7 +50,7 @@ def to_int8_tflite(model: keras.Model, representative: npt.NDArray[np.float32] |
             return convert(folder, "int8", representative, trained=on_grid(model))
     except CompressionError as error:
         raise CompressionError(f"{model.name!r} {error}") from error
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise StorageError(
             f"the converter cannot write its files: {error}; let TMPDIR name a folder with room"
         ) from error

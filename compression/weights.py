@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_sdk.compression.fakequant import QuantizedKernel
+from edge_sdk.compression.rebuild import leaves
 
-__all__ = ["Holding", "distinct", "layers_of", "prunable", "shared"]
+__all__ = ["Holding", "distinct", "prunable", "shared"]
 
 MOST_SHARED = 256  # different values; more of them save nothing against int8
 
@@ -48,7 +49,7 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
         # a factor that changes its sign mirrors the shared values of its channel once it is folded into them
         self._factors = [
             layer.gamma
-            for layer in layers_of(model)
+            for layer in leaves(model)
             if self._shared and isinstance(layer, keras.layers.BatchNormalization) and layer.scale
             if (keras.ops.convert_to_numpy(layer.gamma) >= 0.0).all()
         ]
@@ -81,15 +82,6 @@ def prunable(model: keras.Model) -> list[tuple[str, Any]]:
     kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Dense)
     return [
         (layer.name, layer.kernel)
-        for layer in layers_of(model)
+        for layer in leaves(model)
         if isinstance(layer, kinds) or (isinstance(layer, QuantizedKernel) and layer.kind != "depthwise")
     ]
-
-
-def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the layers that are no models, of nested models too, each once."""
-    found: dict[int, keras.layers.Layer] = {}
-    for layer in model.layers:
-        inner = layers_of(layer) if isinstance(layer, keras.Model) else [layer]
-        found |= {id(one): one for one in inner}
-    return list(found.values())

@@ -220,6 +220,7 @@ def test_the_report_is_json_and_sizes_are_those_of_the_files(report: Compression
     assert set(printed["seconds"]) == {"ingest", "distill", "prune", "quantize", "measure", "pack"}
 
 
+@pytest.mark.slow
 def test_a_model_itself_is_pruned_clustered_and_trained_for_int8_while_another_teaches_it(tmp_path: Path) -> None:
     before = teacher().digest
     options = {"prune": 0.6, "cluster": 8, "quantize": "int8-trained", "epochs": 1, "teacher": teacher()}

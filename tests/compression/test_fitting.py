@@ -10,7 +10,7 @@ import pytest
 
 from edge_sdk.cloud.training.evaluate import model_digest
 from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit, options_of
-from edge_sdk.compression.weights import layers_of
+from edge_sdk.compression.rebuild import leaves
 from edge_sdk.errors import CompressionError
 from edge_sdk.processing import ProcessingSpec
 
@@ -36,7 +36,7 @@ def test_a_copy_shares_nothing_and_says_the_same() -> None:
     copy = copied(model)
     before = model_digest(model)
     assert model_digest(copy) == before
-    assert not {id(layer) for layer in layers_of(model)} & {id(layer) for layer in layers_of(copy)}
+    assert not {id(layer) for layer in leaves(model)} & {id(layer) for layer in leaves(copy)}
     fit(copy, blobs(), Fitting(epochs=1), stage="train")
     assert model_digest(copy) != before
     assert model_digest(model) == before

@@ -133,6 +133,7 @@ def test_centres_are_few_sorted_and_each_the_mean_of_what_is_nearest(
         assert set(found) == set(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["kmeans++", "density", "linear"])
 def test_kernels_have_as_many_values_as_wanted_and_the_model_still_knows_its_classes(start: str) -> None:
     clustered = cluster(trained(), stripes_data(300), clusters=8, start=start, layers={"logits": 4}, fitting=SHORT)

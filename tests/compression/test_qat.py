@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,8 +20,9 @@ from edge_sdk.compression.fitting import Fitting, fit
 from edge_sdk.compression.prune import prune
 from edge_sdk.compression.qat import quantize_aware, sensitivities, with_levels
 from edge_sdk.compression.quantize import float_tensors, to_int8_tflite
-from edge_sdk.compression.weights import distinct, layers_of
-from edge_sdk.errors import CompressionError
+from edge_sdk.compression.rebuild import leaves
+from edge_sdk.compression.weights import distinct
+from edge_sdk.errors import CompressionError, StorageError
 from edge_sdk.runtime import open_session
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -67,7 +69,7 @@ def test_every_block_becomes_integers_that_say_what_keras_said_on_the_grid(build
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     model = build()
-    for layer in layers_of(model):
+    for layer in leaves(model):
         if isinstance(layer, layers.BatchNormalization):
             shape = layer.gamma.shape
             layer.set_weights([rng.normal(1, 0.5, shape), *rng.normal(0, 0.2, (2, *shape)), rng.uniform(0.5, 2, shape)])
@@ -115,6 +117,7 @@ def integers(tflite: bytes) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 def test_training_on_the_grid_repairs_what_rounding_breaks() -> None:
     data = stripes_data(300)
     quantized = quantize_aware(trained(), data, fitting=Fitting(epochs=2, batch=32, rate=1e-3))
@@ -123,6 +126,7 @@ def test_training_on_the_grid_repairs_what_rounding_breaks() -> None:
     assert model_digest(again) == model_digest(quantized)
 
 
+@pytest.mark.slow
 def test_layers_stay_in_float_where_one_says_so_or_where_rounding_hurts_most() -> None:
     data = stripes_data()
     found = sensitivities(trained(), data, count=64)
@@ -171,6 +175,12 @@ def test_a_model_on_the_grid_is_saved_and_trains_on() -> None:
 def test_conversions_that_cannot_be_are_refused(inputs: np.ndarray | None, message: str) -> None:
     with pytest.raises(CompressionError, match=message):
         to_int8_tflite(trained(), inputs)
+
+
+def test_no_place_for_the_converters_files_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StorageError, match="let TMPDIR name a folder with room"):
+        to_int8_tflite(trained(), stripes_data().taken(4))
 
 
 def test_ranges_of_no_inputs_and_of_a_reduced_model_are_refused() -> None:
