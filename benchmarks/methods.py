@@ -104,7 +104,7 @@ def rows(splits: Splits, seed: int, epochs: int, say: Callable[[str], None]) -> 
     files("control", dense)
     measure("int8-trained", to_int8_tflite(quantize_aware(dense, samples, fitting=fitting(0.2, 5e-4))))
     files("16 clusters", cluster(trained, samples, fitting=fitting(1.0, 1e-3)))
-    for pattern in ("any", "8x1"):
+    for pattern in ("any", "6x1"):
         pruned = prune(trained, samples, share=0.8, pattern=pattern, fitting=fitting(0.7, 3e-3))
         files(f"80 % zeros ({pattern})", pruned)
         few = cluster(pruned, samples, start="linear", fitting=fitting(0.15, 1e-3))
