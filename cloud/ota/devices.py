@@ -185,13 +185,14 @@ class Devices:
             yield
 
     def _store(self, devices: dict[str, Device]) -> None:
-        document = {"format": 1, "fleet": self._fleet, "devices": {name: asdict(d) for name, d in devices.items()}}
-        write_durably(self._path, canonical.dumps(document))
         active = sorted(name for name, device in devices.items() if not device.revoked)
         revoked = [serial for device in devices.values() for serial in device.former]
         revoked += [device.serial for device in devices.values() if device.revoked]
         write_durably(make_folder(self._broker) / "access", access_rules(self._fleet, active).encode())
         write_durably(self.revoked_path, self._revocations(revoked))
+        # last: what is cut before it was not done, and is done again as a whole
+        document = {"format": 1, "fleet": self._fleet, "devices": {name: asdict(d) for name, d in devices.items()}}
+        write_durably(self._path, canonical.dumps(document))
 
     def _revocations(self, serials: Sequence[str]) -> bytes:
         key, authority = self._authority()
