@@ -98,6 +98,7 @@ class Entrance:
         self._refusal, self._tls = refusal if tls is None else _ALERT, tls
         self._most_handshakes = min(_MOST_HANDSHAKES, max(1, most // 2))
         self._loop = asyncio.get_running_loop()
+        listening.setblocking(False)
         self._coming: dict[asyncio.Task[None], float] = {}  # since when; the first is the oldest
         self._leaving: set[socket.socket] = set()
         self._waiting: asyncio.TimerHandle | None = None

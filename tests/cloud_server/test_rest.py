@@ -420,11 +420,11 @@ def test_a_fault_within_the_server_is_said_as_other_errors_are_and_logged(tiny_e
 
     async def story() -> tuple[int, str | None, bytes]:
         listening = socket.create_server(("127.0.0.1", 0))
-        runner = await start(front.application(), listening, None, 1.0)
+        server = await start(front.application(), listening, None, 1.0, name="http", max_connections=8)
         try:
             return await asyncio.to_thread(ask, listening.getsockname()[1])
         finally:
-            await runner.cleanup()
+            await server.end()
 
     try:
         status, kind, body = asyncio.run(story())
