@@ -35,17 +35,21 @@ class Coming:
         Those whose message has not come.
     seen
         How often either happened.
+    is_told
+        There is such a front: that one is there then says nothing of others.
     """
 
-    __slots__ = ("expected", "seen")
+    __slots__ = ("expected", "is_told", "seen")
 
     def __init__(self) -> None:
         self.expected = self.seen = 0
+        self.is_told = False
 
     def begun(self) -> None:
         """Note that a call has begun."""
         self.expected += 1
         self.seen += 1
+        self.is_told = True
 
     def came(self) -> None:
         """Note that a message has come, or will not."""
@@ -100,7 +104,7 @@ class Company:
         awaited = saved >= _LEAST and items + each <= costs.max_batch
         if not awaited:
             self.coming.give_up()
-        elif awaited := max(there, self._known) > 1 or self.coming.expected > 0:  # else nobody is known to ask
+        elif awaited := max(there, self._known) > 1 or (self.coming.is_told and not self.is_alone()):
             now = time.monotonic()
             if self._began is None:
                 self._begin(now)

@@ -314,7 +314,7 @@ class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: Any) -> Any:
         """Return the handler of a call."""
-        if details.method == INFER:
+        if details.method == INFER and details.invocation_metadata:  # which a call has, and no other front's list
             self._responder.begun()
             if self._responder.is_pressed:
                 return self._looks_first

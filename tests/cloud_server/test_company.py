@@ -88,27 +88,30 @@ def test_nobody_is_waited_for_where_batches_do_not_pay_or_are_full(loop: asyncio
     assert turns(Company(), line_of(loop, 7), costs(pays=True)) > 0
 
 
-def test_who_comes_alone_waits_for_nobody_unless_others_were_there_or_have_begun_to_ask(
+def test_who_comes_alone_waits_for_nobody_unless_others_were_there_before(
     loop: asyncio.AbstractEventLoop,
 ):
     company, known = Company(), costs(pays=True)
-    assert turns(company, line_of(loop, 1), known) == 0
-    company.coming.begun()
-    assert turns(company, line_of(loop, 1), known) > 0
     assert turns(company, line_of(loop, 1), known) == 0
     assert turns(company, line_of(loop, 2), known) > 0
     assert turns(company, line_of(loop, 1), known) > 0, "one is missing"
     assert turns(company, line_of(loop, 1), known) == 0
 
 
-def test_who_has_come_alone_for_a_while_is_thought_to_be_until_a_call_has_begun_beside_it():
-    company = Company()
+def test_who_has_come_alone_for_a_while_is_thought_to_be_until_a_call_has_begun_beside_it(
+    loop: asyncio.AbstractEventLoop,
+):
+    company, known = Company(), costs(pays=True)
+    company.coming.begun()
     for _ in range(8):
         assert not company.is_alone()
+        assert turns(company, line_of(loop, 1), known) > 0
         company.met(1)
     assert company.is_alone()
+    assert turns(company, line_of(loop, 1), known) == 0
     company.coming.begun()
     assert not company.is_alone()
+    assert turns(company, line_of(loop, 1), known) > 0
 
 
 def test_a_call_that_begins_and_sends_nothing_is_given_up(loop: asyncio.AbstractEventLoop):
