@@ -181,7 +181,7 @@ def _inspect_zip(path: Path) -> Kind:
             config, metadata = (_json(archive, name, path) for name in ("config.json", "metadata.json"))
             with archive.open("model.weights.h5") as stream, h5py.File(stream, "r") as weights:
                 _check_links(weights, path)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
         raise CompressionError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
     version = str(metadata.get("keras_version", "")) if isinstance(metadata, dict) else ""
     legacy = version.startswith("2.")

@@ -206,7 +206,7 @@ def copied(model: keras.Model) -> keras.Model:
     try:
         copy: keras.Model = keras.models.clone_model(model)
         copy.set_weights(model.get_weights())
-    except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CompressionError(
             f"the model {model.name!r} cannot be copied: {' '.join(str(error).split())}; build it of layers, by "
             "keras.Sequential or keras.Model(inputs, outputs), and give layers of your own a get_config()"

@@ -196,7 +196,7 @@ def _of_memory(
 def _config(model: keras.Model) -> Any:
     try:
         config = keras.saving.serialize_keras_object(model)
-    except (NotImplementedError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise CompressionError(
             f"the model {model.name!r} has no configuration: {' '.join(str(error).split())[:200]}; "
             "build it of layers, by keras.Model(inputs, outputs)"

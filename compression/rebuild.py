@@ -39,7 +39,7 @@ def rebuild(model: keras.Model, change: Change) -> keras.Model:
             copy: keras.Model = keras.saving.deserialize_keras_object(_changed(config, change))
             if not copy.built:
                 copy.build(model.input_shape)
-    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())[:300]
         raise CompressionError(
             f"the model {model.name!r} cannot be rebuilt from its configuration: {said}; "
