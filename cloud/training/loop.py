@@ -160,6 +160,8 @@ def train(
         return found
 
     logger.info("training %d steps of %d images with %s on %s", steps * epochs, batch, policy, plan)
+    if plan.kind == "multiworker":
+        stepper.agree()
     stepper.feed(source)
     run.go(on_progress, watchers)
     metrics = {

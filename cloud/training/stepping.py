@@ -99,6 +99,22 @@ class Stepper:
         assert self._feed is not None, "nothing to step on: call feed first"
         self._take(*next(self._feed))
 
+    def agree(self) -> None:
+        """Make sure that all machines are at the same step: others would wait for each other for ever.
+
+        Raises
+        ------
+        CompressionError
+            They are not.
+        """
+        done = self.done
+        total = tf.function(self._steps_of_all, autograph=False)()
+        if float(total) != float(np.float32(done) * self.distribution.num_replicas_in_sync):
+            raise CompressionError(
+                f"this machine would go on from step {done}, others from elsewhere: checkpoints must be in a folder "
+                "that all of them see"
+            )
+
     def state(self) -> State:
         """Return the values of all variables."""
         return {name: np.asarray(variable.numpy()) for name, variable in self._variables().items()}
@@ -139,6 +155,10 @@ class Stepper:
         self._own["loss"].assign(tf.where(begins, 0.0, self._own["loss"]) + loss)
         self._own["right"].assign(tf.where(begins, 0.0, self._own["right"]) + right)
         self._own["step"].assign_add(1)
+
+    def _steps_of_all(self) -> Any:
+        found = self.distribution.run(lambda: tf.cast(self._own["step"], tf.float32))
+        return self.distribution.reduce(tf.distribute.ReduceOp.SUM, found, axis=None)
 
     def _replica(self, inputs: Any, labels: Any, weights: Any = None) -> tuple[Any, Any]:
         weights = tf.ones(tf.shape(labels)) if weights is None else weights
