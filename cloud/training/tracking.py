@@ -61,7 +61,7 @@ def mlflow(uri: str, options: Options, *, experiment: str = "edge-sdk") -> Itera
     Parameters
     ----------
     uri
-        Of the tracking server, or a database as ``sqlite:///runs.db``.
+        Of the tracking server, or a database as ``sqlite:///runs.db`` (which needs SQLAlchemy, too).
     options
         Logged as the run's parameters.
     experiment

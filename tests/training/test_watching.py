@@ -66,6 +66,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
                 pass
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, about its database
 def test_mlflow_is_given_the_options_and_every_epoch(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'edge-sdk[mlflow]'")
     uri = f"sqlite:///{tmp_path / 'runs.db'}"
