@@ -88,7 +88,7 @@ def same(first: Path, second: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_machines_and_two_devices_train_what_one_does_and_resume_together_or_not_at_all(tmp_path: Path) -> None:
     one, mirrored = tmp_path / "one.npz", tmp_path / "mirrored.npz"
     ended(start("one", one))
