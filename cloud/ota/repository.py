@@ -26,7 +26,7 @@ from edge_sdk.cloud.ota.rolefiles import RoleFiles
 from edge_sdk.cloud.ota.roles import DELEGATED, KEYS, Lifetimes, first_metadata, now
 from edge_sdk.cloud.ota.rotation import heal, renew, rotate, signer_of
 from edge_sdk.errors import BundleError, InputError
-from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
+from edge_sdk.files import clear_unfinished, fsync_dir, make_folder, storage_errors, write_durably
 from edge_sdk.ota.needs import Needs
 from edge_sdk.ota.records import Assignment, Target
 from edge_sdk.ota.topics import BLOCK_BYTES, check_id
@@ -401,6 +401,8 @@ class Repository:
     def _acting(self, action: str, role: str, *, heals: bool = True, **details: object) -> Iterator[dict[str, Any]]:
         with self._locked(), self.operators.acting(action, role, **details) as done:
             if heals:
+                for folder in (self._files.folder, *(self._targets / name for name in DELEGATED)):
+                    clear_unfinished(folder)
                 heal(self._files, self._keys)
                 if self._root_is_newer():
                     self._pin()

@@ -26,7 +26,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError, TransferError, TrustError
-from edge_sdk.files import make_folder, storage_errors, write_durably
+from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
 from edge_sdk.ota.clock import TrustedTime
 from edge_sdk.ota.records import Assignment, Target
 from edge_sdk.ota.transfer import Source
@@ -79,6 +79,8 @@ class Trust:
         time: TrustedTime | None = None,
     ) -> None:
         self._folder = make_folder(folder)
+        clear_unfinished(folder)
+        clear_unfinished(folder / "root_history")
         self._min_threshold = min_threshold
         self.time = time or TrustedTime(folder / "time")
         self._root = root if isinstance(root, bytes) else _read_root(Path(root))

@@ -256,6 +256,7 @@ for number in range(1, 500):
         repository = act(work)
         assert resolve(first) == "1.0.0"
         assert not list((work / "keys").glob("*.next.pem"))
+        assert not list((work / "repository" / "metadata").glob(".*"))
     assert repository.operators.actions()[1] is None
     if whole:
         print(number)

@@ -300,5 +300,7 @@ def test_a_local_copy_that_is_damaged_is_fetched_again(server: TufServer, client
     assert client.refresh() == 0
     for role in ("timestamp", "snapshot", "targets"):
         (client.metadata / f"{role}.json").write_bytes(b"\xff torn")
+    (client.metadata / ".timestamp.json.cut.unfinished").write_bytes(b"half")  # as a killed write leaves it
     assert client.refresh() == 0
     assert client.trusted() == FIRST
+    assert not list(client.metadata.glob(".*"))
