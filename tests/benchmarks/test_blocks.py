@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from outside.sources import ROOT
 
 pytest.importorskip("tensorflow")
