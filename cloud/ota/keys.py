@@ -25,7 +25,10 @@ from edge_sdk import canonical
 from edge_sdk.errors import InputError, StorageError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
 
-__all__ = ["KeyFolder"]
+__all__ = ["KeyFolder", "Keys"]
+
+Keys = str | Path | Sequence[str | Path] | None
+"""A folder of keys, or several, or the one within the repository."""
 
 _ONLINE = ("online", "assignments")
 PIN = "EDGE_SDK_OTA_PIN"
@@ -56,6 +59,14 @@ class KeyFolder:
         self.folder = folder
         self._folders = (folder, *also)
         self._passphrase = passphrase.encode() if passphrase else None
+
+    @classmethod
+    def of(cls, repository: Path, keys: Keys, passphrase: str | None) -> KeyFolder:
+        """Return the folders that a caller named, or the one within the repository."""
+        if keys is None:
+            return cls(repository / "keys", passphrase)
+        first, *also = [Path(keys)] if isinstance(keys, str | Path) else [Path(path) for path in keys]
+        return cls(first, passphrase, also=also)
 
     def begin(self, repository: Path) -> None:
         """Prepare to make the keys of a new repository; those of its making that was cut are removed.

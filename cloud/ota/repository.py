@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,20 +19,19 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edge_sdk.bundle import Bundle
-from edge_sdk.cloud.ota.keys import KeyFolder
+from edge_sdk.cloud.ota.creation import create
+from edge_sdk.cloud.ota.keys import KeyFolder, Keys
 from edge_sdk.cloud.ota.operators import Operators
 from edge_sdk.cloud.ota.rolefiles import RoleFiles
-from edge_sdk.cloud.ota.roles import DELEGATED, KEYS, Lifetimes, first_metadata, now
+from edge_sdk.cloud.ota.roles import DELEGATED, Lifetimes, now
 from edge_sdk.cloud.ota.rotation import heal, renew, rotate, signer_of
 from edge_sdk.errors import BundleError, InputError
-from edge_sdk.files import clear_unfinished, fsync_dir, make_folder, storage_errors, write_durably
+from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
 from edge_sdk.ota.needs import Needs
 from edge_sdk.ota.records import Assignment, Target
 from edge_sdk.ota.topics import BLOCK_BYTES, check_id
 
 __all__ = ["Lifetimes", "Repository", "RoleStatus"]
-
-Keys = str | Path | Sequence[str | Path] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,7 @@ class Repository:
         folder
             New or empty folder.
         keys
-            Folder of the private keys; default ``<folder>/keys``. Several are looked through in turn,
-            and new keys are made in the first.
+            Folder of the private keys, or several; new keys are made in the first. Default ``<folder>/keys``.
         passphrase
             Encrypts the offline keys (root, targets, publisher).
         root_keys, threshold
@@ -104,11 +101,11 @@ class Repository:
             raise InputError(f"{bins} bins: not a power of two from 2 to 4096")
         if (folder / "metadata").exists():
             raise InputError(f"{folder} holds a repository already")
-        repository = cls(make_folder(folder), _key_folder(folder, keys, passphrase), lifetimes or Lifetimes())
+        repository = cls(make_folder(folder), KeyFolder.of(folder, keys, passphrase), lifetimes or Lifetimes())
         with repository._acting("init", "keeper", threshold=threshold, bins=bins, heals=False):
             if (folder / "metadata").exists():
                 raise InputError(f"{folder} holds a repository already")
-            repository._create(root_keys, threshold, bins)
+            create(folder, repository._keys, repository._files, roots=root_keys, threshold=threshold, bins=bins)
         return repository
 
     @classmethod
@@ -124,7 +121,7 @@ class Repository:
         folder = Path(folder)
         if not (folder / "metadata" / "timestamp.json").is_file():
             raise InputError(f"{folder} is not an update repository; make one with: edge-sdk ota init {folder}")
-        return cls(folder, _key_folder(folder, keys, passphrase), lifetimes or Lifetimes())
+        return cls(folder, KeyFolder.of(folder, keys, passphrase), lifetimes or Lifetimes())
 
     @property
     def root_path(self) -> Path:
@@ -324,7 +321,7 @@ class Repository:
 
     def status(self) -> list[RoleStatus]:
         """Return each role with its version and expiry, top-level roles first."""
-        rows: list[tuple[str, Root | Timestamp | Snapshot | Targets]] = [
+        rows: list[tuple[str, Any]] = [
             ("root", self._files.root().signed),
             ("timestamp", self._files.read("timestamp", Timestamp).signed),
             ("snapshot", self._files.read("snapshot", Snapshot).signed),
@@ -353,27 +350,6 @@ class Repository:
         if file is None:
             raise InputError(f"{target} is not in the repository")
         return self._stored(file)
-
-    def _create(self, root_keys: int, threshold: int, bins: int) -> None:
-        """Make keys and metadata aside; the folder is a repository when ``metadata`` gets its name, at last."""
-        self._keys.begin(self.folder)
-        for name in DELEGATED:
-            make_folder(self._targets / name)
-            fsync_dir(self._targets)
-        roots = [self._keys.create(f"root-{number + 1}") for number in range(root_keys)]
-        signers = {name: self._keys.create(name) for name in KEYS}
-        aside = self.folder / ".metadata"
-        with storage_errors(aside):
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            files = RoleFiles(aside, self._files.lifetimes)
-            for name, metadata in first_metadata(roots, threshold, signers, bins, files.lifetimes):
-                data = files.write(name, metadata)
-                if isinstance(metadata.signed, Root):
-                    write_durably(self.root_path, data)
-            aside.rename(self._files.folder)
-        fsync_dir(self.folder)
-        self._keys.finish()
 
     def _put_assignment(self, path: str, assignment: Assignment) -> None:
         data = assignment.to_bytes()
@@ -410,8 +386,8 @@ class Repository:
 
     def _root_is_newer(self) -> bool:
         with storage_errors(self.root_path, "read"):
-            pinned = Metadata[Root].from_bytes(self.root_path.read_bytes())
-        return self._files.root().signed.version > pinned.signed.version
+            pinned = Metadata[Root].from_bytes(self.root_path.read_bytes()).signed
+        return self._files.root().signed.version > pinned.version
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -422,10 +398,3 @@ class Repository:
 
 def _target(file: TargetFile) -> Target:
     return Target.from_signed(file.path, file.length, file.hashes, file.custom)
-
-
-def _key_folder(folder: Path, keys: Keys, passphrase: str | None) -> KeyFolder:
-    if keys is None:
-        return KeyFolder(folder / "keys", passphrase)
-    first, *also = [Path(keys)] if isinstance(keys, str | Path) else [Path(path) for path in keys]
-    return KeyFolder(first, passphrase, also=also)
