@@ -12,11 +12,19 @@ from compressing import SHORT, accuracy, kernels, stripes_data, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_sdk.cloud.training import architecture, evaluate, loop
+from edge_sdk.cloud.training.data import augmentation_for, frames, processing_for
 from edge_sdk.cloud.training.evaluate import logits_of, model_digest
+from edge_sdk.compression import distill
 from edge_sdk.compression.cluster import centres, cluster
-from edge_sdk.compression.fitting import Fitting, copied, fit
-from edge_sdk.compression.prune import prune, sparsity
+from edge_sdk.compression.export import device_logits, zstd_bytes
+from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit
+from edge_sdk.compression.prune import MagnitudePruning, Pruning, prune, sparsity
+from edge_sdk.compression.qat import quantize_aware
+from edge_sdk.compression.quantize import float_tensors, to_int8_tflite
+from edge_sdk.compression.tflite import convert, saved
 from edge_sdk.compression.weights import distinct
+from edge_sdk.datasets import load_splits
 from edge_sdk.errors import CompressionError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -188,3 +196,42 @@ def test_factors_of_norms_are_positive_after_clustering_and_the_model_computes_t
 def test_clustering_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(CompressionError, match=message):
         cluster(trained(), stripes_data(), fitting=SHORT, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_zeros_clusters_and_integers_together_leave_a_twentieth_of_the_demos_network_to_send() -> None:
+    splits = load_splits("mnist", seed=0)
+    spec, change = processing_for(splits.train), augmentation_for(splits.train)
+    data = FittingData(frames(splits.train, spec), splits.train.labels, processing=spec)
+
+    def fitting(epochs: int, rate: float) -> Fitting:
+        return Fitting(epochs, rate=rate, augmentation=change)
+
+    def right(file: bytes) -> float:
+        return evaluate.accuracy(device_logits(file, "litert", spec, splits.test), splits.test.labels)["value"]
+
+    keras.utils.set_random_seed(0)
+    model = architecture.plain((28, 28, 1), 10, "float32")
+    fit(model, data, fitting(14, 4e-3), stage="train")
+    with saved(model, data.taken(1)) as folder:
+        whole = convert(folder, "float32")
+    teacher = loop.assemble(copied(model), spec, splits.train)
+    pruned, plan = copied(model), fitting(15, 3e-3)
+    pruning = MagnitudePruning(pruned, Pruning(0.8, pattern="6x1"), steps=plan.steps(len(data)))
+    fit(
+        *(pruned, data, plan),
+        stage="prune",
+        callbacks=(pruning,),
+        hold=False,
+        trainer=lambda framed: distill.Distillation(framed, teacher, temperature=3.0, alpha=0.7),
+    )
+    few = cluster(pruned, data, clusters=16, start="linear", fitting=fitting(2, 1e-3))
+    integers = quantize_aware(few, data, fitting=fitting(3, 5e-4))
+    small = to_int8_tflite(integers)
+    assert sparsity(integers).share == pytest.approx(0.8, abs=0.001)
+    assert max(distinct(integers).values()) <= 16
+    assert float_tensors(small) == ()
+    assert zstd_bytes(small) <= 0.05 * len(whole)
+    # half a point, and what 1,000 images cannot tell apart
+    assert right(small) >= right(whole) - 0.005 - 0.005
