@@ -28,7 +28,7 @@ from edge_sdk.cloud.training import loop
 from edge_sdk.cloud.training.data import Augmentation
 from edge_sdk.compression.rebuild import leaves
 from edge_sdk.compression.samples import FittingData, check_model
-from edge_sdk.compression.weights import Holding
+from edge_sdk.compression.weights import Holding, Tied
 from edge_sdk.errors import CompressionError
 from edge_sdk.processing.keras import ProcessingLayer
 
@@ -175,8 +175,9 @@ def fit(
     labels = np.zeros(len(data), np.int64) if data.labels is None else data.labels
     classes = np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
     rate = loop.cosine(fitting.rate, steps * fitting.epochs) if fitting.schedule == "cosine" else fitting.rate
+    holding = Holding(model) if hold else None
     trained.compile(
-        keras.optimizers.Adam(rate),
+        keras.optimizers.Adam(rate) if holding is None else Tied(rate, holding),
         loss_of(model) if loss is None else loss,
         metrics=["accuracy"] if classes and data.labels is not None else None,
     )
@@ -189,7 +190,7 @@ def fit(
             epochs=fitting.epochs,
             stage=stage,
             on_progress=on_progress,
-            callbacks=(Holding(model), *callbacks) if hold else callbacks,
+            callbacks=callbacks if holding is None else (holding, *callbacks),
         )
     check_model(model)
     return history

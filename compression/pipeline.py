@@ -30,7 +30,7 @@ from edge_sdk.compression.prune import Pruning, sparsity
 from edge_sdk.compression.report import CompressionReport, Options, Quantization
 from edge_sdk.compression.stages import clustered, quantized, teach
 from edge_sdk.datasets import Dataset, Splits
-from edge_sdk.errors import CompressionError, InputError
+from edge_sdk.errors import CompressionError, InputError, StorageError
 from edge_sdk.packing import pack
 
 __all__ = ["CompressionReport", "Options", "compress", "export_teacher"]
@@ -117,7 +117,7 @@ def compress(
     accuracy = {"teacher": _keras_accuracy(whole, inputs, splits)}
     with run.keeping(Path(out)):
         with run.stage("distill"):
-            if not itself:
+            if not itself or (teacher is not None and not options.prune):  # else it learns while it is pruned
                 teach(trained, guide, student, splits, options, share=0.0, on_progress=on_progress)
                 accuracy["student_distilled"] = _keras_accuracy(student, inputs, splits)
                 run.finished = student
@@ -246,14 +246,17 @@ class _Run:
 
     @contextmanager
     def keeping(self, out: Path) -> Iterator[None]:
-        """Where the work is interrupted, write the model of the last finished step beside the bundle."""
+        """Where the work is interrupted or fails, write the model of the last finished step beside the bundle."""
         try:
             yield
-        except KeyboardInterrupt:
+        except BaseException:
             if self.finished is not None:
                 rest = out.with_suffix(".finished.keras")
-                save(self.finished, rest)
-                logger.warning("interrupted; the model of the last finished step is in %s", rest)
+                try:
+                    save(self.finished, rest)
+                    logger.warning("stopped; the model of the last finished step is in %s", rest)
+                except StorageError as error:  # what went wrong first is what to say
+                    logger.warning("stopped; the model of the last finished step is lost: %s", error)
             raise
 
     @contextmanager

@@ -17,6 +17,7 @@ from edge_sdk.compression.prune import MagnitudePruning, Pruning
 from edge_sdk.compression.qat import quantize_aware
 from edge_sdk.compression.quantize import to_int8_tflite
 from edge_sdk.compression.report import Options
+from edge_sdk.compression.weights import Holding
 from edge_sdk.datasets import Splits
 from edge_sdk.processing import ProcessingSpec
 
@@ -97,10 +98,10 @@ def teach(
         seed=options.seed + (1 if share else 0),
         augmentation=data.augmentation_for(splits.train),
     )
-    callbacks: tuple[keras.callbacks.Callback, ...] = ()
+    callbacks: tuple[keras.callbacks.Callback, ...] = (Holding(student, values=not share),)
     if share:
         wanted = Pruning(share, pattern=options.pattern)
-        callbacks = (MagnitudePruning(student, wanted, steps=steps * epochs),)
+        callbacks += (MagnitudePruning(student, wanted, steps=steps * epochs),)
     stage = "prune" if share else "distill"
     logger.info("%s: %d steps of %d images", stage, steps * epochs, batch)
     loop.fit(trainer, source, steps=steps, epochs=epochs, stage=stage, on_progress=on_progress, callbacks=callbacks)

@@ -6,16 +6,18 @@ values. So a model that was saved, and loaded by somebody else, keeps its masks 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
 from edge_sdk.compression.fakequant import QuantizedKernel
 from edge_sdk.compression.rebuild import leaves
 
-__all__ = ["Holding", "distinct", "prunable", "shared"]
+__all__ = ["Holding", "Tied", "distinct", "prunable", "shared"]
 
 MOST_SHARED = 256  # different values; more of them save nothing against int8
 
@@ -24,7 +26,7 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the zeros and the shared values of kernels through training, exactly.
 
     After each step, what was zero is zero again, and weights that had one value get the mean
-    of what the step made of them: this is a step along the gradient of the shared value.
+    of what the step made of them; see `Tied`.
 
     Parameters
     ----------
@@ -54,6 +56,18 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
             if (keras.ops.convert_to_numpy(layer.gamma) >= 0.0).all()
         ]
 
+    def tied(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """Return gradients in which each weight has that of its value: the sum of all that share it, and 0 of zero."""
+        known = {id(kernel): (at, counts, zero) for kernel, at, counts, zero in self._shared}
+        found = list(gradients)
+        for place, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+            if gradient is not None and id(variable) in known:
+                at, counts, zero = known[id(variable)]
+                sums = ops.segment_sum(ops.reshape(gradient, (-1,)), at, num_segments=len(counts))
+                sums = ops.where(np.arange(len(counts)) == zero, 0.0, sums)
+                found[place] = ops.reshape(ops.take(sums, at), gradient.shape)
+        return found
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Put them back."""
         for kernel, mask in self._zeros:
@@ -65,6 +79,30 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
             kernel.assign(means.astype(np.float32)[at].reshape(kernel.shape))
         for factor in self._factors:
             factor.assign(keras.ops.maximum(factor, 0.0))
+
+
+class Tied(keras.optimizers.Adam):  # type: ignore[misc]
+    """Adam, whose steps are those of shared values.
+
+    Adam divides each gradient by its size. Had each weight its own, those that share a value would step up and
+    down alike, and the mean of their steps would be next to nothing.
+
+    Parameters
+    ----------
+    rate
+        As of Adam.
+    holding
+        Knows what is shared.
+    """
+
+    def __init__(self, rate: Any, holding: Holding) -> None:
+        super().__init__(rate)
+        self._holding = holding
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """Take a step."""
+        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        super().apply(self._holding.tied(grads, variables), trainable_variables)
 
 
 def shared(kernel: npt.NDArray[Any]) -> bool:

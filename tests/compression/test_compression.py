@@ -236,12 +236,27 @@ def test_a_model_itself_is_pruned_clustered_and_trained_for_int8_while_another_t
     assert bundle.manifest.lineage["compression"]["cluster"] == 8
 
 
-def test_an_interruption_leaves_the_model_of_the_last_finished_step(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_model_itself_learns_from_another_where_nothing_is_pruned(tmp_path: Path) -> None:
+    other, options = teacher(), {"prune": 0.0, "epochs": 1, "teacher": teacher()}
+    report = compress(other, stripes_splits(), out=tmp_path / "x.edge", name="x", version="1.0.0", **options)
+    assert "student_distilled" in report.accuracy
+    student = Bundle.open(report.bundle).manifest.lineage["compression"]["student"]
+    kept = compress(
+        *(other, stripes_splits()), out=tmp_path / "y.edge", name="y", version="1.0.0", prune=0.0, keep=True
+    )
+    assert student != Bundle.open(kept.bundle).manifest.lineage["compression"]["student"]
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, pytest.param(MemoryError, marks=pytest.mark.slow)])
+def test_an_interruption_leaves_the_model_of_the_last_finished_step(
+    tmp_path: Path, stopped: type[BaseException]
+) -> None:
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "cluster":
-            raise KeyboardInterrupt
+            raise stopped
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(stopped):
         compress(
             *(teacher(), stripes_splits()),
             out=tmp_path / "x.edge",

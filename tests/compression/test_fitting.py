@@ -42,6 +42,15 @@ def test_a_copy_shares_nothing_and_says_the_same() -> None:
     assert model_digest(model) == before
 
 
+def test_weights_that_share_a_value_take_one_step_of_adam_together() -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    data = FittingData(np.array([[3.0, -2.0]], np.float32), np.array([[0.0]], np.float32))
+    once = Fitting(epochs=1, batch=1, rate=0.125, schedule="constant")
+    fit(model, data, once, stage="train", loss="mse")
+    # alone, one would go down and the other up by as much, and their mean would not move
+    assert model.get_weights()[0].ravel().tolist() == pytest.approx([0.875, 0.875], abs=1e-5)
+
+
 @pytest.mark.parametrize("last", [None, "softmax"])
 def test_training_learns_from_logits_and_from_probabilities(last: str | None) -> None:
     history = fit(network(last=last), blobs(), Fitting(epochs=20, batch=16, rate=0.02), stage="train")
