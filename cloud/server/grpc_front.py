@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -24,7 +24,9 @@ from edge_sdk.cloud.server.descriptions import (
     repository_index,
     server_metadata,
 )
+from edge_sdk.cloud.server.door import INFER, Door
 from edge_sdk.cloud.server.exchange import FAILURES, Failure, failure_of
+from edge_sdk.cloud.server.readings import Readings
 from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.responder import Responder, unreadable
 from edge_sdk.cloud.server.room import Room
@@ -34,6 +36,7 @@ from edge_sdk.cloud.server.writing import within_stream
 from edge_sdk.errors import UnknownCallerError
 from edge_sdk.protocol import messages, set_parameter
 from edge_sdk.protocol.names import (
+    MAX_MESSAGE_BYTES,
     PUSHBACK_PARAMETER,
     SERVICE,
     STATUS_PARAMETER,
@@ -42,7 +45,6 @@ from edge_sdk.protocol.services import HEALTH
 
 __all__ = ["CallerInterceptor", "GrpcFront"]
 
-INFER = f"/{SERVICE}/ModelInfer"
 _LOOK_SECONDS, _QUIET_LOOKS = 0.002, 10
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
@@ -66,6 +68,8 @@ class GrpcFront:
         Who may do what, or None: everybody may do all.
     traces
         What is told by whom a request was traced, or None.
+    max_message_bytes
+        Of a message at most.
     """
 
     def __init__(
@@ -77,11 +81,13 @@ class GrpcFront:
         log: Notes | None = None,
         access: Access | None = None,
         traces: Traces | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._traces = traces
         self._access = access
         self._core, self._admin = core, Admin(core, allowed=allow_admin)
         self._responder = Responder(core, max_concurrent=max_concurrent, log=log)
+        self._readings = Readings(core.serving.max_pending_bytes // max_message_bytes)
 
     async def lull(self, seconds: float) -> None:
         """Wait until nothing has come or been at work for a while; the longer that takes, the shorter a while will do.
@@ -118,8 +124,11 @@ class GrpcFront:
         # these take bytes: of a stream, a message that is none must not end it
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._model_infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
-        usual = grpc.method_handlers_generic_handler(SERVICE, handlers)
-        return _Door(usual, self._responder, grpc.stream_unary_rpc_method_handler(self._look_first))
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def door(self, handlers: Sequence[Any]) -> Door:
+        """Return what a ``grpc.aio`` server is to have in place of its handlers, all of which it is given."""
+        return Door(handlers, self._responder, self._readings)
 
     def refusal(self, method: str, time_remaining: float | None) -> Failure | None:
         """Return why a call is refused before its message comes, much being at work; None where it is not."""
@@ -218,6 +227,7 @@ class GrpcFront:
         return caller
 
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
+        self._readings.came()
         told: asyncio.Future[bytes | Failure] = asyncio.get_running_loop().create_future()
         said = self.take(data, context, told.set_result)
         if said is None:
@@ -250,16 +260,6 @@ class GrpcFront:
             admit=self._admission(context),
             tell=tell,
         )
-
-    async def _look_first(self, requests: Any, context: Any) -> bytes:
-        """Refuse a request before its message is read, or else answer it."""
-        failure = self._responder.refusal(context.time_remaining())
-        if failure is not None:
-            await _abort(context, failure)  # raises
-        data = await context.read()
-        if data is grpc.aio.EOF:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is no message in this call")
-        return await self._model_infer(data, context)
 
     def _admission(self, context: Any) -> Callable[[str], object] | None:
         """Return what raises where a call may not ask a model; None where everybody may."""
@@ -304,21 +304,6 @@ class GrpcFront:
             set_parameter(response.infer_response.parameters, PUSHBACK_PARAMETER, said.pushback_ms)
         answer: bytes = response.SerializeToString()
         return answer
-
-
-class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The handlers of the service; while much is at work, one for inference that looks before it reads."""
-
-    def __init__(self, usual: Any, responder: Responder, looks_first: Any) -> None:
-        self._usual, self._responder, self._looks_first = usual, responder, looks_first
-
-    def service(self, details: Any) -> Any:
-        """Return the handler of a call."""
-        if details.method == INFER and details.invocation_metadata:  # which a call has, and no other front's list
-            self._responder.begun()
-            if self._responder.is_pressed:
-                return self._looks_first
-        return self._usual.service(details)
 
 
 def _unary(name: str, method: Method) -> Any:

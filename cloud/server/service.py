@@ -17,10 +17,11 @@ from edge_sdk.cloud.server.access import Access
 from edge_sdk.cloud.server.certificates import Certificates
 from edge_sdk.cloud.server.config import OnReady, ServerConfig
 from edge_sdk.cloud.server.core import Core
+from edge_sdk.cloud.server.door import INFER
 from edge_sdk.cloud.server.entrance import Visitors
 from edge_sdk.cloud.server.families import Family
 from edge_sdk.cloud.server.feedback import FeedbackFront
-from edge_sdk.cloud.server.grpc_front import INFER, CallerInterceptor, GrpcFront
+from edge_sdk.cloud.server.grpc_front import CallerInterceptor, GrpcFront
 from edge_sdk.cloud.server.leaving import are_gone, keep_off, stop_listening
 from edge_sdk.cloud.server.listening import address_of, check_address, open_socket
 from edge_sdk.cloud.server.metrics import metrics_of
@@ -34,6 +35,7 @@ from edge_sdk.errors import InputError, ServiceError
 __all__ = ["Shared", "loop_factory", "opened", "reload", "run_alone", "serve"]
 
 _WAITING_CALLS = 2  # for each that may be at work, so many wait in gRPC until the loop takes them
+_UNREAD_BYTES = 256 * 2**10  # of each message that gRPC takes in before it is asked for
 _LAST_SECONDS = 0.2  # that connections have to be completed which have begun
 _IDLE_CALLS = 16  # for each that is at work, so many may be open: streams that rest, and messages on their way
 
@@ -161,6 +163,9 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
             ("grpc.max_send_message_length", config.max_message_bytes),
             # clients of ours ping a silent connection; do not take that for abuse
             ("grpc.keepalive_permit_without_calls", 1),
+            # a window that grows as long as bytes come would let unread messages in, whoever sent them
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.max_concurrent_streams", config.max_concurrent),
             # who waits before Python sees him waits in vain where there are too many; to cancel his call costs little
@@ -176,7 +181,7 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
         maximum_concurrent_rpcs=_IDLE_CALLS * config.max_concurrent,
     )
     health, front, handlers = _grpc_handlers(config, shared)
-    server.add_generic_rpc_handlers(handlers)
+    server.add_generic_rpc_handlers((front.door(handlers),))
     if not port_shared:
         check_address(config.host, config.grpc_port, "--grpc-port")
     address = address_of(config.host, config.grpc_port)
@@ -244,6 +249,7 @@ def _grpc_handlers(config: ServerConfig, shared: Shared) -> tuple[Health, GrpcFr
         log=shared.log,
         access=shared.access,
         traces=shared.traces,
+        max_message_bytes=config.max_message_bytes,
     )
     feedback = FeedbackFront(shared.core, front.admit)
     return health, front, (front.handler(), feedback.handler(), health.handler(), *reflection_handlers())

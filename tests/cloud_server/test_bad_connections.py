@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ import pytest
 from edge_sdk.protocol import add_input, messages
 from outside.bundles import SIDE, TinyBundle
 from outside.frames import begun_infer, frame
+from outside.loris import Loris, push
 from outside.services import Service
 
 PATIENT = 30.0
@@ -88,6 +90,33 @@ def test_a_crowd_that_is_slow_silent_half_closed_or_lies_is_borne(
                     connection.close()
         assert ask_again(channel) == "OK"
         assert resident(server) - before < 96 * 2**20
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ServerLive"])
+def test_messages_whose_last_byte_does_not_come_take_little_memory_and_keep_nobody_out(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, method: str
+) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_text(f"max_pending_bytes = {128 * 2**20}\n")
+    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--config", config)
+    with (
+        grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel,
+        ThreadPoolExecutor(9) as threads,
+        ExitStack() as stack,
+    ):
+        assert ask(channel) == "OK"
+        before = resident(server)
+        crowd = [Loris(server.ready["grpc"], calls=20, size=4 * 2**20, method=method) for _ in range(8)]
+        for one in crowd:
+            stack.callback(one.connection.close)
+        pushed = threads.submit(push, crowd, 3.0)
+        honest = [threads.submit(ask, channel) for _ in range(16)]
+        assert {one.result() for one in honest} == {"OK"}
+        pushed.result()
+        assert ask(channel) == "OK"
+        assert resident(server) - before < 256 * 2**20, "of 640 MiB that they would send"
+        assert any(one.ended for one in crowd), "others waited for their places"
     assert server.stop() == 0
 
 

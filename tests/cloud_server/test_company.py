@@ -154,7 +154,7 @@ def test_a_call_is_expected_from_its_beginning_until_its_message_has_come():
 
     async def story() -> None:
         front, server = GrpcFront(core, max_concurrent=4), grpc.aio.server()
-        server.add_generic_rpc_handlers((front.handler(),))
+        server.add_generic_rpc_handlers((front.door((front.handler(),)),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
