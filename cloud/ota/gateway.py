@@ -197,8 +197,8 @@ class Gateway:
             return
         try:
             if time.monotonic() >= self._refresh_due:
+                self._refresh_due = time.monotonic() + _REFRESH_SECONDS  # a key that is missing is logged once a minute
                 self._repository.refresh()
-                self._refresh_due = time.monotonic() + _REFRESH_SECONDS
             if self._rehint.is_set():
                 self._rehint.clear()
                 self._hinted.clear()
@@ -243,8 +243,7 @@ class Gateway:
         if kind == "update":
             self._report(topics, message)
             return
-        if message is not None:
-            self._link.acknowledge(message)
+        self._link.acknowledge(message)
         if kind == "get" and len(message.correlation) <= _MAX_CORRELATION and len(self._leaving) < _MAX_LEAVING:
             admitted = self._throttle.admits(topics.device)
             reply = self._origin.answer(topics.device, message.payload) if admitted else Reply(429)

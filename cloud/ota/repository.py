@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.ota.creation import create
@@ -269,7 +269,7 @@ class Repository:
             if self._files.find(path) is None:
                 raise InputError(f"{target} is not in the repository")
             name = self._files.bin("bundles", path)
-            metadata = self._files.read(name, Targets)
+            metadata = self._read_signed(name)
             del metadata.signed.targets[path]
             self._files.publish({name: metadata}, signer_of(self._keys))
 
@@ -312,7 +312,7 @@ class Repository:
         with self._locked():
             heal(self._files, self._keys)
             stale = {row.role for row in self.status() if row.due}
-            changed = {role: self._files.read(role, Targets) for role in stale if role.startswith("assignments")}
+            changed = {role: self._read_signed(role) for role in stale if role.startswith("assignments")}
             if not changed and not stale & {"snapshot", "timestamp"}:
                 return False
             with self.operators.acting("refresh", "server"):
@@ -359,15 +359,20 @@ class Repository:
     def _put(self, role: str, file: TargetFile, data: bytes) -> None:
         write_durably(self._stored(file), data)
         name = self._files.bin(role, file.path)
-        metadata = self._files.read(name, Targets)
+        metadata = self._read_signed(name)
         metadata.signed.targets[file.path] = file
         self._files.publish({name: metadata}, signer_of(self._keys))
+
+    def _read_signed(self, role: str) -> Metadata[Targets]:
+        return self._files.read_signed(role, signer_of(self._keys)(role).public_key)
 
     def _pin(self) -> None:
         """Offer the newest root to be pinned on new devices."""
         data = self._files.folder / f"{self._files.root().signed.version}.root.json"
         with storage_errors(data, "read"):
-            write_durably(self.root_path, data.read_bytes())
+            newest = data.read_bytes()
+            if not self.root_path.exists() or self.root_path.read_bytes() != newest:
+                write_durably(self.root_path, newest)
 
     def _stored(self, file: TargetFile) -> Path:
         folder, _, name = file.path.rpartition("/")
@@ -380,14 +385,8 @@ class Repository:
                 for folder in (self._files.folder, *(self._targets / name for name in DELEGATED)):
                     clear_unfinished(folder)
                 heal(self._files, self._keys)
-                if self._root_is_newer():
-                    self._pin()
+                self._pin()
             yield done
-
-    def _root_is_newer(self) -> bool:
-        with storage_errors(self.root_path, "read"):
-            pinned = Metadata[Root].from_bytes(self.root_path.read_bytes()).signed
-        return self._files.root().signed.version > pinned.version
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

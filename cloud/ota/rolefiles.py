@@ -14,16 +14,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from securesystemslib.signer import Signer
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
-from edge_sdk.cloud.ota.roles import Lifetimes, now, say_when_signed
-from edge_sdk.errors import StorageError
+from edge_sdk.cloud.ota.roles import Lifetimes, key_of, now, say_when_signed
+from edge_sdk.errors import InputError, StorageError
 from edge_sdk.files import write_durably
 
-__all__ = ["RoleFiles"]
+__all__ = ["RoleFiles", "is_signed_by"]
 
 Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
 
@@ -81,6 +82,36 @@ class RoleFiles:
             if name.startswith(f"{role}-bin-"):
                 yield from self.read(name, Targets).signed.targets.values()
 
+    def read_signed(self, role: str, by: Key) -> Metadata[Targets]:
+        """Return the current metadata of a role that is to be signed anew.
+
+        Raises
+        ------
+        InputError
+            This is not the role's key: another one took its place.
+        StorageError
+            It is not what this key signed.
+        """
+        metadata = self.read(role, Targets)
+        self._check_key(role, by, {}, self.root().signed)
+        if not is_signed_by(by, metadata):
+            raise self.foreign(role)
+        return metadata
+
+    def check_root(self) -> None:
+        """Raise `StorageError` if the newest root is not signed by its own keys and by those of the one before."""
+        newest = self.root()
+        version = newest.signed.version
+        for number in range(max(1, version - 1), version + 1):
+            self.verify(self._load(self.folder / f"{number}.root.json", Root).signed, "root", newest)
+
+    def verify(self, above: Root | Targets, role: str, metadata: Metadata[Any]) -> None:
+        """Raise `StorageError` if a role's metadata is not signed as the role above it says."""
+        try:
+            above.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        except RepositoryError as error:
+            raise self.foreign(role) from error
+
     def is_signed(self, role: str, *, before: int = 0) -> bool:
         """Return whether the current metadata of a top-level role is signed as the newest root asks.
 
@@ -123,7 +154,15 @@ class RoleFiles:
             Gives the signer of a role; of snapshot and timestamp too.
         root
             A new root that takes effect with it, signed.
+
+        Raises
+        ------
+        InputError
+            A key is not the one that the repository names for its role; nothing was changed.
         """
+        ruling = (root or self.root()).signed
+        for role in (*changed, "snapshot", "timestamp"):
+            self._check_key(role, signer(role).public_key, changed, ruling)
         snapshot = self.read("snapshot", Snapshot)
         for role, metadata in changed.items():
             metadata.signed.version = snapshot.signed.meta[f"{role}.json"].version + 1
@@ -150,6 +189,21 @@ class RoleFiles:
         """Return until when what is signed now for a role holds."""
         return now() + self.lifetimes.of(role)
 
+    def foreign(self, role: str) -> StorageError:
+        """Return the error of a role that its keys did not sign as it is."""
+        return StorageError(f"{self.folder}: {role} is not signed by its keys; it was changed by somebody else")
+
+    def _check_key(self, role: str, key: Key, changed: Mapping[str, Metadata[Targets]], root: Root) -> None:
+        above = role.partition("-bin-")[0] if "-bin-" in role else "targets"
+        if role in root.roles:
+            keyids = root.roles[role].keyids
+        else:
+            delegations = (changed[above] if above in changed else self.read(above, Targets)).signed.delegations
+            named = delegations and (delegations.succinct_roles or (delegations.roles or {}).get(role))
+            keyids = named.keyids if named else []
+        if key.keyid not in keyids:
+            raise InputError(f"the key {key_of(role)!r} here is not the one that signs {role}: copy the newest here")
+
     def _load(self, path: Path, kind: type[Signed]) -> Metadata[Signed]:
         try:
             metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
@@ -158,3 +212,15 @@ class RoleFiles:
         if not isinstance(metadata.signed, kind):
             raise StorageError(f"the repository is damaged: {path} is not of the type {kind.type}")
         return metadata
+
+
+def is_signed_by(key: Key, metadata: Metadata[Any]) -> bool:
+    """Return whether a key signed metadata as it is."""
+    signature = metadata.signatures.get(key.keyid)
+    if signature is None:
+        return False
+    try:
+        key.verify_signature(signature, metadata.signed_bytes)
+    except UnverifiedSignatureError:
+        return False
+    return True

@@ -17,9 +17,9 @@ from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edge_sdk.cloud.ota.keys import KeyFolder
-from edge_sdk.cloud.ota.rolefiles import RoleFiles
+from edge_sdk.cloud.ota.rolefiles import RoleFiles, is_signed_by
 from edge_sdk.cloud.ota.roles import DELEGATED, key_of, now
-from edge_sdk.errors import InputError, StorageError
+from edge_sdk.errors import InputError
 
 __all__ = ["OFFLINE", "heal", "renew", "rotate", "signer_of"]
 
@@ -68,7 +68,7 @@ def _rotate(files: RoleFiles, keys: KeyFolder, name: str) -> None:
     if name in _DELEGATED:
         new = keys.create_next(name)
         role = _DELEGATED[name]
-        files.publish(_delegate(files, role, new), signer_of(keys, **{name: new}))
+        files.publish(_delegate(files, keys, role, new), signer_of(keys, **{name: new}))
     elif name in _TOP_LEVEL:
         new = keys.create_next(name)
         root = files.root()
@@ -95,16 +95,15 @@ def renew(files: RoleFiles, keys: KeyFolder) -> list[str]:
     if _is_half_over(files, "root", root.signed.expires):
         _sign_root(files, keys, root)
         renewed.insert(0, "root")
-    changed = {role: files.read(role, Targets) for role in roles}
     signer = signer_of(keys)
-    for role in roles:
-        signer(role)  # all keys are here, or nothing begins
+    changed = {role: files.read_signed(role, signer(role).public_key) for role in roles}
     files.publish(changed, signer, root=root if "root" in renewed else None)
     return renewed
 
 
 def heal(files: RoleFiles, keys: KeyFolder) -> None:
     """Finish a replacement of keys that was cut, or take it back; a change of content needs nothing."""
+    files.check_root()
     for name in keys.pending():
         keyid = keys.load_next(name).public_key.keyid
         if keyid in _named(files):
@@ -114,7 +113,7 @@ def heal(files: RoleFiles, keys: KeyFolder) -> None:
     broken = [role for role in ("targets", "snapshot", "timestamp") if not files.is_signed(role)]
     for role in broken:
         if not files.is_signed(role, before=1):
-            raise StorageError(f"{files.folder}: {role} is not signed by its keys; it was changed by somebody else")
+            raise files.foreign(role)
     if broken:
         log.warning("a change of keys was cut; %s are signed anew", ", ".join(broken))
         files.publish({"targets": files.read("targets", Targets)} if "targets" in broken else {}, signer_of(keys))
@@ -157,18 +156,22 @@ def _replace(root: Root, role: str, old: list[str], new: Signer) -> None:
     root.add_key(new.public_key, role)
 
 
-def _delegate(files: RoleFiles, role: str, new: Signer) -> dict[str, Metadata[Targets]]:
+def _delegate(files: RoleFiles, keys: KeyFolder, role: str, new: Signer) -> dict[str, Metadata[Targets]]:
     """Return the roles to be signed anew so that a delegated role and its bins belong to another key."""
-    top, delegated = files.read("targets", Targets), files.read(role, Targets)
+    top = files.read_signed("targets", keys.load("targets").public_key)
+    delegated = files.read(role, Targets)
     public = new.public_key
     above, below = top.signed.delegations, delegated.signed.delegations
     if above is None or above.roles is None or below is None or below.succinct_roles is None:
         raise InputError(f"the repository does not delegate {role} as this version does")
+    bins = {name: files.read(name, Targets) for name in below.succinct_roles.get_roles()}
+    files.verify(top.signed, role, delegated)  # or the new key would vouch for what somebody else made of them
+    for name, metadata in bins.items():
+        files.verify(delegated.signed, name, metadata)
     above.roles[role].keyids = [public.keyid]
     used = {keyid for name in DELEGATED for keyid in above.roles[name].keyids}
     above.keys = {keyid: key for keyid, key in {**above.keys, public.keyid: public}.items() if keyid in used}
     below.keys, below.succinct_roles.keyids = {public.keyid: public}, [public.keyid]
-    bins = {name: files.read(name, Targets) for name in below.succinct_roles.get_roles()}
     return {**bins, role: delegated, "targets": top}
 
 
@@ -176,7 +179,8 @@ def _sign_root(
     files: RoleFiles, keys: KeyFolder, root: Metadata[Root], signers: dict[str, Signer] | None = None
 ) -> None:
     """Make a changed root the next version, signed as the one before and it itself ask."""
-    before = files.root().signed.roles["root"]
+    newest = files.root()
+    before = newest.signed.roles["root"]
     after = root.signed.roles["root"]
     here = signers or {signer.public_key.keyid: signer for signer in keys.root_signers()}
     for role in (before, after):
@@ -186,6 +190,11 @@ def _sign_root(
                 f"{found} of the {len(role.keyids)} root keys are here and {role.threshold} must sign; "
                 "give the folders of the others with --keys"
             )
+    if not any(is_signed_by(signer.public_key, newest) for signer in here.values()):
+        raise InputError(
+            f"none of the root keys here signed root {newest.signed.version}, so that it cannot be told whether "
+            "somebody else made it; give the folder of one that did with --keys"
+        )
     root.signed.version += 1
     root.signed.expires = files.expiry("root")
     root.signatures.clear()

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tuf.api.metadata import Metadata, Targets
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root
 
 from edge_sdk.cloud.ota.keys import KeyFolder
 from edge_sdk.cloud.ota.repository import Lifetimes, Repository
@@ -125,13 +126,80 @@ def test_publish_signs_offline_roles_anew_at_half_of_their_life(repository: Repo
     assert resolve(tmp_path / "old", repository, root=tmp_path / "first.json") == "1.0.0"
 
 
-def test_metadata_that_somebody_else_changed_is_not_signed_anew(repository: Repository) -> None:
-    path = repository.folder / "metadata" / "1.targets.json"
-    changed = Metadata[Targets].from_bytes(path.read_bytes())
-    changed.signed.delegations.roles["bundles"].paths = ["*"]
+ROLES = ["root", "targets", "bundles", "bundles-bin-0", "bundles-bin-1", "assignments-bin-0", "assignments-bin-1"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_metadata_that_somebody_else_changed_is_not_signed_anew(
+    repository: Repository, tmp_path: Path, role: str
+) -> None:
+    folder = repository.folder / "metadata"
+    path = max(folder.glob(f"*.{role}.json"), key=lambda path: int(path.name.split(".")[0]))
+    changed = Metadata.from_bytes(path.read_bytes())
+    changed.signed.unrecognized_fields["x"] = "what a thief put in"
     path.write_bytes(changed.to_bytes())
-    with pytest.raises(StorageError, match="targets is not signed by its keys"):
-        repository.publish()
+    longer = Repository.open(
+        repository.folder, keys=tmp_path / "keys", lifetimes=Lifetimes(timedelta(1000), timedelta(100))
+    )
+
+    def act() -> None:
+        if role.startswith("assignments"):
+            for number in range(4):  # one of these is in the bin
+                longer.assign(f"cam-{number}", "tiny-1.0.0")
+        else:
+            longer.publish()
+
+    for action in (act, lambda: longer.rotate("assignments" if role.startswith("assignments") else "publisher")):
+        with pytest.raises(StorageError, match=f"{role} is not signed by its keys; it was changed by somebody else"):
+            action()
+    newest = {number.name for number in folder.iterdir()}
+    assert not any(b"thief" in (folder / name).read_bytes() for name in newest - {path.name})
+
+
+def test_a_root_that_somebody_else_made_is_neither_signed_nor_pinned(repository: Repository, tmp_path: Path) -> None:
+    pinned, thief = repository.root_path.read_bytes(), CryptoSigner.generate_ed25519()
+    forged = Metadata[Root].from_bytes(pinned)
+    forged.signed.version += 1
+    for role in ("root", "targets"):
+        forged.signed.add_key(thief.public_key, role)
+    forged.signed.roles["root"].threshold = 1
+    forged.sign(thief)
+    forged.to_file(str(repository.folder / "metadata" / "2.root.json"))
+    for action in (repository.publish, lambda: repository.rotate("root-1"), lambda: repository.assign("a", "b")):
+        with pytest.raises(StorageError, match="root is not signed by its keys"):
+            action()
+    assert repository.root_path.read_bytes() == pinned
+    # even all roots may be a thief's: none of our keys signed them
+    forged.signed.version = 1
+    forged.sign(thief)
+    (repository.folder / "metadata" / "2.root.json").unlink()
+    forged.to_file(str(repository.folder / "metadata" / "1.root.json"))
+    with pytest.raises(InputError, match="none of the root keys here signed root 1"):
+        repository.rotate("root-1")
+
+
+@pytest.mark.parametrize("name", ["online", "assignments", "publisher"])
+def test_a_key_that_was_replaced_elsewhere_signs_nothing_until_the_new_one_is_here(
+    repository: Repository, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(tmp_path / "keys", tmp_path / "serving")
+    repository.rotate(name)
+    late = Repository.open(repository.folder, keys=tmp_path / "serving", lifetimes=Lifetimes(online=timedelta(days=90)))
+    before = {path: path.read_bytes() for path in (repository.folder / "metadata").iterdir()}
+    bundle = make_bundle(tmp_path, "2.0.0")
+    actions = {
+        "online": (late.publish, late.refresh, lambda: late.add(bundle), lambda: late.assign("cam-1", "tiny-1.0.0")),
+        "assignments": (late.refresh, lambda: late.assign("cam-1", "tiny-1.0.0")),
+        "publisher": (lambda: late.add(bundle),),
+    }
+    for action in actions[name]:
+        with pytest.raises(InputError, match=f"the key '{name}' here is not the one that signs"):
+            action()
+    assert {path: path.read_bytes() for path in (repository.folder / "metadata").iterdir()} == before
+    shutil.copy(tmp_path / "keys" / f"{name}.pem", tmp_path / "serving")
+    late.assign("cam-1", "tiny-1.0.0")
+    late.add(bundle)
+    assert resolve(tmp_path / "device", repository) == "1.0.0"
 
 
 def test_a_withdrawn_bundle_is_installed_by_nobody_and_its_version_stays_taken(
@@ -185,9 +253,10 @@ def test_a_key_may_be_kept_elsewhere_and_named_by_a_uri(tmp_path: Path) -> None:
 
 CUTTER = """
 import os, shutil, sys
+from datetime import timedelta
 from pathlib import Path
-from edge_sdk.cloud.ota.repository import Repository
-from edge_sdk.errors import EdgeSdkError, TrustError
+from edge_sdk.cloud.ota.repository import Lifetimes, Repository
+from edge_sdk.errors import InputError, TrustError
 from edge_sdk.ota.trust import Trust
 from outside.updates import Local
 
@@ -199,9 +268,20 @@ steps = ("fsync", "replace", "rename", "unlink", "mkdir")
 def act(folder):
     if action == "init":
         return Repository.init(folder / "repository", keys=folder / "keys", bins=2)
-    repository = Repository.open(folder / "repository", keys=folder / "keys")
+    longer = Lifetimes(offline=timedelta(days=1000)) if action == "publish" else None
+    repository = Repository.open(folder / "repository", keys=folder / "keys", lifetimes=longer)
     if action == "add":
         repository.add(bundle)
+    elif action == "publish":
+        repository.publish()
+        assert not any(row.due for row in repository.status())
+    elif action == "withdraw":
+        repository.withdraw("cam-1")
+    elif action == "remove":
+        try:
+            repository.remove("tiny-0.9.0")
+        except InputError:
+            assert "tiny-0.9.0" not in repository.bundles()
     elif action == "assign":
         repository.assign("cam-1", "tiny-1.0.0")
     else:
@@ -265,7 +345,10 @@ for number in range(1, 500):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ["init", "add", "assign", "root-1", "targets", "publisher", "online"])
+@pytest.mark.parametrize(
+    "action",
+    ["init", "add", "assign", "withdraw", "remove", "publish", "root-1", *KEYS[3:]],
+)
 def test_an_action_that_is_killed_at_any_step_leaves_what_devices_follow_and_can_be_done_again(
     tmp_path: Path, action: str
 ) -> None:
@@ -274,6 +357,7 @@ def test_an_action_that_is_killed_at_any_step_leaves_what_devices_follow_and_can
     bundle = make_bundle(tmp_path, "2.0.0")
     if action != "init":
         made = Repository.init(start / "repository", keys=start / "keys", bins=2)
+        made.add(make_bundle(tmp_path, "0.9.0"))
         made.add(make_bundle(tmp_path, "1.0.0"))
         made.assign("cam-1", "tiny-1.0.0")
         shutil.copy(made.root_path, start / "first.json")
