@@ -62,6 +62,8 @@ class Device:
         Whether it was revoked.
     former
         Serial numbers of revoked certificates that it had before.
+    earlier
+        Those of certificates of the same key that hold beside this one.
     """
 
     serial: str
@@ -69,6 +71,12 @@ class Device:
     expires: str
     revoked: bool = False
     former: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def serials(self) -> tuple[str, ...]:
+        """Serial numbers of all certificates of its key."""
+        return (*self.earlier, self.serial)
 
 
 class Devices:
@@ -111,14 +119,21 @@ class Devices:
         return self._broker / "access"
 
     def all(self) -> dict[str, Device]:
-        """Return the devices by id; raise `StorageError` if the file is damaged."""
+        """Return the devices by id; raise `StorageError` if the file is damaged, `InputError` if of another fleet."""
         try:
-            document = canonical.loads(self._path.read_bytes(), limit=1 << 30)["devices"]
-            return {name: Device(**{**fields, "former": tuple(fields["former"])}) for name, fields in document.items()}
+            document = canonical.loads(self._path.read_bytes(), limit=1 << 30)
+            fleet = document["fleet"]
+            devices = {
+                name: Device(**{**fields, **{old: tuple(fields.get(old, ())) for old in ("former", "earlier")}})
+                for name, fields in document["devices"].items()
+            }
         except FileNotFoundError:
             return {}
         except (OSError, InputError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(f"{self._path} cannot be read: {error}") from error
+        if fleet != self._fleet:  # or its access rules would shut all of them out
+            raise InputError(f"the devices of {self._folder} are of the fleet {fleet}, not {self._fleet}")
+        return devices
 
     def enrol(self, request: bytes, root: bytes, *, replaces: bool = False, days: float = 730) -> tuple[str, bytes]:
         """Sign a device's request; return its id and the enrolment that it takes up.
@@ -151,10 +166,11 @@ class Devices:
                 raise InputError(f"{device} {what}; if it was replaced or reset, enrol it with --replace")
             certificate = self._issue(device, public, days)
             former = before.former if before is not None else ()
-            if before is not None and replaces:
-                former = (*former, before.serial)
+            earlier = before.serials if before is not None else ()
+            if replaces:
+                former, earlier = (*former, *earlier), ()
             serial, expires = f"{certificate.serial_number:x}", certificate.not_valid_after_utc.isoformat()
-            devices[device] = Device(serial, digest, expires, former=former)
+            devices[device] = Device(serial, digest, expires, former=former, earlier=earlier)
             self._store(devices)
             done["serial"] = serial
         return device, enrolment(self._fleet, device, certificate.public_bytes(Encoding.PEM), root)
@@ -171,12 +187,13 @@ class Devices:
     def issue_service(self, folder: Path, *, days: float = 730) -> None:
         """Write key and certificate of the repository service, ``service-key.pem`` and ``service.pem``."""
         with self._locked(), self._operators.acting("certify service", "registrar"):
+            devices = self.all()
             key = ec.generate_private_key(ec.SECP256R1())
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             certificate = self._issue(SERVICE, key.public_key(), days)
             write_durably(make_folder(folder) / "service-key.pem", pem, mode=0o600)
             write_durably(folder / "service.pem", certificate.public_bytes(Encoding.PEM))
-            self._store(self.all())
+            self._store(devices)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -187,7 +204,7 @@ class Devices:
     def _store(self, devices: dict[str, Device]) -> None:
         active = sorted(name for name, device in devices.items() if not device.revoked)
         revoked = [serial for device in devices.values() for serial in device.former]
-        revoked += [device.serial for device in devices.values() if device.revoked]
+        revoked += [serial for device in devices.values() if device.revoked for serial in device.serials]
         write_durably(make_folder(self._broker) / "access", access_rules(self._fleet, active).encode())
         write_durably(self.revoked_path, self._revocations(revoked))
         # last: what is cut before it was not done, and is done again as a whole

@@ -74,11 +74,12 @@ def test_the_same_key_is_enrolled_again_and_another_one_only_as_a_replacement(
     assert devices.all()["cam-1"].former == ()
     with pytest.raises(InputError, match="is enrolled with another key"):
         enrol(devices, repository, tmp_path / "two")
-    lost = devices.all()["cam-1"].serial
+    lost = devices.all()["cam-1"].serials
+    assert lost == (first.serial, devices.all()["cam-1"].serial)
     enrol(devices, repository, tmp_path / "two", replaces=True)
-    assert devices.all()["cam-1"].former == (lost,)
+    assert devices.all()["cam-1"].former == lost
     revoked = x509.load_pem_x509_crl(devices.revoked_path.read_bytes())
-    assert [f"{entry.serial_number:x}" for entry in revoked] == [lost]
+    assert [f"{entry.serial_number:x}" for entry in revoked] == list(lost)
 
 
 def test_a_revoked_device_is_on_the_list_and_in_no_rule_until_it_is_replaced(
@@ -249,3 +250,36 @@ def test_a_revoked_device_is_shut_out_and_its_replacement_is_served(fleet: Fleet
     fleet.mosquitto.send_signal(signal.SIGHUP)
     wait_for(lambda: connects(as_device(fleet, "cam-1")))
     assert fleet.check(broker=as_device(fleet, "cam-1")) == "active"
+
+
+def test_all_certificates_of_a_device_are_revoked_not_its_last_one_alone(
+    devices: Devices, repository: Repository, tmp_path: Path
+) -> None:
+    for device in ("cam-1", "cam-2"):
+        serials = []
+        for _ in range(3):
+            enrol(devices, repository, tmp_path / device, device)
+            serials.append(int(devices.all()[device].serial, 16))
+        if device == "cam-1":
+            devices.revoke(device)
+        else:
+            enrol(devices, repository, tmp_path / "another", device, replaces=True)
+        revoked = {entry.serial_number for entry in x509.load_pem_x509_crl(devices.revoked_path.read_bytes())}
+        assert set(serials) <= revoked
+    assert int(devices.all()["cam-2"].serial, 16) not in revoked
+
+
+def test_a_mistaken_fleet_changes_nothing_for_the_devices_that_are_enrolled(
+    devices: Devices, repository: Repository, tmp_path: Path
+) -> None:
+    enrol(devices, repository, tmp_path / "one")
+    before = devices.access_path.read_bytes()
+    other = Devices(repository.folder, "shpo")
+    for action in (
+        lambda: enrol(other, repository, tmp_path / "two", "cam-2"),
+        lambda: other.revoke("cam-1"),
+        lambda: other.issue_service(tmp_path / "service"),
+    ):
+        with pytest.raises(InputError, match="are of the fleet shop, not shpo"):
+            action()
+    assert devices.access_path.read_bytes() == before
