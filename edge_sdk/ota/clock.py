@@ -28,6 +28,7 @@ __all__ = ["TrustedTime"]
 log = logging.getLogger("edge_sdk.ota.clock")
 
 _WORTH_A_WRITE = timedelta(hours=1)  # flash wears; what a cut may take back is an hour at most
+_END = datetime.max.replace(tzinfo=UTC, microsecond=0)
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -81,7 +82,7 @@ class TrustedTime:
         reading = self._clock()
         if self._floor is None:
             return reading
-        return max(reading, self._floor + self._passed())
+        return max(reading, self._risen(self._floor))
 
     def rise(self, to: datetime, keys: Iterable[str]) -> None:
         """Raise the floor on the evidence that these keys signed; durable where it rose by an hour or more.
@@ -95,7 +96,7 @@ class TrustedTime:
         anew = owners != self._keys
         floor = to.replace(microsecond=0)
         if self._floor is not None and (not anew or not self._keys):
-            floor = max(floor, self._floor + self._passed())
+            floor = max(floor, self._risen(self._floor))
         self._floor, self._keys, self._since = floor, owners, self._elapsed()
         if anew or self._written is None or floor - self._written >= _WORTH_A_WRITE:
             self._save(floor)
@@ -112,8 +113,9 @@ class TrustedTime:
         self._floor, self._keys = None, frozenset()
         return True
 
-    def _passed(self) -> timedelta:
-        return timedelta(seconds=max(0, int(self._elapsed() - self._since)))
+    def _risen(self, floor: datetime) -> datetime:
+        passed = timedelta(seconds=max(0, int(self._elapsed() - self._since)))
+        return floor + min(passed, _END - floor)
 
     def _save(self, floor: datetime) -> None:
         document = {"format": 1, "floor": floor.strftime(_FORM), "keys": sorted(self._keys)}

@@ -151,6 +151,21 @@ def test_a_future_signed_by_a_stolen_key_ends_when_the_root_replaces_the_key(ser
     assert refresh(server, tmp_path, clock).time.now() < soon(1)
 
 
+def test_the_end_of_time_signed_by_a_stolen_key_is_survived(server: TufServer, tmp_path: Path) -> None:
+    clock, end = Clock(soon(0)), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    sign_time(server, end, expires=end)
+    for _ in range(2):
+        with pytest.raises(TrustError, match="expired"):
+            refresh(server, tmp_path, clock)
+        clock.passed += 100
+        with pytest.raises(TrustError, match="expired"):
+            refresh(server, tmp_path, clock)
+    server.rotate("timestamp", "new timestamp")
+    server.publish("root")
+    sign_time(server, soon(0))
+    assert refresh(server, tmp_path, clock).time.now() < soon(1)
+
+
 def test_without_a_signed_time_the_clock_is_believed_where_nothing_has_expired(
     server: TufServer, tmp_path: Path
 ) -> None:
