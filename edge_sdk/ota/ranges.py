@@ -10,6 +10,7 @@ import http.client
 import re
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["Ranges"]
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _PAUSE = 0.5
 _SLICE = 16_384
+_SLOWEST = 1000  # bytes a second
 
 
 class Ranges:
@@ -39,7 +41,8 @@ class Ranges:
     ca, certificate, key
         PEM files: authorities to trust (None: the system's), and the client's own certificate and key.
     timeout
-        Seconds without a byte until a request is given up and made again.
+        Seconds without a byte until a request is given up and made again, as it is where fewer than 1,000 bytes come
+        in a second after these.
     attempts
         Times a request is made before the transfer fails.
     rate
@@ -68,7 +71,11 @@ class Ranges:
             raise InputError(f"repository {url.rpartition('@')[2]!r} is not of the form https://host[:port][/path]")
         if token is not None and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
             raise InputError("a token is not sent over http: use https")
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        try:
+            self._port = parts.port
+        except ValueError as error:
+            raise InputError(f"repository {url.rpartition('@')[2]!r}: {error}") from error
+        self._host, self._path = parts.hostname, parts.path.rstrip("/")
         self._token = token
         self._timeout, self._attempts, self._rate = timeout, attempts, rate
         self._context = _tls_context(ca, certificate, key) if parts.scheme == "https" else None
@@ -101,9 +108,9 @@ class Ranges:
                 break
             try:
                 reply = self._ask(request)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: headers that make no sense
                 self.close()
-                reason = str(error) or type(error).__name__
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
                 continue
             if reply.status < 500 and reply.status != 429:
                 return reply
@@ -121,7 +128,10 @@ class Ranges:
             headers["Authorization"] = f"Bearer {token}"
         connection = self._connection or self._connect()
         connection.request("GET", f"{self._path}/{kind}/{quote(name)}", headers=headers)
-        response = connection.getresponse()
+        with connection.getresponse() as response:  # closed at the end, which `read1` does not see by itself
+            return self._reply(response, first)
+
+    def _reply(self, response: http.client.HTTPResponse, first: int) -> Reply:
         if response.status not in (200, 206):
             response.read(_SLICE)
             self.close()
@@ -139,8 +149,12 @@ class Ranges:
 
     def _read(self, response: http.client.HTTPResponse, length: int) -> bytes:
         data = bytearray()
+        rate = min(_SLOWEST, self._rate / 2) if self._rate is not None else _SLOWEST
+        deadline = time.monotonic() + self._timeout + length / rate
         while len(data) < length:
-            part = response.read(min(_SLICE if self._rate is not None else length, length - len(data)))
+            part = response.read1(min(_SLICE, length - len(data)) if self._rate is not None else length - len(data))
+            if time.monotonic() > deadline:
+                raise TimeoutError("it answers too slowly")
             if not part:
                 raise http.client.IncompleteRead(bytes(data), length - len(data))
             data += part

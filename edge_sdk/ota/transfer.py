@@ -30,6 +30,7 @@ from edge_sdk.ota.topics import BLOCK_BYTES
 __all__ = ["Channel", "Download", "Reply", "Source"]
 
 _MAX_STRIKES = 3
+_MAX_WAITING = 128  # replies: at most 16 MB, whatever a broker sends
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ class Channel:
         self.bytes_received = 0
 
     def deliver(self, correlation: bytes, payload: bytes, properties: Mapping[str, str]) -> None:
-        """Take in a reply from the network; one that has no known form is dropped."""
+        """Take in a reply from the network; one that nobody asked for or that has no known form is dropped."""
+        if not correlation.startswith(self._prefix) or self._replies.qsize() >= _MAX_WAITING:
+            return
         try:
             reply = Reply(int(properties["status"]), payload, int(properties["size"]))
         except (KeyError, ValueError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -117,7 +119,13 @@ def test_no_web_server_is_one_line() -> None:
         list(Ranges("http://127.0.0.1:1", attempts=1).fetch([{"metadata": "timestamp.json"}]))
 
 
-@pytest.mark.parametrize("url", ["", "ftp://host", "https://", "https://user:pw@host", "https://host/?q=1", "host:80"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "ftp://host", "https://", "https://user:pw@host", "https://host/?q=1", "host:80"),
+        *("https://host:x", "https://host:99999", "https://user:pw@host:x"),
+    ],
+)
 def test_a_url_of_another_form_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(InputError) as caught:
         Ranges(url)
@@ -127,3 +135,64 @@ def test_a_url_of_another_form_is_refused_without_its_password(url: str) -> None
 def test_a_token_is_not_sent_in_clear() -> None:
     with pytest.raises(InputError, match="use https"):
         Ranges("http://example.org/repo", token="secret")
+
+
+_PART = b"HTTP/1.1 206 Partial\r\nContent-Length: %d\r\nContent-Range: bytes %s\r\n\r\nx"
+GARBAGE = {
+    "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    "nothing": b"",
+    "no length": b"HTTP/1.1 200 OK\r\n\r\nabc",
+    "another range": _PART % (1, b"5-5/9"),
+    "endless number": _PART % (1, b"0-0/" + b"9" * 5000),
+    "too much": _PART % (10**10, b"0-0/9"),
+    "a head without end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    "a cut body": _PART % (9, b"0-8/9"),
+}
+
+
+@contextlib.contextmanager
+def raw(answer: bytes, pause: float = 0.0) -> Iterator[str]:
+    """Serve one connection: any request is answered with these bytes, one at a time where there is a pause."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            if not pause:
+                connection.sendall(answer)
+                return
+            head = answer.index(b"\r\n\r\n") + 4
+            connection.sendall(answer[:head])
+            for byte in answer[head:]:
+                connection.sendall(bytes([byte]))
+                time.sleep(pause)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_whatever_a_web_server_answers_is_one_line(name: str) -> None:
+    with raw(GARBAGE[name]) as url, contextlib.closing(Ranges(url, attempts=1, timeout=2.0)) as source:
+        with pytest.raises(TransferError) as caught:
+            list(source.fetch([{"metadata": "timestamp.json"}]))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_web_server_that_answers_a_byte_now_and_then_is_given_up() -> None:
+    head = b"HTTP/1.1 206 Partial\r\nContent-Length: 300\r\nContent-Range: bytes 0-299/300\r\n\r\n"
+    with raw(head + b"x" * 300, pause=0.02) as url:
+        source = Ranges(url, attempts=1, timeout=0.2)
+        with pytest.raises(TransferError, match="too slowly"):
+            list(source.fetch([{"metadata": "timestamp.json"}]))
+        assert source.bytes_received < 300
+
+
+def test_a_token_that_no_header_can_hold_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    for token in ("a\r\nHost: other", tmp_path / "token"):
+        with pytest.raises(TransferError, match="did not answer"):
+            list(Ranges("http://127.0.0.1:1", token=token, attempts=1).fetch([{"metadata": "timestamp.json"}]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from edge_sdk.errors import TransferError
@@ -76,3 +78,22 @@ def test_a_cancelled_channel_stops_at_once() -> None:
     channel = Channel(lambda payload, correlation: channel.cancel(), timeout=60)
     with pytest.raises(TransferError, match="stopped"):
         list(channel.fetch([{"block": 0}]))
+
+
+def test_what_a_broker_sends_unasked_takes_a_bounded_part_of_memory() -> None:
+    asked: list[bytes] = []
+
+    def send(payload: bytes, correlation: bytes) -> None:
+        asked.append(correlation)
+        channel.deliver(correlation, payload, OK)
+
+    channel = Channel(send, timeout=0.05)
+    assert len(list(channel.fetch([{"block": 0}]))) == 1
+    tracemalloc.start()
+    for _ in range(2000):
+        channel.deliver(asked[0], bytes(100_000), OK)
+        channel.deliver(b"someone else's", bytes(100_000), OK)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20e6
+    assert [reply.data for _, reply in channel.fetch([{"block": 1}])] == [b'{"block":1}']
