@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import configparser
 import json
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +14,13 @@ from typing import Any
 import pytest
 
 from edge_sdk.cloud.commands import ota, serve
+from edge_sdk.commands import agent
 from edge_sdk.protocol.names import SERVICE
 from outside.sources import ROOT
 
 yaml = pytest.importorskip("yaml")
 DEPLOY = ROOT / "deploy"
-COMMANDS = {"serve": serve, "ota": ota}
+COMMANDS = {"serve": serve, "ota": ota, "agent": agent}
 OPTION_OF_PORT = {"grpc": "grpc_port", "http": "http_port", "metrics": "metrics_port", "h2c": "grpc_port"}
 
 
@@ -53,8 +56,20 @@ def test_every_file_is_yaml_or_has_a_check_of_its_own() -> None:
     assert files - {name for name in files if name.endswith(".yaml")} == {
         "Dockerfile",
         "Dockerfile.dockerignore",
+        "edge-sdk-agent.service",
         "mosquitto.conf",
     }
+
+
+def test_the_unit_of_the_agent_runs_our_command_and_keeps_its_state_where_that_may_write() -> None:
+    unit = configparser.ConfigParser(strict=True)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string((DEPLOY / "edge-sdk-agent.service").read_text())
+    program, *arguments = shlex.split(unit["Service"]["ExecStart"])
+    assert program.endswith("/edge-sdk")
+    assert parsed(arguments).config is not None
+    assert unit["Service"]["StateDirectory"] == "edge-sdk", "all else is read-only to it"
+    assert unit["Service"]["Restart"] == "always"
 
 
 def test_the_image_runs_our_server_as_nobody_special() -> None:
@@ -80,14 +95,14 @@ def test_the_services_of_compose_run_our_commands_and_find_each_other() -> None:
     assert ports == {server.grpc_port, server.http_port, server.metrics_port}
     assert all(mapping.startswith("127.0.0.1:") for one in services.values() for mapping in one.get("ports", ()))
     assert repository.broker == "mqtt://broker:1883"
-    assert repository.keys is not None
+    assert repository.keys
     assert services["repository"]["depends_on"] == ["broker"]
     assert f":{server.http_port}/v2/health/ready" in services["server"]["healthcheck"]["test"][-1]
     for name in ("server", "repository"):
         dockerfile = services[name]["build"]
         assert (DEPLOY / dockerfile["context"] / dockerfile["dockerfile"]).resolve() == DEPLOY / "Dockerfile"
         inside = {volume.split(":")[1] for volume in services[name]["volumes"]}
-        asked = [server.paths[0]] if name == "server" else [repository.folder, repository.keys]
+        asked = [server.paths[0]] if name == "server" else [repository.folder, *repository.keys]
         assert {str(path) for path in asked} <= inside
     conf = dict(line.split(" ", 1) for line in (DEPLOY / "mosquitto.conf").read_text().splitlines() if line[0] != "#")
     assert conf["listener"] == "1883"
