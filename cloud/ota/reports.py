@@ -101,7 +101,8 @@ class ReportLog:
         number = int(full[-1].stem.rpartition("-")[2]) + 1 if full else 1
         fresh = self._path.with_name(f".{self._path.name}.next").open("w+b", buffering=0)
         try:
-            self._path.rename(self._path.with_name(f"{self._path.stem}-{number:06}.jsonl"))
+            if self._path.exists():  # not where the disk refused the second step last time
+                self._path.rename(self._path.with_name(f"{self._path.stem}-{number:06}.jsonl"))
             Path(fresh.name).rename(self._path)
         except OSError:
             fresh.close()

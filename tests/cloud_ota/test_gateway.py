@@ -180,6 +180,19 @@ def test_a_report_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path
     assert path.read_bytes().splitlines()[2] == b'{"id":"b"}'
 
 
+def test_reports_go_on_where_the_disk_refused_the_second_half_of_turning_over(tmp_path: Path) -> None:
+    path = tmp_path / "reports.jsonl"
+    log = ReportLog(path, max_bytes=200)
+    for number in range(6):
+        if number == 3:  # the full file has its new name, and no other took the old one
+            path.rename(tmp_path / "reports-000999.jsonl")
+        assert log.append({"id": str(number), "device": "cam-1", "received": "x" * 60})
+    log.close()
+    lines = [line for file in tmp_path.glob("reports*.jsonl") for line in file.read_bytes().splitlines()]
+    assert sorted(json.loads(line)["id"] for line in lines) == ["0", "1", "2", "3", "4", "5"]
+    assert path.exists()
+
+
 def test_a_report_that_meets_a_full_disk_leaves_no_half_line(full_disk: Path) -> None:
     log = ReportLog(full_disk / "reports.jsonl")
     log.append({"id": "a"})

