@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from edge_sdk.cloud.server.families import Family, Sample
 
@@ -164,9 +166,10 @@ class Entrance:
         task.add_done_callback(self._came)
 
     async def _let_in(self, client: socket.socket) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
         try:
             await self._loop.connect_accepted_socket(
-                self._protocol,
+                lambda: _Arrival(self._protocol, functools.partial(self._coming.pop, task, None)),
                 client,
                 ssl=self._tls,
                 ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_SECONDS,
@@ -203,6 +206,20 @@ class Entrance:
         with contextlib.suppress(OSError):
             client.recv(65_536)  # what is left unread would reset it, too
         client.close()
+
+
+class _Arrival(asyncio.Protocol):
+    """What a connection has until it is made: its task ends a little later, and both would be counted."""
+
+    def __init__(self, make: Callable[[], asyncio.BaseProtocol], arrived: Callable[[], object]) -> None:
+        self._make, self._arrived = make, arrived
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hand it over to what serves it."""
+        self._arrived()
+        protocol = self._make()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
 def visitor_metrics(fronts: Iterable[Visitors]) -> list[Family]:

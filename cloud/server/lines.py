@@ -259,7 +259,10 @@ class Line:
     def _dispatch(self) -> None:
         """Give free instances what waits, unless others had better be waited for."""
         loop, self._scheduled = self._scheduled, None
-        if loop is not None and self._idle and self._queue and self.company.is_awaited(self._queue, self._costs):
+        with self._lock:  # an instance's thread might take the last that waits meanwhile
+            some_wait = loop is not None and self._idle and self._queue
+            awaited = some_wait and self.company.is_awaited(self._queue, self._costs)
+        if loop is not None and awaited:
             self._schedule(loop)
             return
         while True:

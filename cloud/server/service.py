@@ -111,7 +111,12 @@ async def serve(config: ServerConfig, shared: Shared, on_ready: OnReady, *, port
         # instead of the command line's handler, which would raise in the middle of the loop
         loop.add_signal_handler(signum, stop.set)
     reloading: set[asyncio.Task[None]] = set()  # the loop holds tasks only weakly
-    loop.add_signal_handler(signal.SIGHUP, lambda: reloading.add(loop.create_task(reload(shared))))
+
+    def look_again() -> None:
+        reloading.add(task := loop.create_task(reload(shared)))
+        task.add_done_callback(reloading.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, look_again)
     async with contextlib.AsyncExitStack() as stack:
         over_http = await _start_http(config, shared, stack, ports_shared)
         over_grpc = await _start_grpc(config, shared, stack, ports_shared)  # what starts last ends first

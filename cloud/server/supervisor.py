@@ -362,12 +362,14 @@ class _Supervisor:
         """Let a worker lead its clients to the others, and end it."""
         worker.ready.clear()
         self._departing += 1
-        with contextlib.suppress(ConnectionError, EdgeSdkError):
-            await worker.link.ask("retire")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(worker.process.wait(), self._config.leave_seconds)
-        await self._end(worker)
-        self._departing -= 1
+        try:
+            with contextlib.suppress(ConnectionError, EdgeSdkError):
+                await worker.link.ask("retire")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(worker.process.wait(), self._config.leave_seconds)
+            await self._end(worker)
+        finally:
+            self._departing -= 1
 
     async def _end(self, worker: Worker) -> None:
         """Let a worker finish what it does, and forget it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 import ssl
@@ -11,6 +12,8 @@ from contextlib import ExitStack, suppress
 import grpc
 import pytest
 
+from edge_sdk.cloud.server.entrance import Entrance, Visitors
+from edge_sdk.cloud.server.listening import open_socket
 from edge_sdk.protocol import messages
 from outside.bundles import TinyBundle
 from outside.certificates import Certificates
@@ -93,6 +96,33 @@ def test_more_connections_than_there_may_be_are_turned_away_and_those_that_are_t
         web[0].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n")
         assert web[0].recv(12) == b"HTTP/1.1 200"
     assert server.stop() == 0
+
+
+def test_one_connection_is_counted_once_while_it_is_made() -> None:
+    async def story() -> None:
+        listening, made = open_socket("127.0.0.1", 0, "--grpc-port", shared=False), []
+        all_made = asyncio.Event()
+
+        class Greeter(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.append(transport)
+                if len(made) < 6:  # who comes at this very moment
+                    stack.enter_context(socket.create_connection(listening.getsockname(), timeout=PATIENT))
+                else:
+                    all_made.set()
+
+        visitors = Visitors("grpc", lambda: len(made))
+        entrance = Entrance(listening, Greeter, visitors, most=6, refusal=b"", tls=None)
+        with ExitStack() as stack:
+            stack.enter_context(socket.create_connection(listening.getsockname(), timeout=PATIENT))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(all_made.wait(), 2)
+            entrance.close()
+            for transport in made:
+                transport.close()
+        assert (len(made), visitors.refused) == (6, 0)
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("front", ["grpc", "fast"])
