@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edge_sdk.compression.fitting import Fitting, FittingData, Progress, copied, fit, options_of
 from edge_sdk.compression.networks import Network
 from edge_sdk.compression.prune import unmatched
-from edge_sdk.compression.weights import MOST_SHARED, prunable
+from edge_sdk.compression.weights import MOST_SHARED, Holding, prunable
 from edge_sdk.errors import CompressionError
 
 __all__ = ["Clustering", "Start", "centres", "cluster"]
@@ -44,7 +44,8 @@ class Clustering:
         Centres to begin with: ``kmeans++`` draws them far from each other, ``density`` takes quantiles,
         ``linear`` equal distances from the smallest weight to the largest (which keeps the large ones).
     fitting
-        The training of the centres; each weight stays in its cluster.
+        The training: each weight goes on learning, is seen as the nearest centre, and may so change its
+        cluster; centres follow their weights.
 
     Raises
     ------
@@ -99,11 +100,20 @@ def cluster(
     if not kernels:
         raise CompressionError(f"no layer of {model.name!r} can be clustered: it needs Conv or Dense layers")
     _turn_positive(clustered)
+    following = []
     for at, (name, kernel) in enumerate(kernels):
         if count := wanted.of(name):
             rng = np.random.default_rng([wanted.fitting.seed, at])
-            kernel.assign(_clustered(keras.ops.convert_to_numpy(kernel), count, wanted.start, rng))
-    fit(clustered, data, wanted.fitting, stage="cluster", on_progress=on_progress)
+            value = keras.ops.convert_to_numpy(kernel)
+            kernel.assign(_clustered(value, count, wanted.start, rng))
+            following.append(_Following(kernel, value))
+    fit(
+        *(clustered, data, wanted.fitting),
+        stage="cluster",
+        on_progress=on_progress,
+        callbacks=tuple(following),
+        hold=Holding(clustered, free=[one.kernel for one in following]),
+    )
     return clustered
 
 
@@ -162,11 +172,39 @@ def _clustered(kernel: npt.NDArray[np.float32], count: int, start: Start, rng: n
     free = flat != 0.0
     if not free.any():
         return kernel
-    found = centres(flat[free], count if free.all() else count - 1, start, rng)
-    found = np.where(found == 0.0, np.finfo(np.float32).tiny, found)  # zero means pruned
+    found = _not_zero(centres(flat[free], count if free.all() else count - 1, start, rng))
     shared = np.zeros_like(flat)
     shared[free] = found.astype(np.float32)[np.searchsorted((found[1:] + found[:-1]) / 2, flat[free])]
     return shared.reshape(kernel.shape)
+
+
+def _not_zero(found: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(found == 0.0, np.finfo(np.float32).tiny, found)  # zero means pruned
+
+
+class _Following(keras.callbacks.Callback):  # type: ignore[misc]
+    """A kernel of few values while it trains, and the weights that it would have without."""
+
+    def __init__(self, kernel: Any, weights: npt.NDArray[np.float32]) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.free = weights != 0.0
+        self.weights = weights[self.free].astype(np.float64)
+        self.seen = keras.ops.convert_to_numpy(kernel)
+        self.found = np.unique(self.seen[self.free]).astype(np.float64)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Let the weights take the step that the kernel took, and the kernel be their centres again."""
+        if not len(self.found):
+            return
+        self.weights += (keras.ops.convert_to_numpy(self.kernel) - self.seen)[self.free]
+        at = np.searchsorted((self.found[1:] + self.found[:-1]) / 2, self.weights)
+        sizes, sums = (np.bincount(at, weights=by, minlength=len(self.found)) for by in (None, self.weights))
+        self.found = _not_zero(np.where(sizes > 0, sums / np.maximum(sizes, 1), self.found))
+        self.seen = np.zeros_like(self.seen)
+        self.seen[self.free] = self.found.astype(np.float32)[at]
+        self.kernel.assign(self.seen)
+        self.found = np.sort(self.found)
 
 
 def _turn_positive(model: keras.Model) -> None:

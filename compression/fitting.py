@@ -125,7 +125,7 @@ def fit(
     stage: str,
     on_progress: Progress | None = None,
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
-    hold: bool = True,
+    hold: bool | Holding = True,
     loss: Any = None,
     trainer: Callable[[keras.Model], keras.Model] | None = None,
 ) -> dict[str, list[float]]:
@@ -144,7 +144,7 @@ def fit(
     callbacks
         More of Keras.
     hold
-        Whether zeros and shared values of kernels stay; see `weights.Holding`.
+        Whether zeros and shared values of kernels stay, or what holds them; see `weights.Holding`.
     loss
         As `keras.Model.compile` takes it; None: `loss_of` the model.
     trainer
@@ -175,7 +175,7 @@ def fit(
     labels = np.zeros(len(data), np.int64) if data.labels is None else data.labels
     classes = np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
     rate = loop.cosine(fitting.rate, steps * fitting.epochs) if fitting.schedule == "cosine" else fitting.rate
-    holding = Holding(model) if hold else None
+    holding = hold if isinstance(hold, Holding) else Holding(model) if hold else None
     trained.compile(
         keras.optimizers.Adam(rate) if holding is None else Tied(rate, holding),
         loss_of(model) if loss is None else loss,

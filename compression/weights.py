@@ -34,13 +34,16 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
         As it is now; it may be a part of the model that is fitted.
     values
         Whether shared values are kept, too, or zeros only.
+    free
+        Kernels that somebody else holds.
     """
 
-    def __init__(self, model: keras.Model, *, values: bool = True) -> None:
+    def __init__(self, model: keras.Model, *, values: bool = True, free: Sequence[Any] = ()) -> None:
         super().__init__()
         self._zeros: list[tuple[Any, npt.NDArray[np.float32]]] = []
         self._shared: list[tuple[Any, npt.NDArray[Any], npt.NDArray[Any], int]] = []
-        for _, kernel in prunable(model):
+        others = {id(kernel) for kernel in free}
+        for kernel in (kernel for _, kernel in prunable(model) if id(kernel) not in others):
             value = keras.ops.convert_to_numpy(kernel)
             if values and shared(value):
                 found, at = np.unique(value, return_inverse=True)
@@ -52,7 +55,7 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
         self._factors = [
             layer.gamma
             for layer in leaves(model)
-            if self._shared and isinstance(layer, keras.layers.BatchNormalization) and layer.scale
+            if (self._shared or others) and isinstance(layer, keras.layers.BatchNormalization) and layer.scale
             if (keras.ops.convert_to_numpy(layer.gamma) >= 0.0).all()
         ]
 

@@ -171,6 +171,16 @@ def test_shared_values_stay_shared_through_later_training_and_a_file(tmp_path: P
         assert len(pairs) == len(np.unique(old[name])) <= 5
 
 
+def test_weights_go_over_to_another_value_where_training_moves_them() -> None:
+    still, fast = (
+        cluster(trained(), stripes_data(32), clusters=5, fitting=Fitting(epochs=1, batch=8, rate=rate))
+        for rate in (1e-30, 5e-3)
+    )
+    start, end = kernels(still)["logits"], kernels(fast)["logits"]
+    assert len(np.unique(end)) == len(np.unique(start)) == 5
+    assert len(set(zip(start.flat, end.flat, strict=True))) > 5
+
+
 def test_factors_of_norms_are_positive_after_clustering_and_the_model_computes_the_same() -> None:
     model = copied(trained())
     norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
