@@ -16,6 +16,7 @@ from typing import Any, Literal
 import h5py
 import keras
 
+from edge_sdk.compression.operators import operator
 from edge_sdk.errors import CompressionError, InputError
 from edge_sdk.files import storage_errors
 
@@ -41,6 +42,11 @@ _MODULES = (
     "keras.losses", "keras.metrics", "keras.models", "keras.ops", "keras.optimizers", "keras.quantizers",
     "keras.random", "keras.regularizers", "keras.src.",
 )  # fmt: skip
+_OF_KERAS_2 = ("keras.engine.", "keras.mixed_precision")
+_CALLS = frozenset({"ClassMethod", "InstanceMethod", "InstanceProperty", "SlicingOpLambda"})
+_VALUES = frozenset(
+    {"__bytes__", "__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__"}
+)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -54,10 +60,14 @@ class Archive:
         Where it is.
     kind
         ``keras``: Keras 3; ``legacy``: of Keras 2 or tf_keras; ``saved_model``, ``onnx``, ``litert``.
+    suffix
+        What a file must be called to be read as what was inspected: readers go by names, and one file can be
+        HDF5 and zip at once.
     """
 
     path: Path
     kind: Kind
+    suffix: str = ""
 
 
 def inspect(path: Path) -> Archive:
@@ -86,9 +96,9 @@ def inspect(path: Path) -> Archive:
             "where it was made"
         )
     if head == _HDF5:
-        return Archive(path, _inspect_hdf5(path))
+        return Archive(path, _inspect_hdf5(path), ".h5")
     if zipfile.is_zipfile(path):
-        return Archive(path, _inspect_zip(path))
+        return Archive(path, _inspect_zip(path), ".keras")
     raise InputError(f"{path} is no model that can be read: give .keras, .h5, .onnx, .tflite or a SavedModel folder")
 
 
@@ -102,7 +112,7 @@ def check_config(config: Any, where: str, *, legacy: bool = False) -> None:
     where
         What to call the model.
     legacy
-        Whether it is of Keras 2: its classes are checked where they are bridged.
+        Whether it is of Keras 2, which imports any module that a file names and calls what it finds there.
 
     Raises
     ------
@@ -126,21 +136,44 @@ def check_config(config: Any, where: str, *, legacy: bool = False) -> None:
                 f"{where}: the layer {name!r} ({kind}) has no form on devices; do this before the model, "
                 "and let it begin with the numbers that come of it"
             )
-        if not legacy:
+        if legacy:
+            _check_legacy(item, kind, name, where)
+        else:
             _check_known(item, kind, name, where)
 
 
 def _check_known(item: dict[str, Any], kind: str, name: str, where: str) -> None:
-    module, registered = item.get("module"), item.get("registered_name")
+    registered = item.get("registered_name")
     if keras.saving.get_registered_object(str(registered)) is not None:
         return
-    of_keras = module in (None, "builtins", "keras") or str(module).startswith(_MODULES)
-    if of_keras and registered in (None, kind) and (kind != "function" or module in _FUNCTIONS):
+    if registered in (None, kind) and _is_of_keras(item.get("module"), kind, _MODULES):
         return
     raise CompressionError(
         f"{where}: the layer {name!r} is of a class {registered or kind!r} that is not known here; import the module "
         "that has it, and register it with keras.saving.register_keras_serializable"
     )
+
+
+def _check_legacy(item: dict[str, Any], kind: str, name: str, where: str) -> None:
+    module = item.get("module")
+    module = module.removeprefix("tf_") if isinstance(module, str) else module
+    if kind in _CALLS or not _is_of_keras(module, kind, _MODULES + _OF_KERAS_2):
+        raise CompressionError(
+            f"{where}: the layer {name!r} is of a class {kind!r} that Keras 3 has not; replace it, "
+            "or use the model as a teacher, as a SavedModel"
+        )
+    if kind == "TFOpLambda":
+        inner = item.get("config")
+        operator(name, str(inner.get("function") if isinstance(inner, dict) else None))
+
+
+def _is_of_keras(module: Any, kind: str, modules: tuple[str, ...]) -> bool:
+    """Whether a name is of a class, a value or a function of numbers: Keras calls any other function just the same."""
+    if module not in (None, "builtins", "keras") and not str(module).startswith(modules):
+        return False
+    if kind == "function":
+        return module in _FUNCTIONS
+    return kind[:1].isupper() or kind in _VALUES
 
 
 def _objects(config: Any, where: str) -> Iterator[dict[str, Any]]:

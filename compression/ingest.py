@@ -130,8 +130,10 @@ def ingest(
             raise InputError(f"{source} has no layers to work on; use it as a teacher (edge_sdk.compression.teachers)")
         path = archive.path
         if archive.kind != "saved_model":  # a copy is inspected and loaded, so that nobody changes it between
-            path = Path(shutil.copyfile(path, Path(folder) / f"model{path.suffix}"))
-            archives.inspect(path)
+            path = Path(shutil.copyfile(path, Path(folder) / f"model{archive.suffix}"))
+            again = archives.inspect(path)
+            if (again.kind, again.suffix) != (archive.kind, archive.suffix):
+                raise CompressionError(f"{source} changed while it was read; try again")
         if archive.kind == "keras":
             return _of_memory(_loaded(path, archive.path), inputs, shape, least, "keras")
         found = legacy.read(path, inputs, called=str(archive.path))

@@ -193,7 +193,13 @@ def test_a_class_that_nobody_registered_is_refused_before_anything_is_loaded(
 
 @pytest.mark.parametrize(
     ("module", "kind"),
-    [("keras.config", "function"), ("keras.utils", "get_file"), ("os", "system"), ("os", "function")],
+    [
+        ("keras.config", "function"),
+        ("keras.utils", "get_file"),
+        ("os", "system"),
+        ("os", "function"),
+        ("keras.models", "load_model"),
+    ],
 )
 def test_what_is_no_part_of_a_model_is_refused_wherever_a_configuration_names_it(
     module: str, kind: str, tmp_path: Path, file: Path, inputs: np.ndarray
@@ -206,6 +212,45 @@ def test_what_is_no_part_of_a_model_is_refused_wherever_a_configuration_names_it
 
     with pytest.raises(CompressionError, match="is not known here"):
         ingest(changed(file, tmp_path / "m.keras", plant), inputs)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"module": "subprocess", "class_name": "getoutput"},
+        {"module": "tf_keras.utils", "class_name": "get_file"},
+        {"module": "keras.models", "class_name": "load_model"},
+        {"module": "subprocess", "class_name": "__typespec__", "spec_name": "getoutput"},
+        {"class_name": "ClassMethod", "config": {"cls_symbol": "io.gfile", "method_name": "remove"}},
+        {"module": "keras.layers", "class_name": "TFOpLambda", "config": {"function": "io.write_file"}},
+    ],
+)
+def test_a_file_that_says_it_is_of_keras_2_may_call_no_more_than_one_of_keras_3(
+    planted: dict[str, object], tmp_path: Path, file: Path, inputs: np.ndarray
+) -> None:
+    def plant(members: dict[str, bytes]) -> dict[str, bytes]:
+        config = json.loads(members["config.json"])
+        config["config"]["layers"] = [planted | {"name": "sly", "inbound_nodes": [["_CONSTANT_VALUE", -1, "x", {}]]}]
+        metadata = json.dumps({"keras_version": "2.15.0"}).encode()
+        return members | {"config.json": json.dumps(config).encode(), "metadata.json": metadata}
+
+    with pytest.raises(CompressionError, match=r"that Keras 3 has not|has no counterpart here"):
+        ingest(changed(file, tmp_path / "m.keras", plant), inputs)
+
+
+def test_a_file_of_two_kinds_is_read_as_the_one_that_was_inspected(
+    tmp_path: Path, file: Path, inputs: np.ndarray
+) -> None:
+    def cut(members: dict[str, bytes]) -> dict[str, bytes]:
+        return members | {"config.json": b"{}"}
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3, name="inspected")])
+    model.save(tmp_path / "m.h5")
+    hidden = changed(file, tmp_path / "hidden.keras", cut).read_bytes()
+    (tmp_path / "both.keras").write_bytes((tmp_path / "m.h5").read_bytes() + hidden)
+    assert zipfile.is_zipfile(tmp_path / "both.keras")
+    taken = ingest(tmp_path / "both.keras", inputs)
+    assert [layer.name for layer in taken.model.layers][-1] == "inspected"
 
 
 def test_members_that_lead_out_links_and_sizes_are_refused(
