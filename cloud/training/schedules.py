@@ -36,7 +36,7 @@ def schedule(kind: Schedule, peak: float, steps: int, *, warmup: float = 0.1) ->
     -------
     keras.optimizers.schedules.LearningRateSchedule or float
     """
-    rise = max(round(warmup * steps), 1) if warmup else 0
+    rise = max(int(warmup * steps), 1) if warmup else 0
     left = max(steps - rise, 1)
     if kind == "cosine":
         if not rise:
