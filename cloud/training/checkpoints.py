@@ -7,11 +7,14 @@ damaged all the same is passed over, and the run goes on from the one before.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_sdk import canonical, files
-from edge_sdk.errors import InputError
+from edge_sdk.errors import CompressionError, InputError
 
-__all__ = ["Checkpoint", "clear", "newest", "save"]
+__all__ = ["Checkpoint", "clear", "held", "newest", "save"]
 
 logger = logging.getLogger("edge_sdk.cloud.training")
 
@@ -53,7 +56,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint durably, then remove all but the last two.
+    """Write a checkpoint durably, then remove all but it and the one before.
 
     Raises
     ------
@@ -74,9 +77,37 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             stream.write(piece)
         stream.write(hasher.digest())
     with files.storage_errors(folder):
-        for older in _found(folder)[KEPT:]:
-            older.unlink(missing_ok=True)
+        found = _found(folder)
+        # a later step than this one was damaged and passed over, or the run would be there
+        at = found.index(path)
+        for other in [*found[:at], *found[at + KEPT :]]:
+            other.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Let nobody else write into a folder of checkpoints, until the block or the process ends.
+
+    Raises
+    ------
+    CompressionError
+        Another process does.
+    """
+    with files.storage_errors(folder, "read"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CompressionError(
+                f"another process trains in {folder}: wait for it, or take another folder"
+            ) from error
+        except OSError as error:  # some network file systems lock no folders
+            logger.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
+        yield
+    finally:
+        os.close(handle)
 
 
 def newest(folder: Path) -> Checkpoint | None:

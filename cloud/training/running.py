@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,16 @@ class Run:
         self.history: list[Epoch] = []
         self._best: list[npt.NDArray[Any]] = []
         self._kept_at, self._kept_when = 0, time.monotonic()
-        if keeping is not None:
-            self._begin(keeping)
+        with ExitStack() as held:
+            if keeping is not None:
+                if keeping.write:
+                    files.make_folder(keeping.folder)
+                    held.enter_context(checkpoints.held(keeping.folder))
+                self._begin(keeping)
+            self._held = held.pop_all()
 
     def go(self, on_progress: Progress | None = None, watchers: Sequence[Watcher] = ()) -> None:
-        """Take all steps that are left, and leave the best or the last weights in the model.
+        """Take all steps that are left, once, and leave the best or the last weights in the model.
 
         An interrupt writes a checkpoint before it goes on its way.
 
@@ -122,8 +127,11 @@ class Run:
         StorageError
             A checkpoint cannot be written.
         """
+        with self._held:
+            self._to_the_end(on_progress or (lambda stage, done, total: None), watchers)
+
+    def _to_the_end(self, told: Progress, watchers: Sequence[Watcher]) -> None:
         total = self.steps * self.epochs
-        told = on_progress or (lambda stage, done, total: None)
         told("train", self.stepper.done, total)
         try:
             self._go(total, told, watchers)
@@ -210,7 +218,6 @@ class Run:
     def _begin(self, keeping: Keeping) -> None:
         found = checkpoints.newest(keeping.folder)
         if found is None:
-            files.make_folder(keeping.folder)
             return
         if not keeping.resume:
             raise CompressionError(

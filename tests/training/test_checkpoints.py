@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_sdk.cloud.training import checkpoints
 from edge_sdk.cloud.training.checkpoints import Checkpoint
-from edge_sdk.errors import StorageError
+from edge_sdk.errors import CompressionError, StorageError
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -43,7 +43,7 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
 
 
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
-    for step in (2, 10, 9, 100):
+    for step in (2, 9, 10, 100):
         checkpoints.save(tmp_path, checkpoint(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000010.ckpt", "step-000000100.ckpt"]
     assert same(checkpoints.newest(tmp_path), checkpoint(100))
@@ -61,6 +61,26 @@ def test_damage_of_the_last_file_heals_to_the_one_before(data: st.DataObject, tm
     else:
         last.write_bytes(whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :])
     assert same(checkpoints.newest(tmp_path), checkpoint(1))
+
+
+def test_a_run_that_begins_anew_after_damage_keeps_its_own_checkpoints(tmp_path: Path) -> None:
+    for step in (90, 100):
+        checkpoints.save(tmp_path, checkpoint(step)).write_bytes(b"damaged")
+    for step in (10, 20):
+        checkpoints.save(tmp_path, checkpoint(step))
+    assert same(checkpoints.newest(tmp_path), checkpoint(20))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000010.ckpt", "step-000000020.ckpt"]
+
+
+def test_two_runs_cannot_write_into_one_folder(tmp_path: Path) -> None:
+    with (
+        checkpoints.held(tmp_path),
+        pytest.raises(CompressionError, match="another process trains in"),
+        checkpoints.held(tmp_path),
+    ):
+        pass
+    with checkpoints.held(tmp_path):
+        checkpoints.save(tmp_path, checkpoint(1))
 
 
 def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
