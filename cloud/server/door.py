@@ -52,7 +52,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _infer(self, handler: Any) -> tuple[Any, Any]:
         async def look_first(requests: Any, context: Any) -> Any:
             """Refuse a request before its message is read, or else answer it."""
-            failure = self._responder.refusal(context.time_remaining()) if self._responder.is_pressed else None
+            failure = self._responder.refusal(context.time_remaining())
             if failure is not None:
                 await context.abort(failure.status, failure.message, trailing_metadata=failure.metadata)
             return await handler.unary_unary(await self._message(context), context)
