@@ -270,5 +270,6 @@ def _mask(value: npt.NDArray[Any], share: float, pattern: str, progress: float) 
 
 def _without_smallest(size: npt.NDArray[Any], zeros: int) -> Mask:
     mask = np.ones(size.size, dtype=np.bool_)
-    mask[np.argsort(size, axis=None, kind="stable")[:zeros]] = False
+    # one stays: a layer without any weight answers nothing
+    mask[np.argsort(size, axis=None, kind="stable")[: min(zeros, size.size - 1)]] = False
     return mask.reshape(size.shape)

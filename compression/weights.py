@@ -45,6 +45,8 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
         others = {id(kernel) for kernel in free}
         for kernel in (kernel for _, kernel in prunable(model) if id(kernel) not in others):
             value = keras.ops.convert_to_numpy(kernel)
+            if not value.any():  # made so and not trained yet: no step leaves a kernel without any weight
+                continue
             if values and shared(value):
                 found, at = np.unique(value, return_inverse=True)
                 zero = int(np.searchsorted(found, 0.0)) if 0.0 in found else -1

@@ -51,6 +51,12 @@ def test_weights_that_share_a_value_take_one_step_of_adam_together() -> None:
     assert model.get_weights()[0].ravel().tolist() == pytest.approx([0.875, 0.875], abs=1e-5)
 
 
+def test_a_kernel_that_starts_as_zeros_is_trained() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros")])
+    history = fit(model, blobs(), Fitting(epochs=20, batch=16, rate=0.02), stage="train")
+    assert history["accuracy"][-1] > 0.95
+
+
 @pytest.mark.parametrize("last", [None, "softmax"])
 def test_training_learns_from_logits_and_from_probabilities(last: str | None) -> None:
     history = fit(network(last=last), blobs(), Fitting(epochs=20, batch=16, rate=0.02), stage="train")
