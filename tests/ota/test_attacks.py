@@ -30,6 +30,8 @@ from edge_sdk.ota.topics import BLOCK_BYTES, Topics
 from outside.tuf_server import signer
 from outside.updates import Fleet, make_bundle
 
+ESCAPED = "escaped-from-an-archive"
+
 
 class Liar(Origin):
     """Serves other bytes than those that are there: by the name of the metadata or target asked for."""
@@ -250,7 +252,7 @@ def decompression_bomb(story: Story) -> None:
         with archive.open("manifest.json", "w") as member:
             for _ in range(64):
                 member.write(bytes(1 << 20))
-        archive.writestr("../../outside", b"x")
+        archive.writestr(f"../../{ESCAPED}", b"x")
     sign_bundle(story, "77.0.0", stream.getvalue())
 
 
@@ -259,7 +261,7 @@ def path_traversal_in_an_archive(story: Story) -> None:
     """Signs an archive with a member outside of its folder."""
     stream = io.BytesIO(make_bundle(story.fleet.folder, "78.0.0").read_bytes())
     with zipfile.ZipFile(stream, "a") as archive:
-        archive.writestr("../../outside", b"x")
+        archive.writestr(f"../../{ESCAPED}", b"x")
     sign_bundle(story, "78.0.0", stream.getvalue())
 
 
@@ -324,7 +326,7 @@ def test_an_attack_is_refused_and_the_device_updates_afterwards(story: Story, na
         undo()
     story.repository.publish()
     story.update()
-    assert list(story.fleet.folder.parent.rglob("outside")) == []
+    assert list(story.fleet.folder.parent.rglob(ESCAPED)) == []
 
 
 def test_versions_run_far_ahead_with_a_stolen_key_end_with_the_key(story: Story) -> None:
