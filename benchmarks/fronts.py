@@ -98,8 +98,13 @@ def answer_bytes(address: str, data: bytes) -> int:
 
 def measure(server: str, address: str, pid: int, model: str, connections: int, items: int, seconds: float) -> Cell:
     """Load one server for some seconds."""
+    import grpc
+
     data = body(model, items)
-    expected = 5 + answer_bytes(address, data)
+    try:
+        expected = 5 + answer_bytes(address, data)
+    except grpc.RpcError as error:
+        raise SystemExit(f"{server} at {address} does not answer one request for {model}: {error}") from error
     with tempfile.TemporaryDirectory() as name:
         request, log = Path(name) / "request", Path(name) / "log"
         request.write_bytes(b"\0" + len(data).to_bytes(4, "big") + data)
