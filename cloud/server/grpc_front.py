@@ -229,7 +229,12 @@ class GrpcFront:
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
         self._readings.came()
         told: asyncio.Future[bytes | Failure] = asyncio.get_running_loop().create_future()
-        said = self.take(data, context, told.set_result)
+
+        def tell(answer: bytes | Failure) -> None:
+            if not told.done():  # its caller has gone, and the coroutine below does not know yet
+                told.set_result(answer)
+
+        said = self.take(data, context, tell)
         if said is None:
             if self._traces is not None:
                 self._traces.follow(context.invocation_metadata())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from edge_sdk.cloud.server.runs import Run
 
 __all__ = ["Ticket"]
 
+_log = logging.getLogger("edge_sdk.cloud.server")
 Finish = Callable[[Run | None, BaseException | None], None]
 
 
@@ -44,4 +46,7 @@ class Ticket:
     def _end(self, run: Run | None, error: BaseException | None) -> None:
         finish, self._finish = self._finish, None  # it knows the ticket: a ring that only the collector would find
         if finish is not None:
-            finish(run, error)
+            try:
+                finish(run, error)
+            except Exception:  # noqa: BLE001 - the others of its batch are told next
+                _log.exception("an answer could not be given")

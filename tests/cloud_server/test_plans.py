@@ -357,6 +357,19 @@ def sessions() -> list[object]:
     return [one for one in gc.get_objects() if type(one).__name__ == "InferenceSession"]
 
 
+def test_an_answer_that_cannot_be_given_keeps_no_other_of_its_batch(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_run: object, _error: object) -> None:
+        raise asyncio.InvalidStateError
+
+    told = []
+    tickets = [Ticket(fail), Ticket(lambda _run, error: told.append(error))]
+    for ticket in tickets:
+        ticket.set_exception(TimeoutError("late"))
+    assert [str(error) for error in told] == ["late"]
+    assert all(ticket.done() for ticket in tickets)
+    assert "an answer could not be given" in caplog.text
+
+
 def test_what_a_closed_model_held_is_let_go(tmp_path: Path) -> None:
     others = {id(one) for one in sessions()}
     core = Core.load([write_scale(tmp_path / "scale.onnx", 2)])
