@@ -17,7 +17,7 @@ import h5py
 import keras
 
 from edge_sdk.compression.operators import operator
-from edge_sdk.errors import CompressionError, InputError
+from edge_sdk.errors import CompressionError, InputError, one_line
 from edge_sdk.files import storage_errors
 
 __all__ = ["MOST_BYTES", "Archive", "check_config", "inspect"]
@@ -215,7 +215,7 @@ def _inspect_zip(path: Path) -> Kind:
             with archive.open("model.weights.h5") as stream, h5py.File(stream, "r") as weights:
                 _check_links(weights, path)
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
-        raise CompressionError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
+        raise CompressionError(f"{path} is damaged: {one_line(error, 200)}") from error
     version = str(metadata.get("keras_version", "")) if isinstance(metadata, dict) else ""
     legacy = version.startswith("2.")
     check_config(config, str(path), legacy=legacy)
@@ -242,7 +242,7 @@ def _inspect_hdf5(path: Path) -> Kind:
             version = str(file.attrs.get("keras_version", "2"))
             _check_links(file, path)
     except (OSError, RuntimeError, KeyError) as error:
-        raise CompressionError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
+        raise CompressionError(f"{path} is damaged: {one_line(error, 200)}") from error
     if config is None:
         raise InputError(f"{path} holds weights without a model; save the whole model, as .keras")
     legacy = version.startswith("2")

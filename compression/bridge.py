@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edge_sdk.compression.operators import operator
 from edge_sdk.compression.rebuild import float32_default
-from edge_sdk.errors import CompressionError
+from edge_sdk.errors import CompressionError, one_line
 
 __all__ = ["bridged"]
 
@@ -102,7 +102,7 @@ def _graph(config: Mapping[str, Any]) -> keras.Model:
                 try:
                     made[name, at] = layers[name](*args, **options)
                 except (TypeError, ValueError) as error:
-                    said = " ".join(str(error).split())[:200]
+                    said = one_line(error, 200)
                     raise CompressionError(f"the layer {name!r} cannot be called as in Keras 2: {said}") from error
             else:
                 later.append((name, at, node))
@@ -178,7 +178,7 @@ def _layer(data: Mapping[str, Any]) -> Any:
     try:
         return known(**(plain | {"dtype": "float32"}))
     except (TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error, 200)
         raise CompressionError(f"the layer {config.get('name', kind)!r} ({kind}) cannot be built: {said}") from error
 
 

@@ -29,7 +29,7 @@ from edge_sdk.cloud.training.data import Augmentation
 from edge_sdk.compression.rebuild import leaves
 from edge_sdk.compression.samples import FittingData, check_model
 from edge_sdk.compression.weights import Holding, Tied
-from edge_sdk.errors import CompressionError
+from edge_sdk.errors import CompressionError, one_line
 from edge_sdk.processing.keras import ProcessingLayer
 
 __all__ = [
@@ -209,7 +209,7 @@ def copied(model: keras.Model) -> keras.Model:
         copy.set_weights(model.get_weights())
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CompressionError(
-            f"the model {model.name!r} cannot be copied: {' '.join(str(error).split())}; build it of layers, by "
+            f"the model {model.name!r} cannot be copied: {one_line(error)}; build it of layers, by "
             "keras.Sequential or keras.Model(inputs, outputs), and give layers of your own a get_config()"
         ) from error
     return copy

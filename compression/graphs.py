@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from edge_sdk.errors import InputError, ModelError
+from edge_sdk.errors import InputError, ModelError, one_line
 
 __all__ = ["CannotCrossError", "Graph", "Parts"]
 
@@ -82,7 +82,7 @@ class Graph:
             proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
         except Exception as error:  # of protobuf, of onnx, of the file system
             where = "the bytes are" if isinstance(model, bytes) else f"{model} is"
-            raise ModelError(f"{where} not an ONNX model that can be read: {' '.join(str(error).split())}") from error
+            raise ModelError(f"{where} not an ONNX model that can be read: {one_line(error)}") from error
         if not proto.graph.output:
             raise ModelError("the model has no output")
         bodies = [proto.graph.node, *(function.node for function in proto.functions)]

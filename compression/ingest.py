@@ -22,7 +22,7 @@ from edge_sdk.compression import archives, legacy
 from edge_sdk.compression.bridge import bridged
 from edge_sdk.compression.fitting import check_model
 from edge_sdk.compression.rebuild import float32_default, leaves, rebuild
-from edge_sdk.errors import CompressionError, InputError
+from edge_sdk.errors import CompressionError, InputError, one_line
 
 __all__ = ["Agreement", "Ingested", "agreement", "ingest", "to_float32"]
 
@@ -200,7 +200,7 @@ def _config(model: keras.Model) -> Any:
         config = keras.saving.serialize_keras_object(model)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CompressionError(
-            f"the model {model.name!r} has no configuration: {' '.join(str(error).split())[:200]}; "
+            f"the model {model.name!r} has no configuration: {one_line(error, 200)}; "
             "build it of layers, by keras.Model(inputs, outputs)"
         ) from error
     return {name: value for name, value in config.items() if name != "compile_config"}
@@ -211,7 +211,7 @@ def _loaded(copy: Path, path: Path) -> keras.Model:
         with float32_default():
             return keras.saving.load_model(copy, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises what its layers raise
-        raise CompressionError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise CompressionError(f"{path} cannot be loaded: {one_line(error, 300)}") from error
 
 
 def _written(model: Any, folder: Path) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_sdk.errors import CompressionError, MissingExtraError
+from edge_sdk.errors import CompressionError, MissingExtraError, one_line
 
 __all__ = ["Read", "read"]
 
@@ -163,4 +163,4 @@ if __name__ == "__main__":
     try:
         _main(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent says it
-        _write(Path(sys.argv[2]), {"refused": " ".join(str(error).split())[:300] or type(error).__name__})
+        _write(Path(sys.argv[2]), {"refused": one_line(error, 300)})

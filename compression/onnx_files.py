@@ -19,7 +19,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from edge_sdk.errors import CompressionError
+from edge_sdk.errors import CompressionError, one_line
 
 __all__ = ["OPSET", "to_float32_onnx", "to_int8_onnx"]
 
@@ -126,7 +126,7 @@ def to_int8_onnx(float32: bytes, representative: npt.NDArray[Any]) -> bytes:
                 weight_type=QuantType.QInt8,
             )
         except Exception as error:  # onnx and onnxruntime raise types that share no base
-            said = " ".join(str(error).split())[:300]
+            said = one_line(error, 300)
             raise CompressionError(f"cannot be converted to ONNX int8: {said}") from error
         return done.read_bytes()
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from edge_sdk.errors import CompressionError
+from edge_sdk.errors import CompressionError, one_line
 
 __all__ = ["float32_default", "leaves", "rebuild"]
 
@@ -40,7 +40,7 @@ def rebuild(model: keras.Model, change: Change) -> keras.Model:
             if not copy.built:
                 copy.build(model.input_shape)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
+        said = one_line(error, 300)
         raise CompressionError(
             f"the model {model.name!r} cannot be rebuilt from its configuration: {said}; "
             "its layers and classes need get_config() and keras.saving.register_keras_serializable"

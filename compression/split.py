@@ -20,7 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_sdk.compression.graphs import CannotCrossError, Graph, Parts
-from edge_sdk.errors import InputError, ModelError
+from edge_sdk.errors import InputError, ModelError, one_line
 from edge_sdk.files import write_durably
 
 __all__ = ["Link", "Option", "Place", "Plan", "plan_split", "sample_inputs", "write_split"]
@@ -289,14 +289,14 @@ def _session(model: bytes) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime has no public base class of its errors
-        raise ModelError(f"ONNX Runtime cannot load the model: {' '.join(str(error).split())}") from error
+        raise ModelError(f"ONNX Runtime cannot load the model: {one_line(error)}") from error
 
 
 def _run(session: ort.InferenceSession, feed: Mapping[str, NDArray[Any]]) -> Tensors:
     try:
         results = session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
     except Exception as error:  # as above
-        raise ModelError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())}") from error
+        raise ModelError(f"ONNX Runtime cannot run the model: {one_line(error)}") from error
     return {value.name: np.asarray(result) for value, result in zip(session.get_outputs(), results, strict=True)}
 
 

@@ -15,7 +15,7 @@ from keras import ops
 
 from edge_sdk.compression.fitting import FittingData, loss_of
 from edge_sdk.compression.teachers import open_teacher
-from edge_sdk.errors import CompressionError, ModelError
+from edge_sdk.errors import CompressionError, ModelError, one_line
 from edge_sdk.processing.keras import ProcessingLayer
 from edge_sdk.runtime.onnx import new_session
 
@@ -147,7 +147,7 @@ def _of_onnx(content: bytes, data: FittingData, hints: Sequence[str]) -> _Teach:
     try:
         proto = onnx.load_model_from_string(content)
     except Exception as error:  # of protobuf, which has a type of its own
-        raise CompressionError(f"the teacher is not an ONNX model: {' '.join(str(error).split())}") from error
+        raise CompressionError(f"the teacher is not an ONNX model: {one_line(error)}") from error
     made = {name: node for node in proto.graph.node for name in node.output}
     for hint in hints:
         if hint not in made:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from edge_sdk.compression.fakequant import constants
-from edge_sdk.errors import CompressionError, MissingExtraError
+from edge_sdk.errors import CompressionError, MissingExtraError, one_line
 
 __all__ = ["CALIBRATED", "PRECISIONS", "Precision", "check_representative", "convert", "saved"]
 
@@ -145,7 +145,7 @@ def _int4(float32: bytes) -> bytes:
             enable_progress_bar=False, enable_progress_report=False
         )
     except Exception as error:  # of a package that names no errors of its own
-        raise CompressionError(f"cannot be converted to TFLite int4: {_said(error)}") from error
+        raise CompressionError(f"cannot be converted to TFLite int4: {one_line(error, 300)}") from error
     return bytes(result.quantized_model)
 
 
@@ -154,11 +154,7 @@ def _named(error: Exception) -> str:
     text = str(error)
     kinds = re.search(r"(?:Custom ops|TF Select ops): ([\w, ]+)", text)
     if kinds is None:
-        return _said(error)
+        return one_line(error, 300)
     place = re.search(r'fused\["\w+:", "([^"@]+)/\w+@', text)
     where = f" of {place[1]!r}" if place else ""
     return f"{kinds[1]}{where} has no form there; replace the layer, or write it as other operations of keras.ops"
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

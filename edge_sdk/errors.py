@@ -75,6 +75,7 @@ __all__ = [
     "TrustError",
     "UnknownCallerError",
     "UnknownModelError",
+    "one_line",
 ]
 
 
@@ -266,3 +267,8 @@ class InstallError(OtaError):
 
 class HealthError(OtaError):
     """A newly installed version failed its health probe."""
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return what an exception says on one line, of at most ``most`` characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

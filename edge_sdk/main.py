@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import NoReturn
 
-from edge_sdk.errors import EdgeSdkError, KernelError, MissingExtraError
+from edge_sdk.errors import EdgeSdkError, KernelError, MissingExtraError, one_line
 
 __all__ = ["Command", "main"]
 
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()  # while an error can still be told
             return code
     except EdgeSdkError as error:
-        line = " ".join(str(error).split())
+        line = one_line(error)
         print(f"edge-sdk: error: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from edge_sdk import canonical
 from edge_sdk.cloud.batch.cells import Cells, Wanted, cells_for
-from edge_sdk.errors import DataError, InputError
+from edge_sdk.errors import DataError, InputError, one_line
 
 __all__ = ["Row", "Source", "open_source"]
 
@@ -168,4 +168,4 @@ class _Parquet:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return one_line(error, 200)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from edge_sdk.cloud.server.core import Core
-from edge_sdk.errors import EdgeSdkError, InputError, ModelError, UnknownModelError
+from edge_sdk.errors import EdgeSdkError, InputError, ModelError, UnknownModelError, one_line
 
 __all__ = ["Admin"]
 
@@ -71,7 +71,7 @@ class Admin:
             _audit.warning("%s: no such model", what)
             raise
         except EdgeSdkError as error:
-            line = " ".join(str(error).split())
+            line = one_line(error)
             _audit.warning("%s: failed: %s", what, line)
             raise ModelError(f"failed to {action} {model!r}: {line}") from error
         _audit.warning("%s: done", what)

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import numpy as np
 
 from edge_sdk.cloud.saved_model import SavedModel
-from edge_sdk.errors import InputError, ModelError
+from edge_sdk.errors import InputError, ModelError, one_line
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
 
@@ -144,7 +144,7 @@ class _OnnxEngine:
         try:
             outputs: list[Array] = self._session.run(self._names, feeds, self._options)
         except Exception as error:  # onnxruntime raises types of its own that share no base
-            raise ModelError(f"ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from error
+            raise ModelError(f"ONNX Runtime failed: {one_line(error, 300)}") from error
         return outputs
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Bound | None:

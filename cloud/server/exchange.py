@@ -23,6 +23,7 @@ from edge_sdk.errors import (
     RateLimitError,
     UnknownCallerError,
     UnknownModelError,
+    one_line,
 )
 from edge_sdk.protocol import datatype_of
 from edge_sdk.protocol.names import (
@@ -104,7 +105,7 @@ class Failure:
 
 def failure_of(error: BaseException, model_name: str) -> Failure:
     """Return how an error is answered, one of `FAILURES` or a fault; log it where the server is to blame."""
-    line = " ".join(str(error).split())
+    line = one_line(error)
     match error:
         case UnknownModelError():
             return Failure(grpc.StatusCode.NOT_FOUND, 404, line)

@@ -102,7 +102,7 @@ class Link:
             said["value"] = await self._answer(message["what"], message["about"])
         except errors.EdgeSdkError as error:
             plain = not isinstance(error, errors.OverloadedError | errors.MissingExtraError | errors.KernelError)
-            said["error"] = [type(error).__name__ if plain else "ServiceError", " ".join(str(error).split())]
+            said["error"] = [type(error).__name__ if plain else "ServiceError", errors.one_line(error)]
         except ConnectionError:  # who asks, or who would answer for us, is gone
             said["error"] = ["ServiceError", f"{message['what']} ended with a process"]
         except Exception:  # noqa: BLE001 - a fault, which the log tells

@@ -24,7 +24,7 @@ from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.models import RUNTIMES, load_model
 from edge_sdk.cloud.server.settings import ModelSettings, Serving, labels_file, read_labels, read_model_config
 from edge_sdk.cloud.server.table_files import SUFFIX as TABLE_SUFFIX
-from edge_sdk.errors import EdgeSdkError, InputError, UnknownModelError
+from edge_sdk.errors import EdgeSdkError, InputError, UnknownModelError, one_line
 from edge_sdk.protocol.names import LABELS_PROPERTY
 
 __all__ = ["Repository", "Shelf", "is_repository"]
@@ -211,7 +211,7 @@ class Repository:
                 model = replace(model, properties={**model.properties, LABELS_PROPERTY: labels})
             self._shelf.put(Line(model, settings))
         except (EdgeSdkError, OSError, ValueError, MemoryError) as error:
-            line = " ".join(str(error).split())[:300]
+            line = one_line(error, 300)
             self._failed[key] = files
             still = "; what was served before still is" if any(one[0] == name for one in self._served) else ""
             _log.error("model %s %s cannot be loaded: %s%s", name, version, line, still)

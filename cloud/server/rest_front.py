@@ -33,7 +33,7 @@ from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.rest_inference import answer_rest
 from edge_sdk.cloud.server.rest_tensors import read_object, read_request
 from edge_sdk.cloud.server.traces import Traces
-from edge_sdk.errors import InputError
+from edge_sdk.errors import InputError, one_line
 
 __all__ = ["RestFront"]
 
@@ -252,7 +252,7 @@ async def _body(request: web.Request) -> bytes:
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason=f"a body longer than {BODY_SECONDS:g} s on its way") from None
     except web.RequestPayloadError as error:
-        raise InputError(f"the body is unreadable: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"the body is unreadable: {one_line(error, 200)}") from None
 
 
 def _json_length(request: web.Request) -> int | None:

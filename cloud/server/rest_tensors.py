@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_sdk.errors import InputError
+from edge_sdk.errors import InputError, one_line
 from edge_sdk.protocol import datatype_of, dtype_of, from_raw, to_raw
 
 __all__ = ["RestRequest", "read_object", "read_request", "write_answer"]
@@ -201,7 +201,7 @@ def _parse(text: bytes) -> Any:
     except RecursionError:
         raise InputError("the request's JSON is nested too deeply") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"the request is no JSON: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"the request is no JSON: {one_line(error, 200)}") from None
 
 
 def _no_constant(name: str) -> Any:

@@ -16,7 +16,7 @@ from google.protobuf import text_format
 
 from edge_sdk.cloud.server.access import Caller, callers_from
 from edge_sdk.cloud.server.routing import Routing
-from edge_sdk.errors import InputError
+from edge_sdk.errors import InputError, one_line
 from edge_sdk.protocol import messages
 
 __all__ = ["ModelSettings", "Serving", "labels_file", "read_labels", "read_model_config"]
@@ -242,7 +242,7 @@ def _model_config(path: Path) -> Any:
     try:
         text_format.Parse(_text(path), config, allow_unknown_field=True, descriptor_pool=messages.POOL)
     except text_format.ParseError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: {one_line(error)}") from error
     return config
 
 

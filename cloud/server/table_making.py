@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from edge_sdk.cloud.server.keys import KEY_BYTES, digest_of
 from edge_sdk.cloud.server.tables import Answers, Table
-from edge_sdk.errors import InputError
+from edge_sdk.errors import InputError, one_line
 from edge_sdk.types import TensorSpec
 
 __all__ = ["Reading"]
@@ -161,7 +161,7 @@ class Reading:
         return ", ".join(self._names) or "none"
 
     def _unreadable(self, error: Exception) -> InputError:
-        return InputError(f"{self._path} is not a Parquet file that can be read: {' '.join(str(error).split())[:200]}")
+        return InputError(f"{self._path} is not a Parquet file that can be read: {one_line(error, 200)}")
 
 
 def _column(batch: Any, name: str) -> Any:

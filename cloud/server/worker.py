@@ -30,7 +30,7 @@ from edge_sdk.cloud.server.orders import Orders
 from edge_sdk.cloud.server.rates import SharedRates
 from edge_sdk.cloud.server.security import secured
 from edge_sdk.cloud.server.service import Shared, loop_factory, opened, reload, serve
-from edge_sdk.errors import EdgeSdkError, MissingExtraError, UnknownModelError
+from edge_sdk.errors import EdgeSdkError, MissingExtraError, UnknownModelError, one_line
 
 __all__ = ["main"]
 
@@ -125,7 +125,7 @@ def _counted(shared: Shared) -> dict[str, Any]:
 def _fail(end: socket.socket, error: EdgeSdkError) -> int:
     """Tell the supervisor, as `Link.ask` would, why this worker cannot serve."""
     with contextlib.suppress(OSError):
-        message = {"ask": 0, "what": "failed", "about": {"line": " ".join(str(error).split())}}
+        message = {"ask": 0, "what": "failed", "about": {"line": one_line(error)}}
         end.sendall(json.dumps(message).encode() + b"\n")
     return 2
 

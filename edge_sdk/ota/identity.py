@@ -26,7 +26,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root
 
 from edge_sdk import canonical
-from edge_sdk.errors import InputError, StorageError, TrustError
+from edge_sdk.errors import InputError, StorageError, TrustError, one_line
 from edge_sdk.files import make_folder, storage_errors, write_durably
 from edge_sdk.ota.clock import TrustedTime
 from edge_sdk.ota.topics import check_id
@@ -132,7 +132,7 @@ def accept(state_dir: str | Path, data: bytes) -> Identity:
         signed.signed.verify_delegate("root", signed.signed_bytes, signed.signatures)
         threshold = signed.signed.roles["root"].threshold
     except (InputError, KeyError, TypeError, ValueError, AttributeError, RepositoryError) as error:
-        raise InputError(f"this is no enrolment: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"this is no enrolment: {one_line(error, 200)}") from error
     if threshold < MIN_ROOT_THRESHOLD:
         raise TrustError(f"the enrolment's root needs {threshold} signature; {MIN_ROOT_THRESHOLD} keys must sign it")
     if _public(_key(folder / "key.pem")) != _public_of(certificate):

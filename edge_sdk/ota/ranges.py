@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from edge_sdk.errors import InputError, TransferError
+from edge_sdk.errors import InputError, TransferError, one_line
 from edge_sdk.ota.topics import BLOCK_BYTES
 from edge_sdk.ota.transfer import Reply
 
@@ -110,7 +110,7 @@ class Ranges:
                 reply = self._ask(request)
             except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: headers that make no sense
                 self.close()
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = one_line(error, 200)
                 continue
             if reply.status < 500 and reply.status != 429:
                 return reply

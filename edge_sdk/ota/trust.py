@@ -25,7 +25,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
-from edge_sdk.errors import InputError, TransferError, TrustError
+from edge_sdk.errors import InputError, TransferError, TrustError, one_line
 from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
 from edge_sdk.ota.clock import TrustedTime
 from edge_sdk.ota.records import Assignment, Target
@@ -326,4 +326,4 @@ def _read_root(path: Path) -> bytes:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return one_line(error, 200)
