@@ -26,6 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_sdk.errors import BrokerError, InputError
+from edge_sdk.ota.packets import Client, Message, Packed
 from edge_sdk.ota.topics import MAX_MESSAGE_BYTES
 
 __all__ = ["Broker", "Link", "Message"]
@@ -89,18 +90,6 @@ class Broker:
         return f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message as it arrived."""
-
-    topic: str
-    payload: bytes
-    correlation: bytes
-    properties: Mapping[str, str]
-    qos: int
-    mid: int
-
-
 class Link:
     """A connection that stays: it reconnects by itself and subscribes again.
 
@@ -149,12 +138,11 @@ class Link:
         self._keepalive = keepalive
         self._answered = threading.Event()
         self._refusal: str | None = None
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5, manual_ack=manual_ack
-        )
+        client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5, manual_ack=manual_ack)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_message = self._received
+        client.take = self._taken
         client.on_publish = self._published
         client.on_socket_open = _no_delay
         self._jitter(client)
@@ -212,11 +200,7 @@ class Link:
         properties: Mapping[str, str] | None = None,
     ) -> int:
         """Hand one message to the network thread and return its id."""
-        packed = Properties(PacketTypes.PUBLISH)
-        if correlation is not None:
-            packed.CorrelationData = correlation
-        if properties:
-            packed.UserProperty = list(properties.items())
+        packed = Packed(correlation, properties or {})
         return self._client.publish(topic, payload, qos=qos, retain=retain, properties=packed).mid
 
     def acknowledge(self, message: Message) -> None:
@@ -265,15 +249,16 @@ class Link:
         self._jitter(client)
 
     def _received(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        if self._on_message is None:
-            return
         properties = message.properties
         user = dict(getattr(properties, "UserProperty", ()))
         correlation = bytes(getattr(properties, "CorrelationData", b""))
+        self._taken(Message(message.topic, bytes(message.payload), correlation, user, message.qos, message.mid))
+
+    def _taken(self, message: Message) -> None:
+        if self._on_message is None:
+            return
         try:
-            self._on_message(
-                Message(message.topic, bytes(message.payload), correlation, user, message.qos, message.mid)
-            )
+            self._on_message(message)
         except Exception:  # it would end the network thread, and the connection with it, without a word
             log.exception("a message cannot be handled and is dropped")
 

@@ -20,10 +20,10 @@ from edge_sdk.errors import BrokerError
 from edge_sdk.ota import OtaAgent, active
 from edge_sdk.ota.slots import Memory
 from outside.powercut import Cut, Disk, Tree, lay_out, read_tree
-from outside.syscalls import CHANGES, SENDS, STRACE, kill_at, read_calls, record
+from outside.syscalls import CHANGES, SENDS, UNTRACEABLE, kill_at, read_calls, record
 from outside.updates import Fleet, make_bundle, spoil_golden, wait_for
 
-pytestmark = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+pytestmark = pytest.mark.skipif(UNTRACEABLE is not None, reason=str(UNTRACEABLE))
 
 NOBODY = "mqtt://127.0.0.1:1"
 SUCCESS = b'"state":"active"'

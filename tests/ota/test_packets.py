@@ -1,0 +1,77 @@
+"""Messages that are read and written past paho: alike, whatever they hold."""
+
+from __future__ import annotations
+
+import struct
+
+import paho.mqtt.client as paho
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from edge_sdk.ota.packets import Packed, read_message
+
+TEXT = st.text(max_size=40).filter(lambda text: "\0" not in text and not any(0xD800 <= ord(c) < 0xE000 for c in text))
+OTHERS = [("ResponseTopic", "elsewhere"), ("MessageExpiryInterval", 5), ("ContentType", "x"), ("TopicAlias", 3)]
+
+
+def packet(topic: str, properties: bytes, payload: bytes) -> bytes:
+    """Return what follows the fixed header of a message of QoS 0."""
+    return struct.pack("!H", len(topic.encode())) + topic.encode() + properties + payload
+
+
+@settings(max_examples=25)  # paho is slow at it
+@given(st.none() | st.binary(min_size=1, max_size=300), st.dictionaries(TEXT, TEXT, max_size=4))
+def test_paho_reads_the_properties_that_are_written(correlation: bytes | None, user: dict[str, str]) -> None:
+    read = Properties(PacketTypes.PUBLISH)
+    read.unpack(Packed(correlation, user).pack())
+    assert getattr(read, "CorrelationData", None) == correlation
+    assert dict(getattr(read, "UserProperty", ())) == user
+
+
+@settings(max_examples=25)
+@given(TEXT.filter(bool), st.binary(min_size=1, max_size=300), st.dictionaries(TEXT, TEXT, max_size=4), st.binary())
+def test_what_paho_writes_is_read(topic: str, correlation: bytes, user: dict[str, str], payload: bytes) -> None:
+    written = Properties(PacketTypes.PUBLISH)
+    written.CorrelationData = correlation
+    if user:
+        written.UserProperty = list(user.items())
+    message = read_message(packet(topic, written.pack(), payload))
+    assert message is not None
+    assert (message.topic, message.correlation, message.properties) == (topic, correlation, user)
+    assert (message.payload, message.qos) == (payload, 0)
+
+
+@pytest.mark.parametrize(("name", "value"), OTHERS)
+def test_a_message_with_other_properties_is_left_to_paho(name: str, value: object) -> None:
+    written = Properties(PacketTypes.PUBLISH)
+    setattr(written, name, value)
+    assert read_message(packet("topic", written.pack(), b"payload")) is None
+
+
+@given(st.binary(max_size=60))
+@example(b"\0\1t\xff\xff\xff\xff\xff")
+@example(b"\0\1t\x05\x09\xff\xff12")
+@example(b"\0\1\xff\0payload")
+@example(b"\0\0\0payload")
+def test_whatever_arrives_is_read_or_left_to_paho(data: bytes) -> None:
+    message = read_message(data)
+    assert message is None or data.endswith(message.payload)
+
+
+@given(st.integers(0, 60))
+def test_a_message_that_is_cut_within_its_properties_is_not_read(length: int) -> None:
+    whole = packet("topic", Packed(b"correlation", {"status": "200", "size": "1"}).pack(), b"")
+    assert (read_message(whole[:length]) is None) == (length < len(whole))
+
+
+def test_a_property_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="65,535"):
+        Packed(b"x" * 65_536, {})
+
+
+def test_paho_still_calls_what_is_put_in_its_place() -> None:
+    assert "_handle_publish" in vars(paho.Client)
+    assert {"command", "packet"} <= set(paho.Client(paho.CallbackAPIVersion.VERSION2)._in_packet)
