@@ -60,6 +60,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--sdk", default="", metavar="VERSION", help="least version of edge-sdk on the device")
 
+    add.add_argument(
+        "--delta-from",
+        action="append",
+        metavar="NAME-VERSION",
+        help="a version in the repository that devices run, to make a delta from; repeatable (default: the four of "
+        "this name that most devices are assigned)",
+    )
+    add.add_argument("--no-delta", action="store_true", help="make no delta: devices fetch the whole file")
+
     assign = action("assign", "sign what a device should run")
     assign.add_argument("--device", required=True, help="device id")
     assign.add_argument("--target", required=True, metavar="NAME-VERSION", help="a bundle that was added")
@@ -115,15 +124,22 @@ def run(args: argparse.Namespace) -> int:
         return 0
     repository = Repository.open(args.folder, keys=args.keys, passphrase=passphrase)
     if args.action == "add":
-        target = repository.add(args.bundle, device_classes=args.device_class, sdk=args.sdk)
+        if args.no_delta and args.delta_from:
+            raise InputError("--no-delta and --delta-from contradict each other")
+        deltas = [] if args.no_delta else args.delta_from
+        target = repository.add(args.bundle, device_classes=args.device_class, sdk=args.sdk, deltas=deltas)
+        found = repository.deltas(f"{target.name}-{target.version}")
         record = {
             "target": f"{target.name}-{target.version}",
             "sha256": f"sha256:{target.sha256}",
             "digest": target.bundle_digest,
             "bytes": target.size,
             "blocks": len(target.blocks),
+            "deltas": found,
         }
-        _say(args, record, f"added {record['target']}: {target.size:,} bytes, blocks: {len(target.blocks)}")
+        lines = [f"added {record['target']}: {target.size:,} bytes, blocks: {len(target.blocks)}"]
+        lines += [f"  from {base}: {size:,} bytes" for base, size in found.items()]
+        _say(args, record, "\n".join(lines))
     elif args.action == "assign":
         signed = repository.assign(
             args.device, args.target, downgrade=args.downgrade, expires=timedelta(days=args.days)

@@ -9,39 +9,33 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, TargetFile, Targets, Timestamp
 
-from edge_sdk.bundle import Bundle
+from edge_sdk.cloud.ota.bundles import read_bundle
 from edge_sdk.cloud.ota.creation import create
+from edge_sdk.cloud.ota.deltas import make_deltas
 from edge_sdk.cloud.ota.keys import KeyFolder, Keys
 from edge_sdk.cloud.ota.operators import Operators
-from edge_sdk.cloud.ota.rolefiles import RoleFiles
+from edge_sdk.cloud.ota.rolefiles import RoleFiles, RoleStatus
 from edge_sdk.cloud.ota.roles import DELEGATED, Lifetimes, now
 from edge_sdk.cloud.ota.rotation import heal, renew, rotate, signer_of
-from edge_sdk.errors import BundleError, InputError
+from edge_sdk.errors import InputError
 from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
 from edge_sdk.ota.needs import Needs
-from edge_sdk.ota.records import Assignment, Target
-from edge_sdk.ota.topics import BLOCK_BYTES, check_id
+from edge_sdk.ota.records import Assignment, Delta, Target, delta_path
+from edge_sdk.ota.topics import check_id
 
 __all__ = ["Lifetimes", "Repository", "RoleStatus"]
 
-
-@dataclass(frozen=True, slots=True)
-class RoleStatus:
-    """One role's current version and expiry, and whether it has lived half its life."""
-
-    role: str
-    version: int
-    expires: datetime
-    due: bool = False
+_MAX_BASES = 4
 
 
 class Repository:
@@ -133,8 +127,15 @@ class Repository:
         """Version of the current timestamp; it grows with every change."""
         return self._files.read("timestamp", Timestamp).signed.version
 
-    def add(self, bundle: str | Path, *, device_classes: Sequence[str] = (), sdk: str = "") -> Target:
-        """Sign a bundle file as a target.
+    def add(
+        self,
+        bundle: str | Path,
+        *,
+        device_classes: Sequence[str] = (),
+        sdk: str = "",
+        deltas: Sequence[str] | None = None,
+    ) -> Target:
+        """Sign a bundle file as a target, and what devices that run another version need to make it.
 
         The archive and its digests are checked. Whether its golden outputs hold is not: that is
         the device's business, on its own hardware.
@@ -147,51 +148,42 @@ class Repository:
             Kinds of device that it is for; none: all.
         sdk
             The least version of edge-sdk that it needs.
+        deltas
+            Versions in the repository, ``NAME-VERSION``, from which deltas are made where they are
+            small enough; by default those of this name that are assigned.
 
         Raises
         ------
         BundleError
             The file is not an intact bundle.
         InputError
-            The name and version are taken by other bytes: a version never changes.
+            The name and version are taken by other bytes: a version never changes; or there is no such version.
         """
-        path = Path(bundle)
-        if not path.exists():
-            raise InputError(f"there is no bundle at {path}")
-        if not path.is_file():
-            raise InputError(f"{path} is not a file; give the .edge file")
-        with storage_errors(path, "read"):
-            data = path.read_bytes()
-        try:
-            opened = Bundle.from_bytes(data)
-        except BundleError as error:
-            raise type(error)(f"{path}: {error}") from error
-        manifest = opened.manifest
-        blocks = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
-        target = Target(
-            name=manifest.name,
-            version=manifest.version,
-            path=f"bundles/{manifest.name}-{manifest.version}.edge",
-            sha256=hashlib.sha256(data).hexdigest(),
-            size=len(data),
-            block_bytes=BLOCK_BYTES,
-            blocks=tuple(hashlib.sha256(block).hexdigest() for block in blocks),
-            bundle_digest=opened.digest,
-            needs=Needs(tuple(device_classes), sdk, manifest.artifacts[0].runtime),
-        )
-        with self._acting("add", "publisher", target=f"{target.name}-{target.version}", sha256=target.sha256):
+        target, data = read_bundle(Path(bundle), Needs(tuple(device_classes), sdk))
+        with self._acting("add", "publisher", target=f"{target.name}-{target.version}", sha256=target.sha256) as done:
             known = self._files.find(target.path)
             name = target.path.rpartition("/")[2]
             stored = {path.name.partition(".")[0] for path in (self._targets / "bundles").glob(f"*.{name}")}
             if (known is not None and known.hashes["sha256"] != target.sha256) or stored - {target.sha256}:
                 raise InputError(
-                    f"{manifest.name}-{manifest.version} is there with other bytes; give the bundle a new version"
+                    f"{target.name}-{target.version} is there with other bytes; give the bundle a new version"
                 )
             if known is not None:
+                target = _target(known)
+            bases = self._assigned(target.name) if deltas is None else [self._bundle(base) for base in deltas]
+            made = make_deltas({self._stored(base): base.hashes["sha256"] for base in bases}, target, data)
+            done["deltas"] = len(made)
+            if known is not None and not made:
                 return target
-            file = TargetFile(target.size, {"sha256": target.sha256}, target.path, {"custom": target.custom()})
-            self._put("bundles", file, data)
+            target = replace(target, deltas=(*target.deltas, *(delta.base for delta, _ in made)))
+            self._put("bundles", [*((_file(delta), data) for delta, data in made), (_file(target), data)])
         return target
+
+    def _assigned(self, name: str) -> list[TargetFile]:
+        """Return the bundles of a name that are assigned, those of most devices first."""
+        paths = Counter(assignment.target for assignment in self.assignments().values() if assignment.name == name)
+        files = (self._files.find(path) for path, _ in paths.most_common(_MAX_BASES))
+        return [file for file in files if file is not None]
 
     def assign(
         self, device: str, target: str, *, downgrade: bool = False, expires: timedelta | None = None
@@ -216,9 +208,7 @@ class Repository:
         """
         check_id("device", device)
         with self._acting("assign", "assigner", device=device, target=target, downgrade=downgrade) as done:
-            file = self._files.find(f"bundles/{target}.edge")
-            if file is None:
-                raise InputError(f"{target} is not in the repository; add its bundle first")
+            file = self._bundle(target)
             path = f"assignments/{device}.json"
             previous = self._files.find(path)
             signed_target = _target(file)
@@ -265,13 +255,14 @@ class Repository:
             There is no such target.
         """
         with self._acting("withdraw bundle", "publisher", target=target):
-            path = f"bundles/{target}.edge"
-            if self._files.find(path) is None:
-                raise InputError(f"{target} is not in the repository")
-            name = self._files.bin("bundles", path)
-            metadata = self._read_signed(name)
-            del metadata.signed.targets[path]
-            self._files.publish({name: metadata}, signer_of(self._keys))
+            withdrawn = _target(self._bundle(target))
+            changed: dict[str, Metadata[Targets]] = {}
+            for signed in (withdrawn.path, *(delta_path(base, withdrawn.sha256) for base in withdrawn.deltas)):
+                name = self._files.bin("bundles", signed)
+                if name not in changed:
+                    changed[name] = self._read_signed(name)
+                changed[name].signed.targets.pop(signed, None)
+            self._files.publish(changed, signer_of(self._keys))
 
     def rotate(self, name: str) -> int:
         """Replace a key by a new one; return the version of the newest root.
@@ -321,19 +312,18 @@ class Repository:
 
     def status(self) -> list[RoleStatus]:
         """Return each role with its version and expiry, top-level roles first."""
-        rows: list[tuple[str, Any]] = [
-            ("root", self._files.root().signed),
-            ("timestamp", self._files.read("timestamp", Timestamp).signed),
-            ("snapshot", self._files.read("snapshot", Snapshot).signed),
-            *((name, self._files.read(name, Targets).signed) for name in self._files.names()),
-        ]
-        of = self._files.lifetimes.of
-        return [RoleStatus(name, s.version, s.expires, s.expires - now() < of(name) / 2) for name, s in rows]
+        return self._files.status()
 
     def bundles(self) -> dict[str, Target]:
         """Return the targets by ``NAME-VERSION``."""
-        targets = (_target(file) for file in self._files.all("bundles"))
+        targets = (_target(file) for file in self._files.all("bundles") if file.path.endswith(".edge"))
         return {f"{target.name}-{target.version}": target for target in targets}
+
+    def deltas(self, target: str) -> dict[str, int]:
+        """Return the bytes of the deltas that lead to ``NAME-VERSION``, by the versions that they lead from."""
+        result, names = _target(self._bundle(target)), {b.sha256: name for name, b in self.bundles().items()}
+        files = {base: self._files.find(delta_path(base, result.sha256)) for base in result.deltas}
+        return {names.get(base, base): file.length for base, file in files.items() if file is not None}
 
     def assignments(self) -> dict[str, Assignment]:
         """Return the current assignment of each device."""
@@ -346,22 +336,28 @@ class Repository:
 
     def target_file(self, target: str) -> Path:
         """Return where the bundle ``NAME-VERSION`` is stored; raise `InputError` if there is none."""
+        return self._stored(self._bundle(target))
+
+    def _bundle(self, target: str) -> TargetFile:
         file = self._files.find(f"bundles/{target}.edge")
         if file is None:
             raise InputError(f"{target} is not in the repository")
-        return self._stored(file)
+        return file
 
     def _put_assignment(self, path: str, assignment: Assignment) -> None:
         data = assignment.to_bytes()
         hashes, custom = {"sha256": hashlib.sha256(data).hexdigest()}, {"custom": {"counter": assignment.counter}}
-        self._put("assignments", TargetFile(len(data), hashes, path, custom), data)
+        self._put("assignments", [(TargetFile(len(data), hashes, path, custom), data)])
 
-    def _put(self, role: str, file: TargetFile, data: bytes) -> None:
-        write_durably(self._stored(file), data)
-        name = self._files.bin(role, file.path)
-        metadata = self._read_signed(name)
-        metadata.signed.targets[file.path] = file
-        self._files.publish({name: metadata}, signer_of(self._keys))
+    def _put(self, role: str, files: Sequence[tuple[TargetFile, bytes]]) -> None:
+        changed: dict[str, Metadata[Targets]] = {}
+        for file, data in files:
+            write_durably(self._stored(file), data)
+            name = self._files.bin(role, file.path)
+            if name not in changed:
+                changed[name] = self._read_signed(name)
+            changed[name].signed.targets[file.path] = file
+        self._files.publish(changed, signer_of(self._keys))
 
     def _read_signed(self, role: str) -> Metadata[Targets]:
         return self._files.read_signed(role, signer_of(self._keys)(role).public_key)
@@ -397,3 +393,7 @@ class Repository:
 
 def _target(file: TargetFile) -> Target:
     return Target.from_signed(file.path, file.length, file.hashes, file.custom)
+
+
+def _file(signed: Target | Delta) -> TargetFile:
+    return TargetFile(signed.size, {"sha256": signed.sha256}, signed.path, {"custom": signed.custom()})

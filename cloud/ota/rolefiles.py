@@ -10,6 +10,7 @@ Source: The Update Framework specification 1.0.34, https://theupdateframework.gi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +25,21 @@ from edge_sdk.cloud.ota.roles import Lifetimes, key_of, now, say_when_signed
 from edge_sdk.errors import InputError, StorageError
 from edge_sdk.files import write_durably
 
-__all__ = ["RoleFiles", "is_signed_by"]
+__all__ = ["RoleFiles", "RoleStatus", "is_signed_by"]
 
 Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
 
 _SERIALIZER = JSONSerializer(compact=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleStatus:
+    """One role's current version and expiry, and whether it has lived half its life."""
+
+    role: str
+    version: int
+    expires: datetime
+    due: bool = False
 
 
 class RoleFiles:
@@ -64,6 +75,17 @@ class RoleFiles:
     def names(self) -> list[str]:
         """Return the names of all roles that list targets."""
         return [name.removesuffix(".json") for name in self.read("snapshot", Snapshot).signed.meta]
+
+    def status(self) -> list[RoleStatus]:
+        """Return each role with its version and expiry, top-level roles first."""
+        rows: list[tuple[str, Any]] = [
+            ("root", self.root().signed),
+            ("timestamp", self.read("timestamp", Timestamp).signed),
+            ("snapshot", self.read("snapshot", Snapshot).signed),
+            *((name, self.read(name, Targets).signed) for name in self.names()),
+        ]
+        of = self.lifetimes.of
+        return [RoleStatus(name, s.version, s.expires, s.expires - now() < of(name) / 2) for name, s in rows]
 
     def bin(self, role: str, path: str) -> str:
         """Return the name of the bin of a delegated role that a path belongs to."""

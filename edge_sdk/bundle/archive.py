@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from edge_sdk.bundle.manifest import MEMBER
 from edge_sdk.errors import BundleFormatError
 
-__all__ = ["MANIFEST", "MAX_BUNDLE_BYTES", "MAX_MEMBERS", "decode", "encode"]
+__all__ = ["MANIFEST", "MAX_BUNDLE_BYTES", "MAX_MEMBERS", "decode", "encode", "pieces"]
 
 MANIFEST = "manifest.json"
 MAX_BUNDLE_BYTES = 1 << 30
@@ -46,7 +46,7 @@ def _end(count: int, size: int, offset: int) -> bytes:
     return _END.pack(b"PK\x05\x06", 0, 0, count, count, size, offset, 0)
 
 
-def encode(members: Mapping[str, bytes]) -> bytes:
+def encode(members: Mapping[str, bytes | memoryview]) -> bytes:
     """Return the archive of ``members``; the manifest first, the others by name.
 
     Raises
@@ -54,12 +54,21 @@ def encode(members: Mapping[str, bytes]) -> bytes:
     BundleFormatError
         A member has a name or a size that a reader would refuse.
     """
+    return b"".join(pieces(members))
+
+
+def pieces(members: Mapping[str, bytes | memoryview]) -> list[bytes | memoryview]:
+    """Return the archive of ``members`` in parts: a header and a member in turn, then the directory; raise as `encode`.
+
+    Members are not copied, so that those of files that are mapped take up no memory.
+    """
     names = _ordered(members)
     if len(names) > MAX_MEMBERS:
         raise BundleFormatError(f"{len(names)} members are over the limit of {MAX_MEMBERS}")
     if sum(map(len, members.values())) > MAX_BUNDLE_BYTES:
         raise BundleFormatError(f"the members are over the limit of {MAX_BUNDLE_BYTES} bytes")
-    entries, directory, offset = [], [], 0
+    entries: list[bytes | memoryview] = []
+    directory, offset = [], 0
     for text in names:
         _check_name(text)
         name, data = text.encode("ascii"), members[text]
@@ -69,10 +78,10 @@ def encode(members: Mapping[str, bytes]) -> bytes:
         directory.append(_central(name, crc, len(data), offset))
         offset += len(local) + len(data)
     central = b"".join(directory)
-    archive = b"".join([*entries, central, _end(len(names), len(central), offset)])
-    if len(archive) > MAX_BUNDLE_BYTES:
-        raise BundleFormatError(f"a bundle of {len(archive)} bytes is over the limit of {MAX_BUNDLE_BYTES}")
-    return archive
+    parts = [*entries, central, _end(len(names), len(central), offset)]
+    if (size := sum(map(len, parts))) > MAX_BUNDLE_BYTES:
+        raise BundleFormatError(f"a bundle of {size} bytes is over the limit of {MAX_BUNDLE_BYTES}")
+    return parts
 
 
 def decode(archive: bytes) -> dict[str, memoryview]:

@@ -31,6 +31,7 @@ from edge_sdk.ota.health import Limits
 from edge_sdk.ota.installer import Installer, one_line
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.outbox import Outbox
+from edge_sdk.ota.patching import Patches
 from edge_sdk.ota.ranges import Ranges
 from edge_sdk.ota.records import Assignment, Event, State, Target
 from edge_sdk.ota.reporting import Reporter, now
@@ -128,6 +129,7 @@ class OtaAgent:
         try:
             self._trust = Trust(self._state / "metadata", root)
             self._installer = Installer(self._state, limits=limits, probe=probe, soak=soak, vitals=vitals)
+            self._patches = Patches(self._state / "delta", self._trust, self._installer)
             self._reporter = Reporter(Outbox(self._state / "outbox.db"), self._send_report, on_event)
         except BaseException:
             self._lock.close()
@@ -290,6 +292,9 @@ class OtaAgent:
         if self._rules is not None:
             self._rules.check()
         self._say("downloading")
+        trouble = self._patches.fill(download, target, assignment, self._source)
+        if trouble and not self._stop.is_set():
+            self._say("downloading", trouble)
         try:
             path = download.fetch(self._source)
         except TrustError as error:

@@ -13,7 +13,7 @@ from edge_sdk.errors import InputError, TrustError
 from edge_sdk.ota.needs import Needs
 from edge_sdk.ota.topics import BLOCK_BYTES, check_id
 
-__all__ = ["STATES", "Assignment", "Event", "State", "Target"]
+__all__ = ["STATES", "Assignment", "Delta", "Event", "State", "Target", "delta_path"]
 
 State = Literal[
     "idle", "downloading", "verifying", "installing", "testing", "soaking", "active", "refused", "rolled_back"
@@ -32,7 +32,9 @@ STATES: tuple[State, ...] = (
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TARGET = re.compile(r"bundles/[a-z0-9][A-Za-z0-9_.-]{0,199}\.edge")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_TARGET_BYTES = 1 << 30
+_MAX_DELTAS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,8 @@ class Target:
         Digest of the manifest within, ``sha256:<hex>``.
     needs
         What a device must have to run it.
+    deltas
+        Digests (hex) of the bundle files from which a delta leads to this one.
     """
 
     name: str
@@ -144,12 +148,12 @@ class Target:
     blocks: tuple[str, ...]
     bundle_digest: str
     needs: Needs = field(default_factory=Needs)
+    deltas: tuple[str, ...] = ()
 
     @property
     def stored_path(self) -> str:
         """The path under which a consistent repository keeps the file: its digest before its name."""
-        folder, _, name = self.path.rpartition("/")
-        return f"{folder}/{self.sha256}.{name}"
+        return _stored(self.path, self.sha256)
 
     def custom(self) -> dict[str, Any]:
         """Return what a TUF target's ``custom`` field holds."""
@@ -160,6 +164,7 @@ class Target:
             "blocks": list(self.blocks),
             "bundle_digest": self.bundle_digest,
             "needs": self.needs.to_dict(),
+            "deltas": list(self.deltas),
         }
 
     @classmethod
@@ -177,20 +182,81 @@ class Target:
                 blocks=blocks,
                 bundle_digest=custom["bundle_digest"],
                 needs=Needs.from_dict(custom["needs"]) if "needs" in custom else Needs(),
+                deltas=tuple(custom.get("deltas", ())),
             )
             ok = (
-                0 < size <= _MAX_TARGET_BYTES
-                and target.block_bytes == BLOCK_BYTES
-                and len(blocks) == -(-size // BLOCK_BYTES)
-                and re.fullmatch(r"[0-9a-f]{64}", target.sha256)
-                and all(re.fullmatch(r"[0-9a-f]{64}", block) for block in blocks)
+                _in_blocks(target)
                 and _DIGEST.fullmatch(target.bundle_digest)
+                and len(target.deltas) <= _MAX_DELTAS
+                and all(_SHA256.fullmatch(base) for base in target.deltas)
             )
-        except (InputError, KeyError, TypeError) as error:
+        except (InputError, KeyError, TypeError, AttributeError) as error:
             raise TrustError(f"the target {path} does not list its blocks: {error!r}") from error
         if not ok:
             raise TrustError(f"the target {path} does not list its blocks as this version understands them")
         return target
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What makes one bundle file of another, as signed: a target of its own, in blocks.
+
+    Attributes
+    ----------
+    base
+        Digest (hex) of the file that it is applied to.
+    path
+        TUF target path; see `delta_path`.
+    sha256, size, block_bytes, blocks
+        As of a `Target`.
+    """
+
+    base: str
+    path: str
+    sha256: str
+    size: int
+    block_bytes: int
+    blocks: tuple[str, ...]
+
+    @property
+    def stored_path(self) -> str:
+        """As of a `Target`."""
+        return _stored(self.path, self.sha256)
+
+    def custom(self) -> dict[str, Any]:
+        """Return what a TUF target's ``custom`` field holds."""
+        return {"base": self.base, "block_bytes": self.block_bytes, "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_signed(cls, base: str, path: str, size: int, hashes: Mapping[str, str], custom: Any) -> Delta:
+        """Read a verified TUF target; raise `TrustError` if it does not describe a delta from that base in blocks."""
+        try:
+            delta = cls(custom["base"], path, hashes["sha256"], size, custom["block_bytes"], tuple(custom["blocks"]))
+            ok = delta.base == base and _in_blocks(delta)
+        except (KeyError, TypeError) as error:
+            raise TrustError(f"the delta {path} does not list its blocks: {error!r}") from error
+        if not ok:
+            raise TrustError(f"the delta {path} is from another base, or its blocks are not listed as they should be")
+        return delta
+
+
+def delta_path(base: str, result: str) -> str:
+    """Return the target path of the delta between two bundle files, by their digests (hex)."""
+    return f"bundles/{base}-{result}.delta"
+
+
+def _stored(path: str, sha256: str) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{sha256}.{name}"
+
+
+def _in_blocks(file: Target | Delta) -> bool:
+    return (
+        0 < file.size <= _MAX_TARGET_BYTES
+        and file.block_bytes == BLOCK_BYTES
+        and len(file.blocks) == -(-file.size // BLOCK_BYTES)
+        and all(_SHA256.fullmatch(digest) is not None for digest in (file.sha256, *file.blocks))
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from edge_sdk import canonical
 from edge_sdk.errors import StorageError, TransferError, TrustError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors
-from edge_sdk.ota.records import Target
+from edge_sdk.ota.records import Delta, Target
 from edge_sdk.ota.topics import BLOCK_BYTES
 
 __all__ = ["Channel", "Download", "Reply", "Source"]
@@ -171,7 +171,7 @@ class Channel:
 
 
 class Download:
-    """One bundle file on its way into a folder.
+    """One bundle file, or a delta, on its way into a folder.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class Download:
         The signed description of the file.
     """
 
-    def __init__(self, folder: Path, target: Target) -> None:
+    def __init__(self, folder: Path, target: Target | Delta) -> None:
         self._target = target
         self._part = make_folder(folder) / f"{target.sha256}.part"
         self.path = folder / f"{target.sha256}.edge"
@@ -240,6 +240,35 @@ class Download:
         fsync_dir(self.path.parent)
         return self.path
 
+    def fill(self, data: Iterable[bytes]) -> None:
+        """Put whole blocks of ``data``, the file from its beginning, where blocks are missing; durable at the end.
+
+        Raises
+        ------
+        TrustError
+            A block is not as signed; those before it are kept.
+        StorageError
+            The disk refuses.
+        """
+        missing, step, number, left = set(self.missing()), self._target.block_bytes, 0, bytearray()
+        with storage_errors(self._part):
+            descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                os.ftruncate(descriptor, self._target.size)
+                for part in data:
+                    left += part
+                    while len(left) >= min(step, self._target.size - number * step) > 0:
+                        block = bytes(left[:step])
+                        del left[:step]
+                        if not self._matches(number, block):
+                            raise TrustError(f"block {number} of what it makes is not as signed")
+                        if number in missing:
+                            _write(descriptor, block, number * step)
+                        number += 1
+            finally:
+                os.fsync(descriptor)
+                os.close(descriptor)
+
     def discard(self) -> None:
         """Remove what was collected."""
         with storage_errors(self._part, "remove"):
@@ -272,8 +301,7 @@ class Download:
             if not self._matches(number, reply.data):
                 wrong.append(number)
                 continue
-            if os.pwrite(descriptor, reply.data, number * step) != len(reply.data):  # it took what there was room for
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _write(descriptor, reply.data, number * step)
             if written % sync_every == 0:
                 os.fsync(descriptor)
         return sorted(wrong)
@@ -284,3 +312,8 @@ class Download:
     def _whole(self, path: Path) -> bool:
         with storage_errors(path, "read"), path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest() == self._target.sha256
+
+
+def _write(descriptor: int, data: bytes, at: int) -> None:
+    if os.pwrite(descriptor, data, at) != len(data):  # it took what there was room for
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -28,7 +28,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError, TransferError, TrustError, one_line
 from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
 from edge_sdk.ota.clock import TrustedTime
-from edge_sdk.ota.records import Assignment, Target
+from edge_sdk.ota.records import Assignment, Delta, Target, delta_path
 from edge_sdk.ota.transfer import Source
 
 __all__ = ["MIN_ROOT_THRESHOLD", "SIGNED_AT", "TIME_FORM", "Source", "Trust", "open_assigned"]
@@ -106,6 +106,31 @@ class Trust:
         if found is not None:
             self._count(found[0])
         return found
+
+    def delta(self, base: str, target: Target, source: Source) -> Delta:
+        """Fetch and verify the description of a delta.
+
+        Parameters
+        ----------
+        base
+            Digest (hex) of the bundle file that it is applied to.
+        target
+            What it makes.
+        source
+            Where the repository is.
+
+        Raises
+        ------
+        TrustError
+            There is no such delta, or metadata failed verification.
+        TransferError, StorageError
+            As of `resolve`.
+        """
+        path = delta_path(base, target.sha256)
+        info = self._with_updater(source, lambda updater, fetcher: updater.get_targetinfo(path))
+        if info is None:
+            raise TrustError(f"the target {path} is not signed")
+        return Delta.from_signed(base, info.path, info.length, info.hashes, info.custom)
 
     def download(self, targets: Mapping[str, Path], source: Source) -> None:
         """Make files what the targets of these names should be; fetch those that are not that already.

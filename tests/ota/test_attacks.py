@@ -240,7 +240,7 @@ def sign_bundle(story: Story, version: str, data: bytes) -> None:
         bundle_digest=f"sha256:{'1' * 64}",
     )
     file = TargetFile(len(data), {"sha256": digest}, target.path, {"custom": target.custom()})
-    story.repository._put("bundles", file, data)
+    story.repository._put("bundles", [(file, data)])
     story.repository.assign("cam-1", f"tiny-{version}")
 
 
