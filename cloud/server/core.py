@@ -343,7 +343,7 @@ class Core:
         if model.name in self._names():
             raise InputError(f"two models are called {model.name}; give one of them")
         settings = self.serving.of(model.name)
-        if (settings.threads, settings.providers, settings.table) != (usual.threads, usual.providers, usual.table):
+        if not settings.loads_as(usual):
             model.engine.close()  # of a bundle named otherwise
             model = _load(path, settings)
         self.put(Line(model, settings))
@@ -396,4 +396,4 @@ class Core:
 
 def _load(path: Path, settings: ModelSettings) -> ServedModel:
     table = Path(settings.table) if settings.table else None
-    return load_model(path, threads=settings.threads, providers=settings.providers, table=table)
+    return load_model(path, threads=settings.threads, providers=settings.chosen_providers, table=table)

@@ -6,6 +6,7 @@ ONNX Runtime and TensorFlow let several threads share one loaded model; of the o
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from edge_sdk.errors import InputError, ModelError, one_line
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
 
-__all__ = ["PROVIDERS", "Bound", "Engine", "bind", "is_shared", "open_engine", "stop"]
+__all__ = ["PROVIDERS", "Bound", "Engine", "Providers", "bind", "is_shared", "open_engine", "stop"]
+
+_log = logging.getLogger("edge_sdk.cloud.server")
 
 Array = np.ndarray[Any, Any]
 
@@ -30,6 +33,9 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
 }
 """Short names of ONNX Runtime's execution providers; their own names are taken too."""
+
+Providers = Sequence[tuple[str, Mapping[str, str]]]
+"""Names of execution providers in the order to be tried, each with its options as ONNX Runtime names them."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -71,7 +77,7 @@ class Engine(Protocol):
         """Release the model."""
 
 
-def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, providers: Sequence[str] = ()) -> Engine:
+def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, providers: Providers = ()) -> Engine:
     """Load a model.
 
     Parameters
@@ -83,12 +89,13 @@ def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, provider
     threads
         Of the runtime, for one inference.
     providers
-        Execution providers of ONNX Runtime in the order to be tried, by their own names or those of `PROVIDERS`.
+        Execution providers of ONNX Runtime, by their own names or those of `PROVIDERS`. Of those that do not work
+        on this machine the log tells.
 
     Raises
     ------
     ModelError
-        The runtime cannot load the model, or does not have a provider.
+        The runtime cannot load the model, or does not have a provider, or none of them works.
     InputError
         Providers are named for another runtime.
     MissingExtraError
@@ -132,11 +139,16 @@ class _OnnxEngine:
         self._bound: WeakSet[Bound] = WeakSet()
 
     @classmethod
-    def load(cls, model: Path | bytes, threads: int, providers: Sequence[str]) -> Self:
+    def load(cls, model: Path | bytes, threads: int, providers: Providers) -> Self:
         from edge_sdk.runtime.onnx import describe, new_session
 
-        named = ",".join(PROVIDERS.get(provider.lower(), provider) for provider in providers)
-        session = new_session(model, threads, named or None)
+        wanted = {PROVIDERS.get(name.lower(), name): options for name, options in providers}
+        session = new_session(model, threads, ",".join(wanted) or None, wanted)
+        idle = [name for name in wanted if name not in session.get_providers()]  # ONNX Runtime leaves them out silently
+        if idle and len(idle) == len(wanted):
+            raise ModelError(f"{' and '.join(idle)} cannot be used on this machine: its libraries or device are missing")
+        if idle:
+            _log.warning("%s cannot be used on this machine: the next provider runs the model", " and ".join(idle))
         return cls(session, *describe(session, texts=True))
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:

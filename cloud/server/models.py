@@ -14,7 +14,7 @@ from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
 from edge_sdk.cloud import saved_model
 from edge_sdk.cloud.server.bounded import is_bounded
-from edge_sdk.cloud.server.engines import Engine, open_engine
+from edge_sdk.cloud.server.engines import Engine, Providers, open_engine
 from edge_sdk.cloud.server.payloads import Batching, Reader, batching_of
 from edge_sdk.cloud.server.table_files import open_table
 from edge_sdk.cloud.server.tables import Answers, Table
@@ -98,7 +98,7 @@ def load_model(
     path: Path,
     *,
     threads: int = 1,
-    providers: Sequence[str] = (),
+    providers: Providers = (),
     name: str | None = None,
     version: str | None = None,
     table: Path | None = None,
@@ -156,7 +156,7 @@ def name_of(path: Path) -> str:
     return saved_model.name_of(path) if saved_model.is_saved_model(path) else path.stem
 
 
-def _load_plain(path: Path, name: str, version: str, threads: int, providers: Sequence[str]) -> ServedModel:
+def _load_plain(path: Path, name: str, version: str, threads: int, providers: Providers) -> ServedModel:
     runtime = RUNTIMES.get(path.suffix, "tensorflow")
     data = b"" if runtime == "tensorflow" else path.read_bytes()
     digest = saved_model.digest_of(path) if runtime == "tensorflow" else canonical.sha256(data)
@@ -181,7 +181,7 @@ def _load_plain(path: Path, name: str, version: str, threads: int, providers: Se
 
 
 def _load_bundle(
-    path: Path, name: str | None, version: str | None, threads: int, providers: Sequence[str]
+    path: Path, name: str | None, version: str | None, threads: int, providers: Providers
 ) -> ServedModel:
     bundle = Bundle.open(path)
     manifest = bundle.manifest

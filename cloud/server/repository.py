@@ -201,7 +201,7 @@ class Repository:
             model = load_model(
                 _model_file(folder.path / version),
                 threads=settings.threads,
-                providers=settings.providers,
+                providers=settings.chosen_providers,
                 name=name,
                 version=version,
                 table=folder.table(version),

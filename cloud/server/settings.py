@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from google.protobuf import text_format
 
 from edge_sdk.cloud.server.access import Caller, callers_from
+from edge_sdk.cloud.server.engines import PROVIDERS
 from edge_sdk.cloud.server.routing import Routing
 from edge_sdk.errors import InputError, one_line
 from edge_sdk.protocol import messages
@@ -41,6 +42,8 @@ class ModelSettings:
     providers
         Execution providers of ONNX Runtime in the order to be tried: ``cpu``, ``cuda``, ``tensorrt``,
         ``openvino`` or ONNX Runtime's own names. Empty leaves it to ONNX Runtime.
+    provider_options
+        Of those, by the name that it has there: what ONNX Runtime calls them, with a text, number or truth each.
     max_queue
         Requests that wait at most.
     default_priority
@@ -65,6 +68,7 @@ class ModelSettings:
     instances: int | None = None
     threads: int = 1
     providers: tuple[str, ...] = ()
+    provider_options: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
     max_queue: int = 256
     default_priority: int = 2
     cache_bytes: int = 0
@@ -89,9 +93,31 @@ class ModelSettings:
             raise InputError(f"table is {self.table!r}; it should be the path of a Parquet file")
         if not _are_texts(self.providers):
             raise InputError(f"providers is {self.providers!r}; it should be a list of names")
+        self._check_provider_options()
         latest = _is_int(self.versions) and self.versions >= 1  # type: ignore[operator]
         if not latest and self.versions != "all" and not (_are_texts(self.versions) and self.versions):
             raise InputError(f"versions is {self.versions!r}; it should be a number, 'all', or a list of versions")
+
+    @property
+    def chosen_providers(self) -> tuple[tuple[str, Mapping[str, str]], ...]:
+        """The providers in their order, each with its options as texts."""
+        return tuple(
+            (name, {key: str(value) for key, value in self.provider_options.get(name, {}).items()})
+            for name in self.providers
+        )
+
+    def loads_as(self, other: Self) -> bool:
+        """Tell whether other settings would have a model loaded in the same way."""
+        return (self.threads, self.chosen_providers, self.table) == (other.threads, other.chosen_providers, other.table)
+
+    def _check_provider_options(self) -> None:
+        if not isinstance(self.provider_options, Mapping):
+            raise InputError(f"provider_options is {self.provider_options!r}; it should be a table of providers")
+        for name, given in self.provider_options.items():
+            if name not in (*PROVIDERS, *PROVIDERS.values(), *self.providers):
+                raise InputError(f"provider_options is of {name!r}; there are {', '.join(PROVIDERS)}")
+            if not isinstance(given, Mapping) or not all(isinstance(one, str | int | float) for one in given.values()):
+                raise InputError(f"provider_options.{name} is {given!r}; it should be a table of texts and numbers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,11 +276,11 @@ _KIND_GPU = messages.POOL.FindEnumTypeByName("inference.ModelInstanceGroup.Kind"
 
 
 def _parameter(path: Path, key: str, value: str) -> object:
-    if key == "routing":
+    if key in ("routing", "provider_options"):
         try:
             return tomllib.loads(value)
         except tomllib.TOMLDecodeError as error:
-            raise InputError(f"{path}: parameter routing: {error}") from error
+            raise InputError(f"{path}: parameter {key}: {error}") from error
     if key == "table":
         return value
     if key == "providers":

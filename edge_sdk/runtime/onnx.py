@@ -92,7 +92,12 @@ def open_session(model: Path | bytes, threads: int, delegate: str | None = None)
     return OnnxSession(model, threads, delegate)
 
 
-def new_session(model: Path | bytes, threads: int, delegate: str | None = None) -> Any:
+def new_session(
+    model: Path | bytes,
+    threads: int,
+    delegate: str | None = None,
+    provider_options: Mapping[str, Mapping[str, str]] | None = None,
+) -> Any:
     """Return ONNX Runtime's own session of a model; raise `ModelError` where it cannot be loaded.
 
     Parameters
@@ -103,6 +108,8 @@ def new_session(model: Path | bytes, threads: int, delegate: str | None = None) 
         For one inference.
     delegate
         Execution providers, separated by commas; None leaves them to `providers`.
+    provider_options
+        Of execution providers, by their names.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -113,7 +120,7 @@ def new_session(model: Path | bytes, threads: int, delegate: str | None = None) 
         return ort.InferenceSession(
             str(model) if isinstance(model, Path) else model,
             options,
-            providers=providers(delegate),
+            providers=[(name, dict((provider_options or {}).get(name, {}))) for name in providers(delegate)],
             enable_fallback=0,  # would print on standard output and try the same again
         )
     except ModelError:

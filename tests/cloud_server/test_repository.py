@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -275,6 +276,10 @@ WRONG = {
     "max_batch = true\n": "max_batch is True",
     'providers = "cuda"\n': "providers is 'cuda'",
     "providers = [1]\n": "providers is",
+    "provider_options = 1\n": "provider_options is 1",
+    "provider_options.tensort = {}\n": "provider_options is of 'tensort'",
+    "provider_options.cuda = 1\n": "provider_options.cuda is 1",
+    "provider_options.cuda = {device_id = [0]}\n": "provider_options.cuda is",
     'versions = "some"\n': "versions is 'some'",
     "versions = 0\n": "versions is 0",
     "hang_seconds = 0\n": "hang_seconds is 0",
@@ -308,6 +313,37 @@ def test_a_provider_that_is_not_there_is_said_and_the_processor_can_be_chosen(ro
     (state,) = core.index()
     assert (state.state, "CUDAExecutionProvider" in state.reason) == ("UNAVAILABLE", True)
     assert offset(load(models={"add": {"providers": ("cpu",)}})) == 1
+
+
+def test_options_of_providers_come_from_either_file_and_go_to_their_provider(root, load, tmp_path):
+    put(root, "add", "1", 1.0)
+    options = "cpu = {fast = true, limit = 5}"
+    (root / "add" / "config.pbtxt").write_text(
+        'parameters { key: "providers" value { string_value: "cpu" } }\n'
+        f'parameters {{ key: "provider_options" value {{ string_value: "{options}" }} }}\n'
+    )
+    core = load()
+    assert offset(core) == 1, "the processor has no options, and takes any"
+    assert core.settings("add").chosen_providers == (("cpu", {"fast": "True", "limit": "5"}),)
+    (tmp_path / "serve.toml").write_text(
+        '[models."*"]\nprovider_options.tensorrt = {trt_fp16_enable = true}\n'
+        '[models.add]\nproviders = ["tensorrt", "cuda", "cpu"]\n'
+    )
+    chosen = Serving.read(tmp_path / "serve.toml").of("add").chosen_providers
+    assert chosen == (("tensorrt", {"trt_fp16_enable": "True"}), ("cuda", {}), ("cpu", {}))
+
+
+@pytest.mark.skipif("OpenVINOExecutionProvider" not in onnxruntime.get_available_providers(), reason="no OpenVINO")
+def test_a_provider_without_its_device_is_said_and_the_next_one_chosen(root, load, caplog):
+    put(root, "add", "1", 1.0)
+    absent = {"openvino": {"device_type": "GPU"}}
+    for providers, runs in ((("openvino",), False), (("openvino", "cpu"), True)):
+        caplog.clear()
+        core = load(models={"add": {"providers": providers, "provider_options": absent}})
+        assert [one.state for one in core.index()] == ["READY" if runs else "UNAVAILABLE"]
+        assert "OpenVINOExecutionProvider cannot be used on this machine" in caplog.text
+    present = {"providers": ("openvino",), "provider_options": {"openvino": {"device_type": "CPU"}}}
+    assert offset(load(models={"add": present})) == 1
 
 
 @settings(max_examples=150, deadline=None)
