@@ -310,6 +310,8 @@ cdef class Connection(_Receiving):
         stream.id, stream.headers = number, headers
         stream.several = headers[b":path"] in self._several
         stream.window_in, stream.window_out = _STREAM_WINDOW, self._stream_window_out
+        value = headers.get(b"content-length")
+        stream.said = -1 if value is None else int(value)
         self._streams[number] = stream
         self._budget.calls += 1
         self._touch(stream)

@@ -32,6 +32,7 @@ cdef int _CONTINUATIONS = 8  # that headers may come in
 cdef int _CHORES = 10000  # pings, resets and the like between two calls of `Connection.forgive`
 cdef int _DEAR = 100  # for so many of them count settings, which every open call may have to be told
 cdef int _MESSAGE = 128  # what a message takes in memory beside its contents
+cdef int _DIGITS = 18  # of a number that still fits into 64 bits
 cdef int _DETAILS = 1000  # letters of a status message; all of 4 bytes, they still go into the smallest frame
 cdef int64_t _STREAM_WINDOW = 1 << 20  # what may come on a stream before it is known how much it will be
 cdef int64_t _CONNECTION_WINDOW = 1 << 26
@@ -115,6 +116,10 @@ cdef str _what_is_wrong(list fields):
             regular = True
             if name in _OF_HTTP1 or (name == b"te" and value != b"trailers"):
                 return "a header is of HTTP/1"
+            if name == b"content-length":
+                if name in seen or not value.isdigit() or len(value) > _DIGITS:
+                    return "a length is none"
+                seen.add(name)
     if b":method" not in seen or b":scheme" not in seen or (b":path", b"") in fields or b":path" not in seen:
         return "a request has no method, scheme or path"
     return None

@@ -45,10 +45,16 @@ cdef class _Receiving(_Sending):
             stream.window_in -= length
             if stream.window_in < 0:
                 return self._fail(FLOW_CONTROL_ERROR, "more came than was asked for")
-        self._data_stream, self._data_end = stream, flags & END_STREAM
+        self._data_end = flags & END_STREAM
         self._data_left, self._data_padding = length, 0
         if padding >= 0:
             self._data_left, self._data_padding = length - 1 - padding, padding
+        if stream is not None:
+            stream.came += self._data_left
+            if 0 <= stream.said < stream.came:
+                self._break_off(stream)
+                stream = None
+        self._data_stream = stream
         if not self._data_left and not self._data_padding:
             self._end_data()
         return 0
@@ -120,11 +126,20 @@ cdef class _Receiving(_Sending):
         return 0
 
     cdef int _end_of(self, Stream stream) except -1:
+        if stream.said >= 0 and stream.said != stream.came:
+            return self._break_off(stream)
         stream.ended = True
         if stream.problem is None and (stream.prefixed or not (stream.several or stream.messages)):
             stream.problem = "cut"
         self._touch(stream)
         return 0
+
+    cdef int _break_off(self, Stream stream) except -1:
+        """End a call that is not as long as its headers say."""
+        self._out.append(_frame(RST_STREAM, 0, stream.id, (<int>PROTOCOL_ERROR).to_bytes(4, "big")))
+        stream.ended = stream.gone = True
+        self._touch(stream)
+        return self._finish(stream)
 
     cdef int _widen(self, Stream stream, int64_t to, int64_t below) except -1:
         """Let the client send up to so much, where it may send less than something else."""

@@ -65,6 +65,7 @@ cdef class Stream:
     cdef object messages
     cdef int64_t held, unread
     cdef int64_t window_in, window_out
+    cdef int64_t said, came  # bytes of its contents: as its headers say (-1: nothing), and so far
     cdef list out  # messages and their prefixes that found no room
     cdef Py_ssize_t out_at
     cdef int64_t out_bytes

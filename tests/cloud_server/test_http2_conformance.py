@@ -116,6 +116,11 @@ BREACHES = {
     "8.1 trailers with a pseudo-header": (
         HELLO + OPEN + call(literal(b":method", b"POST"), END_HEADERS | END_STREAM), PROTOCOL
     ),
+    "8.1.1 a length that is no number": (HELLO + call(head((b"content-length", b"-1"))), PROTOCOL),
+    "8.1.1 a length of twenty digits": (HELLO + call(head((b"content-length", 20 * b"9"))), PROTOCOL),
+    "8.1.1 two lengths": (
+        HELLO + call(head((b"content-length", b"1"), (b"content-length", b"2"))), PROTOCOL
+    ),
     "8.2 a name in capitals": (HELLO + call(head((b"X-Test", b"ok"))), PROTOCOL),
     "8.2.1 a name with a space": (HELLO + call(head((b"x test", b"ok"))), PROTOCOL),
     "8.2.1 a value with the end of a line": (HELLO + call(head((b"x", b"a\r\nb: c"))), PROTOCOL),
@@ -163,6 +168,10 @@ FINE = {
         frame(HEADERS, 0, 1, head()[:9]) + frame(CONTINUATION, 0, 1, head()[9:20]) + frame(CONTINUATION, 0, 1)
         + frame(CONTINUATION, END_HEADERS, 1, head()[20:])
     ),
+    "8.1.1 contents as long as their headers say": (
+        call(head((b"content-length", b"6"))) + frame(DATA, 0, 1, b"\0\0\0")
+        + frame(DATA, PADDED | END_STREAM, 1, b"\2\0\1x\0\0")
+    ),
     "8.1 trailers": OPEN + call(literal(b"checksum", b"1"), END_HEADERS | END_STREAM),
     "8.3.1 no authority": OPEN,
     "HPACK 4.2 sizes of the table before headers": call(b"\x20\x3f\xe1\x1f" + head()),
@@ -207,6 +216,16 @@ def test_settings_and_pings_are_answered_each_once_and_answers_are_not() -> None
     _, said, _ = answer(HELLO + frame(SETTINGS, 1) + frame(PING, 0, 0, b"whatever") + frame(PING, 1, 0, bytes(8)), 7)
     assert said[0][0] == SETTINGS, "the server's own come first"
     assert [one for one in said if one[1] == 1] == [(SETTINGS, 1, 0, b""), (PING, 1, 0, b"whatever")]
+
+
+@pytest.mark.parametrize("size", [10**9, 7], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("length", [b"0", b"5", b"7"])
+def test_contents_of_another_length_than_their_headers_say_end_their_call_alone(length: bytes, size: int) -> None:
+    sent = HELLO + OPEN + frame(HEADERS, END_HEADERS, 3, head((b"content-length", length)))
+    connection, said, calls = answer(sent + frame(DATA, END_STREAM, 3, b"\0\0\0\0\1x"), size)
+    assert (connection.closed, calls) == (False, 2)
+    assert [one for one in said if one[0] == RST_STREAM] == [(RST_STREAM, 0, 3, PROTOCOL.to_bytes(4, "big"))]
+    assert [stream.id for stream in connection.streams] == [1]
 
 
 def test_a_call_beyond_those_agreed_is_refused_alone() -> None:
