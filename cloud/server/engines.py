@@ -145,10 +145,11 @@ class _OnnxEngine:
         wanted = {PROVIDERS.get(name.lower(), name): options for name, options in providers}
         session = new_session(model, threads, ",".join(wanted) or None, wanted)
         idle = [name for name in wanted if name not in session.get_providers()]  # ONNX Runtime leaves them out silently
-        if idle and len(idle) == len(wanted):
-            raise ModelError(f"{' and '.join(idle)} cannot be used on this machine: its libraries or device are missing")
         if idle:
-            _log.warning("%s cannot be used on this machine: the next provider runs the model", " and ".join(idle))
+            said = f"{' and '.join(idle)} cannot be used on this machine: libraries or a device are missing"
+            if len(idle) == len(wanted):
+                raise ModelError(said)
+            _log.warning("%s; the next provider runs the model", said)
         return cls(session, *describe(session, texts=True))
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:

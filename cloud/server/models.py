@@ -180,9 +180,7 @@ def _load_plain(path: Path, name: str, version: str, threads: int, providers: Pr
     )
 
 
-def _load_bundle(
-    path: Path, name: str | None, version: str | None, threads: int, providers: Providers
-) -> ServedModel:
+def _load_bundle(path: Path, name: str | None, version: str | None, threads: int, providers: Providers) -> ServedModel:
     bundle = Bundle.open(path)
     manifest = bundle.manifest
     verify(bundle)
