@@ -56,19 +56,30 @@ class Counters:
         }
         self._uploads = {True: Histogram(BYTES), False: Histogram(BYTES)}  # by whether they were answered usefully
         self._round_trips = Histogram(SECONDS)
+        self._confidence = 0.0  # of the edge's answers, in sum
         self._certified = self._foreign = self._extra_calls = self._extra_bytes = 0
         self._privacy: Counter[str] = Counter()
         self._encodings: Counter[str] = Counter()
         self._failed_encodings: Counter[str] = Counter()
         self._waves = self._wave_inputs = 0
 
-    def request(self, source: Source | None, reason: Reason, seconds: float, *, certified: bool = False) -> None:
+    def request(
+        self,
+        source: Source | None,
+        reason: Reason,
+        seconds: float,
+        *,
+        certified: bool = False,
+        confidence: float = 0.0,
+    ) -> None:
         """Count one finished request, and what it took; ``source`` is None where it ended in an error."""
         key = source, reason
         with self._lock:
             self._requests[key] = self._requests.get(key, 0) + 1
             self._durations[source].observe(seconds)
             self._certified += certified
+            if source == "edge":
+                self._confidence += confidence
 
     def upload(self, size: int, *, usable: bool, seconds: float, foreign: bool = False, encoding: str = "") -> None:
         """Count one request of ``size`` bytes that was handed to gRPC, and what it took."""
@@ -107,7 +118,7 @@ class Counters:
         dict
             ``requests``; ``answered`` by source; ``reasons`` (they add up to ``requests``); ``outcomes``:
             the same requests by source, ``none`` where they ended in an error, and reason;
-            ``certified``: answers that were;
+            ``certified``: answers that were; ``edge_confidence``: the sum of the edge's answers' confidence;
             ``escalated``: requests that the cloud answered usefully, ``bytes_sent`` in them;
             ``encodings``: the same, by what the cloud saw; see `edge_sdk.encodings`;
             ``failed_uploads``: tries without a useful answer, ``bytes_failed`` in them (where the
@@ -139,6 +150,7 @@ class Counters:
                 "reasons": dict(sorted(reasons.items())),
                 "outcomes": outcomes,
                 "certified": self._certified,
+                "edge_confidence": self._confidence,
                 "escalated": sum(sent.counts),
                 "encodings": dict(sorted(self._encodings.items())),
                 "failed_uploads": sum(failed.counts),

@@ -144,7 +144,9 @@ class Answering:
         else:
             answer = self._cloud(given, self._asking)
         seconds = time.perf_counter() - given.started
-        self._counters.request(answer.source, answer.reason, seconds, certified=answer.certified)
+        self._counters.request(
+            answer.source, answer.reason, seconds, certified=answer.certified, confidence=answer.confidence
+        )
         return answer
 
     def check_open(self) -> None:

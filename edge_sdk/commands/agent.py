@@ -29,6 +29,7 @@ __all__ = ["configure", "run"]
 
 
 _NAMES = ("fleet", "device", "device_class", "broker", "hours", "repository")
+_RATES = ("max_error_rate", "max_escalation_rate", "min_confidence", "max_confidence_drop")
 _PATHS = ("state", "root", "ca", "cert", "cert_key", "hold", "token")
 
 
@@ -66,6 +67,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     health.add_argument("--soak-requests", type=int, metavar="N", help="answers to be seen in that time (default 0)")
     health.add_argument("--max-error-rate", type=float, metavar="SHARE", help="of these that fail (default 0.05)")
     health.add_argument("--max-escalation-rate", type=float, metavar="SHARE", help="of these that want the cloud")
+    health.add_argument("--min-confidence", type=float, metavar="MEAN", help="of the answers given on the device")
+    health.add_argument("--max-confidence-drop", type=float, metavar="MEAN", help="of it below the version before")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cert is None and known is not None:
         args.cert, args.cert_key = known.certificate, known.key
     broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
-    rates = {name: getattr(args, name) for name in ("max_error_rate", "max_escalation_rate")}
+    rates = {name: getattr(args, name) for name in _RATES}
     soak = Soak(args.soak or 0.0, args.soak_requests or 0, **{k: v for k, v in rates.items() if v is not None})
     rules = Rules(args.max_rate, Hours.parse(args.hours) if args.hours else None, hold=args.hold)
     tls = {"ca": args.ca, "certificate": args.cert, "key": args.cert_key}

@@ -15,6 +15,7 @@ __all__ = ["Follower", "Swappable", "follow"]
 
 log = logging.getLogger("edge_sdk.ota.follower")
 
+_ENOUGH = 50  # answers of the version before, for its mean confidence to be held against another
 _NOT_WANTED = ("confident", "audit", "forced")  # requests that the rule did not want from the cloud
 
 
@@ -124,23 +125,39 @@ class Counted:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._base: tuple[int, int, int, int, float] | None = None
+        self._before: float | None = None
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was seen until now: the version has changed."""
+        """Forget what was seen until now, but for the mean confidence: the version has changed."""
+        self._before = self._confidence(_ENOUGH) if self._base is not None else None
         self._base = self._counts()
 
     def vitals(self) -> Vitals:
         """Return what was seen since."""
-        counts = (now - base for now, base in zip(self._counts(), self._base, strict=True))
-        return Vitals(str(self._model.bundle_digest), *counts)
+        requests, errors, escalated, _, _ = self._since()
+        digest = str(self._model.bundle_digest)
+        return Vitals(digest, requests, errors, escalated, self._confidence(1), self._before)
 
-    def _counts(self) -> tuple[int, int, int]:
-        outcomes: dict[str, dict[str, int]] = dict(self._model.counters["outcomes"])
+    def _confidence(self, least: int) -> float | None:
+        _, _, _, answers, confidence = self._since()
+        return min(1.0, max(0.0, confidence / answers)) if answers >= least else None
+
+    def _since(self) -> tuple[int, int, int, int, float]:
+        requests, errors, escalated, answers, confidence = self._counts()
+        base = self._base or (0, 0, 0, 0, 0.0)
+        return requests - base[0], errors - base[1], escalated - base[2], answers - base[3], confidence - base[4]
+
+    def _counts(self) -> tuple[int, int, int, int, float]:
+        counters = self._model.counters
+        outcomes: dict[str, dict[str, int]] = dict(counters["outcomes"])
         errors = sum(outcomes.pop("none", {}).values())
         answered = sum(sum(reasons.values()) for reasons in outcomes.values())
         kept = sum(reasons.get(reason, 0) for reasons in outcomes.values() for reason in _NOT_WANTED)
-        return answered + errors, errors, answered - kept
+        confidence = counters.get("edge_confidence")  # a model of another kind may count none
+        answers = 0 if confidence is None else sum(outcomes.get("edge", {}).values())
+        return answered + errors, errors, answered - kept, answers, confidence or 0.0
 
 
 def follow(

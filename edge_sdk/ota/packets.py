@@ -34,7 +34,7 @@ class Message:
     mid: int
 
 
-class Packed(Properties):  # type: ignore[misc]  # paho's class is not typed
+class Packed(Properties):
     """The properties of one message to send: correlation data and user properties.
 
     Raises

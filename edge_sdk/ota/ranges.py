@@ -7,18 +7,23 @@ verified alike, whichever way it came.
 from __future__ import annotations
 
 import http.client
+import io
 import re
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from edge_sdk.errors import InputError, TransferError, one_line
 from edge_sdk.ota.topics import BLOCK_BYTES
 from edge_sdk.ota.transfer import Reply
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
 
 __all__ = ["Ranges"]
 
@@ -39,10 +44,11 @@ class Ranges:
         Sent as ``Authorization: Bearer …``, over TLS or to this machine only; read from the file at each connection
         where it is a path, so that it may be renewed.
     ca, certificate, key
-        PEM files: authorities to trust (None: the system's), and the client's own certificate and key.
+        PEM files: authorities to trust (None: the system's), and the client's own certificate and key. They are read
+        at each connection.
     timeout
-        Seconds without a byte until a request is given up and made again, as it is where fewer than 1,000 bytes come
-        in a second after these.
+        Seconds without a byte until a request is given up and made again, as it is where the head of an answer
+        takes twice as long, or fewer than 1,000 bytes come in a second after these.
     attempts
         Times a request is made before the transfer fails.
     rate
@@ -78,7 +84,9 @@ class Ranges:
         self._host, self._path = parts.hostname, parts.path.rstrip("/")
         self._token = token
         self._timeout, self._attempts, self._rate = timeout, attempts, rate
-        self._context = _tls_context(ca, certificate, key) if parts.scheme == "https" else None
+        self._files = (ca, certificate, key) if parts.scheme == "https" else None
+        if self._files is not None:
+            _tls_context(*self._files)
         self._connection: http.client.HTTPConnection | None = None
         self._stop = threading.Event()
         self.bytes_received = 0
@@ -127,6 +135,8 @@ class Ranges:
             token = self._token.read_text().strip() if isinstance(self._token, Path) else self._token
             headers["Authorization"] = f"Bearer {token}"
         connection = self._connection or self._connect()
+        if connection.sock is not None:
+            connection.sock.settimeout(self._timeout)
         connection.request("GET", f"{self._path}/{kind}/{quote(name)}", headers=headers)
         with connection.getresponse() as response:  # closed at the end, which `read1` does not see by itself
             return self._reply(response, first)
@@ -149,12 +159,11 @@ class Ranges:
 
     def _read(self, response: http.client.HTTPResponse, length: int) -> bytes:
         data = bytearray()
+        assert isinstance(response, _Response)
         rate = min(_SLOWEST, self._rate / 2) if self._rate is not None else _SLOWEST
-        deadline = time.monotonic() + self._timeout + length / rate
+        response.within(self._timeout + length / rate)
         while len(data) < length:
             part = response.read1(min(_SLICE, length - len(data)) if self._rate is not None else length - len(data))
-            if time.monotonic() > deadline:
-                raise TimeoutError("it answers too slowly")
             if not part:
                 raise http.client.IncompleteRead(bytes(data), length - len(data))
             data += part
@@ -164,19 +173,63 @@ class Ranges:
         return bytes(data)
 
     def _connect(self) -> http.client.HTTPConnection:
-        if self._context is None:
-            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
-        else:
-            self._connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._timeout, context=self._context
-            )
-        return self._connection
+        if self._files is None:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        else:  # read anew: they may have been renewed since the last connection
+            try:
+                context = _tls_context(*self._files)
+            except InputError as error:
+                raise TransferError(str(error)) from error
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
+        connection.response_class = _Response
+        self._connection = connection
+        return connection
 
     def close(self) -> None:
         """Close the connection; a later fetch opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class _Limited(io.RawIOBase):
+    """What a socket receives, until a time that is set: each byte in time would not be enough."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._each = sock.gettimeout() or 0.0
+        self.deadline = time.monotonic() + 2 * self._each
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int | None:
+        left = self.deadline - time.monotonic()
+        self._socket.settimeout(max(0.001, min(left, self._each)))
+        try:
+            return self._raw.readinto(buffer)
+        except TimeoutError as error:
+            reason = "it answers too slowly" if left <= self._each else f"nothing came for {self._each:g} s"
+            raise TimeoutError(reason) from error
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer of which head and body have to be there in time."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp.close()
+        self._limited = _Limited(sock)
+        self.fp = io.BufferedReader(self._limited)
+
+    def within(self, seconds: float) -> None:
+        """Set how long the rest may take."""
+        self._limited.deadline = time.monotonic() + seconds
 
 
 def _tls_context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:

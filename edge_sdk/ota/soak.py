@@ -8,7 +8,7 @@ replaced at once, but not fsynced.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ class Vitals:
     escalated
         Of these, those that the rule wanted from the cloud.
     confidence
-        Mean confidence of the answers, 0 to 1; None where it is not known.
+        Mean confidence of the answers that it gave itself, 0 to 1; None where it is not known.
+    reference
+        The same of the version before, as the app saw it; None where it is not known.
     """
 
     digest: str
@@ -44,6 +46,7 @@ class Vitals:
     errors: int = 0
     escalated: int = 0
     confidence: float | None = None
+    reference: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class Soak:
         standard deviations ends it; at its end any that is too high does.
     min_confidence
         Least mean confidence; held against at the end, where it is known.
+    max_confidence_drop
+        How far the mean confidence may be below that of the version before, as the app saw it; None: any. At the
+        end, where both are known.
 
     Raises
     ------
@@ -76,13 +82,14 @@ class Soak:
     max_error_rate: float | None = 0.05
     max_escalation_rate: float | None = None
     min_confidence: float | None = None
+    max_confidence_drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.seconds < 0 or self.requests < 0 or (self.requests and not self.seconds):
             raise InputError("a trial has seconds and requests of at least 0, and seconds where it has requests")
         if self.deadline is not None and self.deadline < self.seconds:
             raise InputError("the trial's deadline is before its end")
-        for name in ("max_error_rate", "max_escalation_rate", "min_confidence"):
+        for name in ("max_error_rate", "max_escalation_rate", "min_confidence", "max_confidence_drop"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}, and not within 0 and 1")
@@ -102,6 +109,9 @@ class Soak:
         least, mean = self.min_confidence, vitals.confidence
         if ended and least is not None and mean is not None and mean < least:
             return f"a mean confidence of {mean:.3g}; {least:g} is the least allowed"
+        drop, before = self.max_confidence_drop, vitals.reference
+        if ended and drop is not None and mean is not None and before is not None and before - mean > drop:
+            return f"a mean confidence of {mean:.3g}, after {before:.3g} before it; {drop:g} less is allowed"
         deadline = 10 * self.seconds if self.deadline is None else self.deadline
         if not ended and elapsed >= deadline:
             return f"{vitals.requests} answers were seen in {elapsed:.0f} s; {self.requests} are needed"
@@ -123,10 +133,10 @@ def read_vitals(state_dir: Path, digest: str) -> Vitals:
     """Return what was seen of a version; nothing where the file is missing, damaged or of another."""
     try:
         document: dict[str, Any] = canonical.loads((state_dir / _NAME).read_bytes(), limit=4096)
-        del document["format"]
-        vitals = Vitals(**document)
+        vitals = Vitals(**{field.name: document[field.name] for field in fields(Vitals) if field.name in document})
         counts = (vitals.requests, vitals.errors, vitals.escalated)
-        known = vitals.confidence is None or type(vitals.confidence) in (int, float)
+        shares = (vitals.confidence, vitals.reference)
+        known = all(share is None or type(share) in (int, float) for share in shares)
         if vitals.digest == digest and known and all(type(count) is int and count >= 0 for count in counts):
             return vitals
     except (OSError, InputError, KeyError, TypeError):

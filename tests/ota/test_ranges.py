@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from edge_sdk.errors import InputError, TransferError
 from edge_sdk.ota import Ranges, active
 from edge_sdk.ota.transfer import Download
+from outside.certificates import Certificates, make_certificates
 from outside.updates import Fleet, make_bundle
 
 
@@ -67,6 +69,16 @@ class Web:
         self.url = f"http://127.0.0.1:{self.server.server_port}/repo"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
         self.thread.start()
+
+    def over_tls(self, own: Certificates, *, clients: Path | None = None) -> str:
+        """Speak TLS from now on, to clients with a certificate of that authority if there is one."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=clients)
+        context.load_cert_chain(own.cert, own.key)
+        context.verify_mode = ssl.CERT_NONE if clients is None else ssl.CERT_REQUIRED
+        context.num_tickets = 0
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.server.handle_error = lambda *arguments: None
+        return self.url.replace("http:", "https:")
 
 
 @pytest.fixture
@@ -151,8 +163,11 @@ GARBAGE = {
 
 
 @contextlib.contextmanager
-def raw(answer: bytes, pause: float = 0.0) -> Iterator[str]:
-    """Serve one connection: any request is answered with these bytes, one at a time where there is a pause."""
+def raw(answer: bytes, pause: float = 0.0, *, at_once: int = 0) -> Iterator[str]:
+    """Serve one connection: any request is answered with these bytes, one at a time where there is a pause.
+
+    The first ``at_once`` come without.
+    """
 
     def serve() -> None:
         connection, _ = listener.accept()
@@ -161,9 +176,8 @@ def raw(answer: bytes, pause: float = 0.0) -> Iterator[str]:
             if not pause:
                 connection.sendall(answer)
                 return
-            head = answer.index(b"\r\n\r\n") + 4
-            connection.sendall(answer[:head])
-            for byte in answer[head:]:
+            connection.sendall(answer[:at_once])
+            for byte in answer[at_once:]:
                 connection.sendall(bytes([byte]))
                 time.sleep(pause)
 
@@ -184,11 +198,59 @@ def test_whatever_a_web_server_answers_is_one_line(name: str) -> None:
 
 def test_a_web_server_that_answers_a_byte_now_and_then_is_given_up() -> None:
     head = b"HTTP/1.1 206 Partial\r\nContent-Length: 300\r\nContent-Range: bytes 0-299/300\r\n\r\n"
-    with raw(head + b"x" * 300, pause=0.02) as url:
+    with raw(head + b"x" * 300, pause=0.02, at_once=len(head)) as url:
         source = Ranges(url, attempts=1, timeout=0.2)
         with pytest.raises(TransferError, match="too slowly"):
             list(source.fetch([{"metadata": "timestamp.json"}]))
         assert source.bytes_received < 300
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000, b"HTTP/1.1 100 Continue\r\n\r\n" * 1000])
+def test_a_web_server_whose_head_drips_is_given_up(head: bytes) -> None:
+    with raw(head, pause=0.02) as url, pytest.raises(TransferError, match="too slowly"):
+        list(Ranges(url, attempts=1, timeout=0.2).fetch([{"metadata": "timestamp.json"}]))
+
+
+def test_a_web_server_that_says_nothing_is_given_up() -> None:
+    with raw(b"HTTP/1.1 200 OK\r\n", pause=1.0) as url, pytest.raises(TransferError, match=r"nothing came for 0\.1 s"):
+        list(Ranges(url, attempts=1, timeout=0.1).fetch([{"metadata": "timestamp.json"}]))
+
+
+def test_an_update_comes_over_https_from_whom_the_devices_authority_vouches_for(
+    fleet: Fleet, web: Web, certificates: Certificates, tmp_path: Path
+) -> None:
+    other = make_certificates(tmp_path, stem="other-")
+    url = web.over_tls(certificates, clients=other.cert)
+    for ca, own in ((None, other), (other.cert, other), (certificates.cert, None)):
+        files = {} if own is None else {"certificate": own.cert, "key": own.key}
+        assert fleet.check(repository=Ranges(url, ca=ca, attempts=1, **files)) == "idle"
+        assert ("certificate" in fleet.events[-1].reason) or own is None
+    own = {"ca": certificates.cert, "certificate": other.cert, "key": other.key}
+    assert not web.asked
+    assert fleet.check(repository=Ranges(url, **own)) == "active"
+
+
+def test_a_certificate_of_another_host_is_refused(fleet: Fleet, web: Web, tmp_path: Path) -> None:
+    elsewhere = make_certificates(tmp_path, names=("elsewhere.example",))
+    with pytest.raises(TransferError, match="IP address mismatch"):
+        list(Ranges(web.over_tls(elsewhere), ca=elsewhere.cert, attempts=1).fetch([{"metadata": "timestamp.json"}]))
+    assert not web.asked
+
+
+def test_certificates_that_are_renewed_are_taken_up_at_the_next_connection(
+    fleet: Fleet, web: Web, certificates: Certificates, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(make_certificates(tmp_path, stem="old-").cert.read_bytes())
+    with contextlib.closing(Ranges(web.over_tls(certificates), ca=ca, attempts=1)) as source:
+        with pytest.raises(TransferError, match="certificate verify failed"):
+            list(source.fetch([{"metadata": "timestamp.json"}]))
+        ca.write_bytes(b"no certificate")
+        with pytest.raises(TransferError, match="cannot be used"):
+            list(source.fetch([{"metadata": "timestamp.json"}]))
+        ca.write_bytes(certificates.cert.read_bytes())
+        [(_, reply)] = source.fetch([{"metadata": "timestamp.json"}])
+    assert reply.status == 200
 
 
 def test_a_token_that_no_header_can_hold_is_one_line(tmp_path: Path) -> None:

@@ -60,6 +60,11 @@ def test_a_version_that_does_well_is_kept_and_only_then_reported(fleet: Fleet, d
         (TRIAL, {"requests": 50, "errors": 25}, "25 errors in 50 requests; a share of 0.05 is allowed"),
         (Soak(0.1, 20, 60.0, max_escalation_rate=0.3), {"requests": 40, "escalated": 13}, "13 escalations in 40"),
         (Soak(0.1, 20, 60.0, min_confidence=0.6), {"requests": 40, "confidence": 0.5}, "a mean confidence of 0.5"),
+        (
+            Soak(0.1, 20, 60.0, max_confidence_drop=0.1),
+            {"requests": 40, "confidence": 0.5, "reference": 0.9},
+            "a mean confidence of 0.5, after 0.9",
+        ),
         (Soak(0.1, 20, 0.2), {"requests": 3}, "3 answers were seen in"),
     ],
 )
@@ -156,7 +161,23 @@ def test_an_app_that_follows_tells_the_agent_and_none_of_its_calls_fails(
         stop.set()
         user.join()
     assert len(answers) >= 50
-    assert read_vitals(state, agent.active.digest).requests >= 50
+    vitals = read_vitals(state, agent.active.digest)
+    assert vitals.requests >= 50
+    assert 1 / 3 <= vitals.confidence <= 1
+
+
+def test_vitals_know_the_confidence_of_the_version_and_of_the_one_before() -> None:
+    model = SimpleNamespace(bundle_digest="a")
+    model.counters = {"outcomes": {"edge": {"confident": 10}}, "edge_confidence": 5.0}
+    counted = Counted(model)
+    model.counters = {"outcomes": {"edge": {"confident": 110}, "cloud": {"escalated": 90}}, "edge_confidence": 95.0}
+    assert counted.vitals().confidence == pytest.approx(0.9)
+    counted.begin()
+    assert counted.vitals() == Vitals("a", reference=pytest.approx(0.9))
+    model.counters = {"outcomes": {"edge": {"confident": 120}, "cloud": {"escalated": 90}}, "edge_confidence": 101.0}
+    assert counted.vitals().confidence == pytest.approx(0.6)
+    counted.begin()
+    assert counted.vitals().reference is None  # ten answers are too few
 
 
 def test_vitals_count_from_the_change_of_version(tmp_path: Path) -> None:
