@@ -20,7 +20,7 @@ from edge_sdk.compression.operators import operator
 from edge_sdk.errors import CompressionError, InputError, one_line
 from edge_sdk.files import storage_errors
 
-__all__ = ["MOST_BYTES", "Archive", "check_config", "inspect"]
+__all__ = ["MOST_BYTES", "Archive", "check_config", "inspect", "taken"]
 
 Kind = Literal["keras", "legacy", "saved_model", "onnx", "litert"]
 
@@ -100,6 +100,34 @@ def inspect(path: Path) -> Archive:
     if zipfile.is_zipfile(path):
         return Archive(path, _inspect_zip(path), ".keras")
     raise InputError(f"{path} is no model that can be read: give .keras, .h5, .onnx, .tflite or a SavedModel folder")
+
+
+def taken(archive: Archive) -> tuple[int | None, ...] | None:
+    """Return what a file of Keras takes without the batch, None for open extents; None where it does not say."""
+    if archive.suffix == ".h5":
+        with h5py.File(archive.path, "r") as file:
+            config = _parsed(file.attrs["model_config"], "model_config", archive.path)
+    else:
+        with zipfile.ZipFile(archive.path) as members:
+            config = _json(members, "config.json", archive.path)
+    for item in [config, *_first_layers(config)]:
+        inner, build = item.get("config"), item.get("build_config")
+        found = (inner.get("batch_shape") or inner.get("batch_input_shape")) if isinstance(inner, dict) else None
+        found = found or (build.get("input_shape") if isinstance(build, dict) else None)
+        if isinstance(found, list | tuple) and all(side is None or isinstance(side, int) for side in found):
+            return tuple(found[1:])
+    return None
+
+
+def _first_layers(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield the first layer of a model, of that the first where it is a model, and so on."""
+    for _ in range(_MOST_DEPTH):
+        inner = config.get("config") if isinstance(config, dict) else None
+        layers = inner.get("layers") if isinstance(inner, dict) else None
+        if not isinstance(layers, list) or not layers or not isinstance(layers[0], dict):
+            return
+        config = layers[0]
+        yield config
 
 
 def check_config(config: Any, where: str, *, legacy: bool = False) -> None:

@@ -80,7 +80,7 @@ def cluster(
     model
         In float32; it is not changed.
     data
-        To train on, with labels.
+        To train on, with labels, or with `Fitting.learning`.
     on_progress
         Of stage ``cluster``.
     **options
@@ -92,7 +92,7 @@ def cluster(
         An option is out of range or names no layer, there is no kernel, or the data do not fit.
     """
     wanted = options_of(Clustering, options)
-    data.check(model)
+    wanted.fitting.check(data, model)
     keras.utils.set_random_seed(wanted.fitting.seed)
     clustered = copied(model)
     kernels = prunable(clustered)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from os import PathLike
 from typing import Any
 
 import keras
@@ -21,11 +20,11 @@ import numpy.typing as npt
 from keras import layers, ops
 
 from edge_sdk.compression.fitting import Fitting, FittingData, Progress, copied, fit, loss_of, options_of
-from edge_sdk.compression.teaching import Ask, Source, answers, ask, logits_in
+from edge_sdk.compression.teaching import Ask, Source, answers, ask, followed, logits_in
 from edge_sdk.errors import CompressionError
 from edge_sdk.processing.keras import ProcessingLayer
 
-__all__ = ["Distillation", "Distilling", "Hint", "distill", "student"]
+__all__ = ["Distillation", "Distilling", "Guidance", "Hint", "distill", "student"]
 
 BATCHNORM_MOMENTUM = 0.9
 LAST_SIDE = 4
@@ -57,12 +56,17 @@ class Hint:
             raise CompressionError(f"the hint for {self.student!r} has weight {self.weight}; it must be more than 0")
 
 
-@dataclass(frozen=True, slots=True)
-class Distilling:
-    """How to distil.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Guidance:
+    """Learning from teachers, and from labels where there are any; goes into `Fitting.learning` of every step.
+
+    Without augmentation and hints each teacher is asked once about each sample, before the training;
+    otherwise in every step, about the samples as they are changed.
 
     Attributes
     ----------
+    teachers
+        One or several; several teach the mean of their probabilities.
     temperature
         T, at least 1: how much the teacher's second choices count.
     alpha
@@ -70,6 +74,79 @@ class Distilling:
         -1, and data without labels, are taught by the teacher alone.
     hints
         Places that follow the first teacher's.
+
+    Raises
+    ------
+    CompressionError
+        A value out of range, or no teacher.
+    """
+
+    teachers: Sequence[Source]
+    temperature: float = 3.0
+    alpha: float = 0.7
+    hints: tuple[Hint, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_range(self.temperature, self.alpha)
+        if not self.teachers:
+            raise CompressionError("there is no teacher; give at least one")
+        if self.hints and not followed(self.teachers[0]):
+            raise CompressionError(
+                "hints follow the first teacher, which is no model here; give a Keras or an ONNX model"
+            )
+
+    def prepare(
+        self, model: keras.Model, data: FittingData, fitting: Fitting
+    ) -> tuple[FittingData, Callable[[keras.Model], keras.Model]]:
+        """Ask what can be asked before; see `fitting.Learning`."""
+        fitting.check(data, model)
+        classes = int(model.outputs[0].shape[-1])
+        columns = [_labels(data, classes)[:, None]]
+        asked: list[Ask] = []
+        for number, source in enumerate(self.teachers):
+            hints = tuple(hint.teacher for hint in self.hints) if number == 0 else ()
+            if isinstance(source, np.ndarray):
+                if fitting.augmentation is not None:
+                    raise CompressionError(
+                        "logits computed before are of the samples as they are: leave augmentation out, or give the "
+                        "teacher"
+                    )
+                columns.append(logits_in(source, data, classes))
+            elif fitting.augmentation is None and not hints:
+                columns.append(answers(ask(source, data, classes), data))
+            else:  # first, because the first one's hints are looked for there
+                asked.append(ask(source, data, classes, hints))
+        features = _features(model, self.hints)
+
+        def trainer(framed: keras.Model) -> keras.Model:
+            if self.hints:
+                inputs = framed.inputs[0]
+                spec = data.processing
+                taken = inputs if spec is None else ProcessingLayer(spec.without_quantize(), dtype="float32")(inputs)
+                framed = keras.Model(inputs, features(taken))
+            return Distillation(
+                framed,
+                asked,
+                temperature=self.temperature,
+                alpha=self.alpha,
+                logits=loss_of(model).get_config()["from_logits"],
+                followers=_followers(features, self.hints, asked, data),
+            )
+
+        packed = replace(
+            data, labels=np.concatenate(columns, axis=1), validation_inputs=None, validation_labels=None
+        )  # numbers, so that what belongs to a sample is shuffled with it
+        return packed, trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Distilling:
+    """How to distil.
+
+    Attributes
+    ----------
+    temperature, alpha, hints
+        See `Guidance`.
     fitting
         How long to train.
 
@@ -85,10 +162,7 @@ class Distilling:
     fitting: Fitting = field(default_factory=lambda: Fitting(epochs=10))
 
     def __post_init__(self) -> None:
-        if not 1.0 <= self.temperature < math.inf:
-            raise CompressionError(f"temperature is {self.temperature}; it must be at least 1")
-        if not 0.0 <= self.alpha <= 1.0:
-            raise CompressionError(f"alpha is {self.alpha}; it must be from 0 to 1")
+        _check_range(self.temperature, self.alpha)
 
 
 def distill(
@@ -101,9 +175,6 @@ def distill(
 ) -> keras.Model:
     """Teach a student; a step of compression.
 
-    Without augmentation and hints each teacher is asked once about each sample, before the training;
-    otherwise in every step, about the samples as they are changed.
-
     Parameters
     ----------
     model
@@ -112,7 +183,7 @@ def distill(
     data
         What to train on. Labels may miss (None), or be -1 for some samples.
     teacher
-        One or several; several teach the mean of their probabilities.
+        One or several.
     on_progress
         Called with (``distill``, steps done, steps in all).
     **options
@@ -130,50 +201,14 @@ def distill(
         is no longer finite.
     """
     chosen = options_of(Distilling, options)
-    replace(data, labels=None, validation_labels=None).check(model, labelled=False)
-    classes = int(model.outputs[0].shape[-1])
-    columns = [_labels(data, classes)[:, None]]
-    asked: list[Ask] = []
-    hinted = tuple(hint.teacher for hint in chosen.hints)
-    sources: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
-    if not sources:
-        raise CompressionError("there is no teacher; give at least one")
-    if hinted and not isinstance(sources[0], keras.Model | str | bytes | PathLike):
-        raise CompressionError("hints follow the first teacher, which is no model here; give a Keras or an ONNX model")
-    for number, source in enumerate(sources):
-        hints = hinted if number == 0 else ()
-        if isinstance(source, np.ndarray):
-            if chosen.fitting.augmentation is not None:
-                raise CompressionError(
-                    "logits computed before are of the samples as they are: leave augmentation out, or give the teacher"
-                )
-            columns.append(logits_in(source, data, classes))
-        elif chosen.fitting.augmentation is None and not hints:
-            columns.append(answers(ask(source, data, classes), data))
-        else:  # first, because the first one's hints are looked for there
-            asked.append(ask(source, data, classes, hints))
+    teachers: Sequence[Source] = teacher if isinstance(teacher, list | tuple) else [teacher]
+    guidance = Guidance(
+        teachers=teachers, temperature=chosen.temperature, alpha=chosen.alpha, hints=tuple(chosen.hints)
+    )
+    fitting = replace(chosen.fitting, learning=guidance)
+    fitting.check(data, model)
     result = copied(model)
-    features = _features(result, chosen.hints)
-
-    def trainer(framed: keras.Model) -> keras.Model:
-        if chosen.hints:
-            inputs = framed.inputs[0]
-            spec = data.processing
-            taken = inputs if spec is None else ProcessingLayer(spec.without_quantize(), dtype="float32")(inputs)
-            framed = keras.Model(inputs, features(taken))
-        return Distillation(
-            framed,
-            asked,
-            temperature=chosen.temperature,
-            alpha=chosen.alpha,
-            logits=loss_of(model).get_config()["from_logits"],
-            followers=_followers(features, chosen.hints, asked, data),
-        )
-
-    packed = replace(
-        data, labels=np.concatenate(columns, axis=1), validation_inputs=None, validation_labels=None
-    )  # numbers, so that what belongs to a sample is shuffled with it
-    fit(result, packed, chosen.fitting, stage="distill", on_progress=on_progress, trainer=trainer)
+    fit(result, data, fitting, stage="distill", on_progress=on_progress)
     return result
 
 
@@ -281,6 +316,13 @@ class Follower(layers.Layer):  # type: ignore[misc]
 
 def _unit(value: Any) -> Any:
     return ops.normalize(ops.reshape(value, (ops.shape(value)[0], -1)), axis=-1)
+
+
+def _check_range(temperature: float, alpha: float) -> None:
+    if not 1.0 <= temperature < math.inf:
+        raise CompressionError(f"temperature is {temperature}; it must be at least 1")
+    if not 0.0 <= alpha <= 1.0:
+        raise CompressionError(f"alpha is {alpha}; it must be from 0 to 1")
 
 
 def _labels(data: FittingData, classes: int) -> npt.NDArray[np.float32]:

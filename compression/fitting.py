@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
@@ -26,6 +26,7 @@ from edge_sdk import files
 from edge_sdk.cloud.training import data as pipelines
 from edge_sdk.cloud.training import loop
 from edge_sdk.cloud.training.data import Augmentation
+from edge_sdk.compression.fakequant import FakeQuant
 from edge_sdk.compression.rebuild import leaves
 from edge_sdk.compression.samples import FittingData, check_model
 from edge_sdk.compression.weights import Holding, Tied
@@ -35,6 +36,7 @@ from edge_sdk.processing.keras import ProcessingLayer
 __all__ = [
     "Fitting",
     "FittingData",
+    "Learning",
     "Progress",
     "Step",
     "check_model",
@@ -62,6 +64,22 @@ class Step(Protocol):
         ...
 
 
+class Learning(Protocol):
+    """Another way of learning than from labels; see `distill.Guidance`."""
+
+    def prepare(
+        self, model: keras.Model, data: FittingData, fitting: Fitting
+    ) -> tuple[FittingData, Callable[[keras.Model], keras.Model]]:
+        """Check all; return the data to fit to, and what makes of the model, behind its processing, what is trained.
+
+        Raises
+        ------
+        CompressionError
+            Model and data do not fit each other, or who teaches.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Fitting:
     """How long and how fast to train.
@@ -84,6 +102,9 @@ class Fitting:
     momentum
         The largest of BatchNormalization while training. Keras' own .99 has not settled
         after a few hundred steps, and statistics that have not settled ruin a model.
+    learning
+        Who teaches beside the labels; None: labels alone. Every step takes it: ``distill.Guidance(teachers=...)``
+        distils while the model is pruned, clustered, narrowed or trained for int8.
 
     Raises
     ------
@@ -98,6 +119,7 @@ class Fitting:
     seed: int = 0
     augmentation: Augmentation | None = None
     momentum: float = 0.9
+    learning: Learning | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -116,6 +138,19 @@ class Fitting:
         """Return how many steps the whole training of ``count`` samples takes."""
         return self.epochs * (count // min(self.batch, count))
 
+    def check(self, data: FittingData, model: keras.Model) -> None:
+        """Refuse data that do not fit a model; labels are needed where nobody else teaches.
+
+        Raises
+        ------
+        CompressionError
+            See `FittingData.check`.
+        """
+        if self.learning is None:
+            data.check(model)
+        else:
+            replace(data, labels=None, validation_labels=None).check(model, labelled=False)
+
 
 def fit(
     model: keras.Model,
@@ -127,7 +162,6 @@ def fit(
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
     hold: bool | Holding = True,
     loss: Any = None,
-    trainer: Callable[[keras.Model], keras.Model] | None = None,
 ) -> dict[str, list[float]]:
     """Train a model in place; a step gives its own copy.
 
@@ -146,10 +180,7 @@ def fit(
     hold
         Whether zeros and shared values of kernels stay, or what holds them; see `weights.Holding`.
     loss
-        As `keras.Model.compile` takes it; None: `loss_of` the model.
-    trainer
-        Makes of the model, behind its processing where there is one, what is trained in its place: such
-        as a distillation, which computes another loss. None: the model itself.
+        As `keras.Model.compile` takes it; None: `loss_of` the model, or that of `Fitting.learning`.
 
     Returns
     -------
@@ -161,7 +192,11 @@ def fit(
     CompressionError
         The data do not fit the model, or the loss is no longer finite.
     """
-    data.check(model, labelled=trainer is None)
+    if fitting.learning is None:
+        data.check(model)
+        trainer = None
+    else:
+        data, trainer = fitting.learning.prepare(model, data, fitting)
     keras.utils.set_random_seed(fitting.seed)
     framed = keras.Model(model.inputs, model.outputs)  # or the model would keep this training's optimizer
     if data.processing is not None:
@@ -238,10 +273,8 @@ def save(model: keras.Model, path: Path) -> None:
 
 def loss_of(model: keras.Model) -> keras.losses.Loss:
     """Cross-entropy with class numbers, of logits or, where the model ends in a softmax, of probabilities."""
-    layer = model.outputs[0]._keras_history.operation  # noqa: SLF001 (Keras has no public way back from a tensor)
-    while isinstance(layer, keras.Model):
-        layer = layer.outputs[0]._keras_history.operation  # noqa: SLF001
-    softmax = isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
+    layer = _last(model)
+    softmax = type(layer).__name__ == "Softmax" or getattr(layer, "activation", None) is keras.activations.softmax
     return keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
 
 
@@ -258,6 +291,20 @@ def options_of(record: type[R], options: dict[str, Any]) -> R:
         if name not in known:
             raise CompressionError(f"unknown option {name!r} of {record.__name__}; there are {', '.join(known)}")
     return record(**options)
+
+
+def _last(model: keras.Model) -> Any:
+    """Return the layer or operation that gives a model's output; a range of int8 behind it is none."""
+    tensor = model.outputs[0]
+    while True:
+        history = tensor._keras_history  # noqa: SLF001 (Keras has no public way back from a tensor)
+        layer = history.operation
+        if isinstance(layer, keras.Model):
+            tensor = layer.outputs[history.tensor_index]
+        elif isinstance(layer, FakeQuant):
+            tensor = layer._inbound_nodes[history.node_index].input_tensors[0]  # noqa: SLF001
+        else:
+            return layer
 
 
 @contextmanager

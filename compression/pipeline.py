@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.bundle.manifest import NAME, VERSION
 from edge_sdk.cloud.training import data, evaluate, loop
 from edge_sdk.compression import distill, export, ingest
+from edge_sdk.compression.channels import Narrowing
 from edge_sdk.compression.cluster import Clustering
-from edge_sdk.compression.fitting import copied, save
+from edge_sdk.compression.fitting import loss_of, options_of, save
+from edge_sdk.compression.origins import Guide, lineage, taught_by
 from edge_sdk.compression.prune import Pruning, sparsity
-from edge_sdk.compression.report import CompressionReport, Options, Quantization
-from edge_sdk.compression.stages import clustered, quantized, teach
+from edge_sdk.compression.report import CompressionReport, Options
+from edge_sdk.compression.stages import Course
+from edge_sdk.compression.teaching import Prepared
 from edge_sdk.datasets import Dataset, Splits
-from edge_sdk.errors import CompressionError, InputError, StorageError
+from edge_sdk.errors import CompressionError, InputError, StorageError, one_line
 from edge_sdk.packing import pack
 
 __all__ = ["CompressionReport", "Options", "compress", "export_teacher"]
@@ -51,132 +54,144 @@ def compress(
     out: str | Path,
     name: str,
     version: str,
-    prune: float = 0.5,
-    epochs: int | None = None,
-    quick: bool = False,
-    temperature: float = 3.0,
-    alpha: float = 0.7,
-    seed: int = 0,
-    cluster: int = 0,
-    quantize: Quantization = "int8",
-    keep: bool = False,
-    pattern: str = "any",
-    teacher: loop.Trained | None = None,
+    options: Options | None = None,
+    teacher: Guide | Sequence[Guide] | None = None,
+    unlabelled: Dataset | None = None,
     on_progress: Progress | None = None,
+    **changes: Any,
 ) -> CompressionReport:
-    """Distil a student, prune it, cluster it, quantize it to int8, check it and pack it.
+    """Distil a student, narrow, prune and cluster it, quantize it, check it and pack it.
 
     Parameters
     ----------
     trained
-        The teacher; with ``keep`` or another ``teacher`` the model to compress itself.
+        The teacher of a small network; with ``keep`` the model to compress itself. `sources.open_model` makes
+        one of any model.
     splits
         The data it was trained on.
     out
-        Path of the bundle to write.
+        Path of the bundle to write. While it is made, the model of the last finished step is beside it, in
+        ``NAME.finished.keras``, and stays there if the work fails or is interrupted.
     name, version
         Of the bundle.
-    prune, epochs, quick, temperature, alpha, seed, cluster, quantize, keep, pattern
-        See `Options`.
+    options
+        How hard to compress.
     teacher
-        Whom ``trained`` itself learns from.
+        Who teaches, too, one or several: teachers of ``edge-sdk train``, or what `distill.distill` takes.
+    unlabelled
+        More images to learn from, of which only the teacher's answers are known.
     on_progress
-        Called with (stage, done, total); stages are ``ingest``, ``distill``, ``prune``,
-        ``cluster``, ``quantize``, ``measure`` and ``pack``.
+        Called with (stage, done, total); stages are ``ingest``, ``distill``, ``narrow``, ``prune``,
+        ``cluster``, ``sensitivity``, ``quantize``, ``measure`` and ``pack``.
+    **changes
+        Fields of `Options`, in place of those of ``options``.
 
     Raises
     ------
     InputError
         If the name, the version or the path cannot be a bundle's.
     CompressionError
-        If the data do not fit the teacher, an option is out of range, a conversion fails, or
-        int8 loses more than 5 points of validation accuracy.
+        If the data do not fit the teacher, an option is out of range, a conversion fails, the file loses
+        more than 5 points of validation accuracy, or memory is not enough.
     StorageError
         If the bundle cannot be written.
     """
-    itself = keep or teacher is not None
-    options = Options(prune, epochs, quick, temperature, alpha, seed, cluster, quantize, itself, pattern)
-    Pruning(prune, pattern=pattern)  # refused now, or after the work
-    if cluster:
-        Clustering(cluster)
+    guides = [] if teacher is None else list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    chosen = _chosen(options, changes)
     _check_target(Path(out), name, version)
     _check_fit(trained, splits)
-    guide = trained if teacher is None else teacher
-    if teacher is not None:
-        _check_teacher(teacher, trained, splits)
-    run = _Run(on_progress)
+    for guide in guides:
+        _check_teacher(guide, trained, splits)
+    if unlabelled is not None and chosen.keep and not guides:
+        raise CompressionError("nobody teaches what unlabelled images show; give a teacher")
+    run = _Run(on_progress, Path(out))
     processing = trained.processing
     inputs = {split: data.processed(part, processing) for split, part in _measured(splits)}
 
     with run.stage("ingest"):
         whole, kept = ingest.to_float32(trained.body, inputs["validation"][:COMPARED])
+        course = Course(
+            *(splits, processing, chosen),
+            teachers=guides if chosen.keep else [trained, *guides],
+            unlabelled=unlabelled,
+            on_progress=on_progress,
+        )
 
-    keras.utils.set_random_seed(options.seed)
+    keras.utils.set_random_seed(chosen.seed)
     _, height, width, channels = processing.output_shape
-    student = copied(whole) if itself else distill.student((height, width, channels), len(trained.classes))
-    accuracy = {"teacher": _keras_accuracy(whole, inputs, splits)}
-    with run.keeping(Path(out)):
-        with run.stage("distill"):
-            if not itself or (teacher is not None and not options.prune):  # else it learns while it is pruned
-                teach(trained, guide, student, splits, options, share=0.0, on_progress=on_progress)
-                accuracy["student_distilled"] = _keras_accuracy(student, inputs, splits)
-                run.finished = student
-        with run.stage("prune"):
-            if options.prune > 0.0:
-                pruned = copied(student)
-                teach(trained, guide, pruned, splits, options, share=options.prune, on_progress=on_progress)
-                student = run.finished = pruned
-        accuracy["student_pruned"] = _keras_accuracy(student, inputs, splits)
-        if options.cluster:
-            with run.stage("cluster"):
-                student = run.finished = clustered(student, processing, splits, options, on_progress)
-            accuracy["student_clustered"] = _keras_accuracy(student, inputs, splits)
+    student = whole if chosen.keep else distill.student((height, width, channels), len(trained.classes))
+    given, gives_logits = "model" if chosen.keep else "teacher", loss_of(student).get_config()["from_logits"]
+    accuracy = {given: _keras_accuracy(whole, inputs, splits)}
+    before = _keras_accuracy(student, inputs, splits)
+    new = before["validation"]["low"] <= 1.0 / len(trained.classes)  # no better than guessing
+    if chosen.keep and guides:
+        accuracy = _answered(course, splits) | ({} if new else accuracy)
+
+    def stage(kind: str, work: Callable[[keras.Model], keras.Model], called: str) -> None:
+        nonlocal student, before
+        with run.stage(kind):
+            student = work(student)
+            run.finish(student)
+        accuracy[called] = before = _keras_accuracy(student, inputs, splits)
+
+    with run.keeping():
+        # what knows its task learns more while it is narrowed or pruned, if it is
+        if not chosen.keep or (guides and (new or not (chosen.channels or chosen.prune))):
+            stage("distill", course.distilled, "student_distilled")
+        if chosen.channels or any(chosen.channel_layers.values()):
+            stage("narrow", course.narrowed, "student_narrowed")
+        if chosen.prune or any(chosen.prune_layers.values()):
+            stage("prune", course.pruned, "student_pruned")
+        if chosen.cluster or any(chosen.cluster_layers.values()):
+            stage("cluster", course.clustered, "student_clustered")
         size = student.count_params()
         with run.stage("quantize"):
-            student, tflite = quantized(student, processing, splits, options, on_progress)
-    with run.stage("measure"):
-        answers = {split: export.device_logits(tflite, "litert", processing, part) for split, part in _measured(splits)}
-        accuracy["student_int8"] = {
-            split: evaluate.accuracy(answers[split], part.labels) for split, part in _measured(splits)
-        }
-        same = ingest.agreement(evaluate.logits_of(student, inputs["validation"]), answers["validation"]).argmax
-    before = accuracy.get("student_clustered", accuracy["student_pruned"])
-    lost = before["validation"]["value"] - accuracy["student_int8"]["validation"]["value"]
-    if lost > LARGEST_QUANTIZATION_LOSS:
-        raise CompressionError(
-            f"int8 loses {lost:.1%} of validation accuracy; more than {LARGEST_QUANTIZATION_LOSS:.0%}"
-        )
-
-    zeros = sparsity(student).share
-    with run.stage("pack"):
-        pack(
-            tflite,
-            runtime="litert",
-            name=name,
-            version=version,
-            labels=trained.classes,
-            processing=processing,
-            output="logits",
-            precision="int8",
-            golden_inputs=_golden(splits),
-            path=Path(out),
-            lineage=_lineage(
-                trained,
-                splits,
-                compression={**asdict(options), "sparsity": zeros, "student": evaluate.model_digest(student)},
-                **({} if teacher is None else {"distilled_from": teacher.digest}),
-            ),
-            metrics={"accuracy": accuracy["student_int8"]},
-        )
+            student, file = course.quantized(student)
+        with run.stage("measure"):
+            answers = {
+                split: export.device_logits(file, chosen.runtime, processing, part) for split, part in _measured(splits)
+            }
+            final = f"student_{chosen.precision}"
+            accuracy[final] = {
+                split: evaluate.accuracy(answers[split], part.labels) for split, part in _measured(splits)
+            }
+            same = ingest.agreement(evaluate.logits_of(student, inputs["validation"]), answers["validation"]).argmax
+        lost = before["validation"]["value"] - accuracy[final]["validation"]["value"]
+        if lost > LARGEST_QUANTIZATION_LOSS:
+            raise CompressionError(
+                f"{chosen.precision} loses {lost:.1%} of validation accuracy; more than "
+                f"{LARGEST_QUANTIZATION_LOSS:.0%}: train for it (int8-trained), or leave layers in float32 (fallback)"
+            )
+        zeros = sparsity(student).share
+        with run.stage("pack"):
+            pack(
+                file,
+                runtime=chosen.runtime,
+                name=name,
+                version=version,
+                labels=trained.classes,
+                processing=processing,
+                output="logits" if gives_logits else "probabilities",
+                precision=chosen.precision,
+                golden_inputs=_golden(splits),
+                path=Path(out),
+                lineage=lineage(
+                    trained,
+                    splits,
+                    compression={**chosen.to_dict(), "sparsity": zeros, "student": evaluate.model_digest(student)},
+                    **taught_by(guides),
+                ),
+                metrics={"accuracy": accuracy[final]},
+            )
     return CompressionReport(
         bundle=Path(out),
-        parameters={"teacher": whole.count_params(), "student": size},
+        parameters={given: whole.count_params(), "student": size},
         sizes={
-            "teacher_float32": 4 * whole.count_params(),
+            f"{given}_float32": 4 * whole.count_params(),
             "student_float32": 4 * size,
-            "student_int8": len(tflite),
-            "student_int8_deflated": export.transfer_bytes(tflite),
-            "student_int8_zstd": export.zstd_bytes(tflite),
+            final: len(file),
+            f"{final}_deflated": export.transfer_bytes(file),
+            f"{final}_zstd": export.zstd_bytes(file),
             "bundle": Path(out).stat().st_size,
         },
         accuracy=accuracy,
@@ -184,6 +199,7 @@ def compress(
         ingest=kept.to_dict(),
         quantization_agreement=same,
         seconds=run.seconds,
+        precision=chosen.precision,
     )
 
 
@@ -227,37 +243,48 @@ def export_teacher(
             version=version,
             labels=trained.classes,
             processing=trained.processing,
-            output="logits",
+            output="logits" if loss_of(teacher).get_config()["from_logits"] else "probabilities",
             precision="float32",
             golden_inputs=_golden(splits),
             path=Path(out),
-            lineage=_lineage(trained, splits),
+            lineage=lineage(trained, splits),
             metrics={"accuracy": accuracy},
         )
 
 
 class _Run:
-    """Reports stages, and times them."""
+    """Reports stages, times them, and keeps what is finished."""
 
-    def __init__(self, on_progress: Progress | None) -> None:
+    def __init__(self, on_progress: Progress | None, out: Path | None = None) -> None:
         self.on_progress = on_progress
         self.seconds: dict[str, float] = {}
-        self.finished: keras.Model | None = None
+        self.rest = None if out is None else out.with_suffix(".finished.keras")
+        self.finished = False
+
+    def finish(self, model: keras.Model) -> None:
+        """Write the model of a finished step beside the bundle, whatever becomes of this process."""
+        assert self.rest is not None
+        try:
+            save(model, self.rest)
+            self.finished = True
+        except StorageError as error:  # the next step may find room again
+            logger.warning("the model of a finished step is not kept: %s", error)
 
     @contextmanager
-    def keeping(self, out: Path) -> Iterator[None]:
-        """Where the work is interrupted or fails, write the model of the last finished step beside the bundle."""
+    def keeping(self) -> Iterator[None]:
+        """Where the work is interrupted or fails, say where the model of the last finished step is."""
         try:
             yield
-        except BaseException:
-            if self.finished is not None:
-                rest = out.with_suffix(".finished.keras")
-                try:
-                    save(self.finished, rest)
-                    logger.warning("stopped; the model of the last finished step is in %s", rest)
-                except StorageError as error:  # what went wrong first is what to say
-                    logger.warning("stopped; the model of the last finished step is lost: %s", error)
+        except BaseException as error:
+            if self.finished:
+                logger.warning("stopped; the model of the last finished step is in %s", self.rest)
+            if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+                raise CompressionError(
+                    f"memory is not enough: {one_line(error, 200)}; use fewer images (--limit), or a smaller model"
+                ) from error
             raise
+        if self.finished and self.rest is not None:
+            self.rest.unlink(missing_ok=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -269,12 +296,28 @@ class _Run:
 
     def _report(self, name: str, done: int) -> None:
         # those that train report their steps themselves
-        if self.on_progress is not None and name not in ("distill", "prune", "cluster"):
+        if self.on_progress is not None and name not in ("distill", "narrow", "prune", "cluster"):
             self.on_progress(name, done, 1)
 
 
 def _measured(splits: Splits) -> tuple[tuple[str, Dataset], ...]:
     return (("validation", splits.validation), ("test", splits.test))
+
+
+def _answered(course: Course, splits: Splits) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how good the teachers are together, and remark on those that only guess."""
+    scores = {split: course.answered(part) for split, part in _measured(splits)}
+    found = {
+        split: evaluate.accuracy(answers, part.labels)
+        for split, part in _measured(splits)
+        if (answers := scores[split]) is not None
+    }
+    if found and found["validation"]["low"] <= 1.0 / len(splits.classes):
+        logger.warning(
+            "who teaches is right about %.0f %% of validation images, as by guessing; is its processing right?",
+            100 * found["validation"]["value"],
+        )
+    return {"teacher": found} if found else {}
 
 
 def _keras_accuracy(
@@ -311,9 +354,12 @@ def _check_fit(trained: loop.Trained, splits: Splits) -> None:
         )
 
 
-def _check_teacher(teacher: loop.Trained, trained: loop.Trained, splits: Splits) -> None:
+def _check_teacher(teacher: Guide, trained: loop.Trained, splits: Splits) -> None:
     """Refuse a teacher of other classes, or one that cannot see the frames that the model sees."""
-    _check_fit(teacher, splits)
+    if isinstance(teacher, loop.Trained):
+        _check_fit(teacher, splits)
+    if not isinstance(teacher, loop.Trained | Prepared):
+        return
     sizes = [one.processing.output_shape[1:] for one in (teacher, trained)]
     if not splits.train.uniform and sizes[0] != sizes[1]:
         raise CompressionError(
@@ -322,21 +368,16 @@ def _check_teacher(teacher: loop.Trained, trained: loop.Trained, splits: Splits)
         )
 
 
+def _chosen(options: Options | None, changes: dict[str, Any]) -> Options:
+    """Return what is asked for; what steps would refuse is refused now."""
+    plain = {} if options is None else {one.name: getattr(options, one.name) for one in fields(options)}
+    found = options_of(Options, plain | changes)
+    Pruning(found.prune, layers=found.prune_layers, pattern=found.pattern)
+    Narrowing(found.channels, ratios=found.channel_layers)
+    if found.cluster or found.cluster_layers:
+        Clustering(found.cluster or 2, layers=found.cluster_layers)
+    return found
+
+
 def _golden(splits: Splits) -> list[npt.NDArray[np.uint8]]:
     return [np.asarray(image) for image in splits.validation.images[:GOLDEN]]
-
-
-def _lineage(trained: loop.Trained, splits: Splits, **more: Any) -> dict[str, Any]:
-    return {
-        "code": trained.lineage.get("code"),
-        "data": splits.spec,
-        "splits": splits.digests,
-        "split_seed": splits.seed,
-        "teacher": {"digest": trained.digest, "policy": trained.policy, **_of(trained.lineage, "seed", "epochs")},
-        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
-        **more,
-    }
-
-
-def _of(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: values[name] for name in names if name in values}

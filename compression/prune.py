@@ -118,7 +118,7 @@ def prune(model: keras.Model, data: FittingData, *, on_progress: Progress | None
     model
         In float32; it is not changed.
     data
-        To train on, with labels.
+        To train on, with labels, or with `Fitting.learning`.
     on_progress
         Of stage ``prune``.
     **options
@@ -130,7 +130,7 @@ def prune(model: keras.Model, data: FittingData, *, on_progress: Progress | None
         An option is out of range or names no layer, no layer can be pruned, or the data do not fit.
     """
     wanted = options_of(Pruning, options)
-    data.check(model)
+    wanted.fitting.check(data, model)
     keras.utils.set_random_seed(wanted.fitting.seed)
     pruned = copied(model)
     pruning = MagnitudePruning(pruned, wanted, steps=wanted.fitting.steps(len(data)))

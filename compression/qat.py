@@ -114,7 +114,7 @@ def quantize_aware(
     model
         In float32; it is not changed. Its zeros and shared values stay.
     data
-        To train on, with labels.
+        To train on, with labels, or with `Fitting.learning`.
     on_progress
         Of stages ``sensitivity`` and ``quantize``.
     **options
@@ -126,7 +126,7 @@ def quantize_aware(
         An option is out of range or names no layer, a layer has no int8 form, or the data do not fit.
     """
     wanted = options_of(QuantizedTraining, options)
-    data.check(model)
+    wanted.fitting.check(data, model)
     keras.utils.set_random_seed(wanted.fitting.seed)
     kept = list(wanted.float_layers)
     if wanted.fallback:
@@ -135,7 +135,7 @@ def quantize_aware(
     if wanted.full and left:
         raise CompressionError(
             f"{', '.join(left)}: no int8 form of these layers is trained here; replace them, or let them stay in "
-            "float32 by full=False"
+            "float32 by full=False (edge-sdk compress --float NAME)"
         )
     fit(quantized, data, wanted.fitting, stage="quantize", on_progress=on_progress)
     return quantized

@@ -1,4 +1,4 @@
-"""Full int8 quantization: weights, activations, input and output."""
+"""TFLite files of models, of every precision; int8 means weights, activations, input and output."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy.typing as npt
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from edge_sdk.compression.exportable import exportable
 from edge_sdk.compression.fakequant import on_grid
 from edge_sdk.compression.samples import check_model
-from edge_sdk.compression.tflite import check_representative, convert, saved
+from edge_sdk.compression.tflite import CALIBRATED, check_representative, convert, saved
 from edge_sdk.errors import CompressionError, StorageError
 
-__all__ = ["float_tensors", "to_int8_tflite"]
+__all__ = ["float_tensors", "to_int8_tflite", "to_tflite"]
 
 
 def to_int8_tflite(model: keras.Model, representative: npt.NDArray[np.float32] | None = None) -> bytes:
@@ -41,13 +42,28 @@ def to_int8_tflite(model: keras.Model, representative: npt.NDArray[np.float32] |
     StorageError
         There is no room for the converter's files.
     """
+    return to_tflite(model, "int8", representative)
+
+
+def to_tflite(model: keras.Model, precision: str, representative: npt.NDArray[np.float32] | None = None) -> bytes:
+    """Convert a model to a TFLite file of batch 1; see `to_int8_tflite`.
+
+    Parameters
+    ----------
+    model, representative
+        As of `to_int8_tflite`; only ``int8`` and ``int16x8`` need representative inputs.
+    precision
+        Of `tflite.PRECISIONS`.
+    """
     check_model(model)
     sample = np.zeros((1, *model.inputs[0].shape[1:]), np.float32)
-    if not on_grid(model):
+    trained = on_grid(model)
+    if precision in CALIBRATED and not trained:
         check_representative(sample[:0] if representative is None else representative, sample)
+    ready = model if trained else exportable(model)[0]
     try:
-        with saved(model, sample) as folder:
-            return convert(folder, "int8", representative, trained=on_grid(model))
+        with saved(ready, sample) as folder:
+            return convert(folder, precision, representative, trained=trained)
     except CompressionError as error:
         raise CompressionError(f"{model.name!r} {error}") from error
     except (OSError, tf.errors.OpError) as error:

@@ -34,10 +34,18 @@ class Teacher:
         ``keras``, ``legacy``, ``saved_model``, ``onnx`` or ``litert``.
     answer
         From inputs to logits.
+    model
+        Of Keras, where it is one.
     """
 
-    def __init__(self, source: str, kind: str, answer: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]) -> None:
-        self.source, self.kind = source, kind
+    def __init__(
+        self,
+        source: str,
+        kind: str,
+        answer: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
+        model: keras.Model | None = None,
+    ) -> None:
+        self.source, self.kind, self.model = source, kind, model
         self._answer = answer
 
     def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -79,7 +87,7 @@ def open_teacher(source: keras.Model | str | Path, inputs: npt.NDArray[Any] | No
         Its runtime cannot load it.
     """
     if isinstance(source, keras.Model):
-        return Teacher(repr(source.name), "keras", lambda x: logits_of(source, x))
+        return Teacher(repr(source.name), "keras", lambda x: logits_of(source, x), source)
     archive = archives.inspect(Path(source))
     if archive.kind in ("onnx", "litert"):
         session = open_session(archive.path, archive.kind)
@@ -92,7 +100,7 @@ def open_teacher(source: keras.Model | str | Path, inputs: npt.NDArray[Any] | No
     if inputs is None:
         raise CompressionError(f"{source} is a model of Keras; give real inputs to verify it on")
     model = ingest(archive.path, inputs).model
-    return Teacher(str(source), archive.kind, lambda x: logits_of(model, x))
+    return Teacher(str(source), archive.kind, lambda x: logits_of(model, x), model)
 
 
 def _of_saved(saved: SavedModel, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,20 +17,41 @@ from keras import ops
 from edge_sdk.compression.fitting import FittingData, loss_of
 from edge_sdk.compression.teachers import open_teacher
 from edge_sdk.errors import CompressionError, ModelError, one_line
+from edge_sdk.processing import ProcessingSpec
 from edge_sdk.processing.keras import ProcessingLayer
 from edge_sdk.runtime.onnx import new_session
 
-__all__ = ["Ask", "Source", "answers", "ask", "logits_in"]
+__all__ = ["Ask", "Prepared", "Source", "answers", "ask", "followed", "logits_in"]
 
-Source: TypeAlias = keras.Model | str | Path | bytes | npt.NDArray[Any] | Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+Model: TypeAlias = keras.Model | str | Path | bytes
+
+Source: TypeAlias = "Model | Prepared | npt.NDArray[Any] | Callable[[npt.NDArray[Any]], npt.NDArray[Any]]"
 """A teacher: a Keras model; a file of those that `teachers.open_teacher` takes, or the bytes of one in ONNX; a function
-from what a student takes, ``[n, ...]``, to logits ``[n, classes]``; or such logits, of the data's samples in order."""
+from what a student takes, ``[n, ...]``, to logits ``[n, classes]``; such logits, of the data's samples in order; or a
+model with a processing of its own."""
 
 Ask: TypeAlias = Callable[[Any], list[Any]]
 """Takes a batch as the data have it, gives float32 logits ``[batch, classes]``, then what the hints name."""
 
 LEAST_PROBABILITY = 1e-7
 BATCH = 256
+CERTAIN = 0.02  # what probabilities of a quantized model may miss 1 by
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A teacher that sees the data's frames through another processing than the student does.
+
+    Attributes
+    ----------
+    model
+        Of Keras, or a file.
+    processing
+        Makes what it takes of a frame.
+    """
+
+    model: Model
+    processing: ProcessingSpec
 
 
 def ask(source: Source, data: FittingData, classes: int, hints: Sequence[str] = ()) -> Ask:
@@ -55,12 +77,14 @@ def ask(source: Source, data: FittingData, classes: int, hints: Sequence[str] = 
     CompressionError
         The file cannot be read, a name is not there, or shapes do not fit.
     """
+    if isinstance(source, Prepared):
+        return ask(source.model, replace(data, processing=source.processing), classes, hints)
     if isinstance(source, keras.Model):
         teach = _of_keras(source, hints)
     elif callable(source):
         teach = _of_function(source, classes)
-    elif isinstance(source, str | Path) and Path(source).suffix != ".onnx" and not hints:
-        teach = _of_function(open_teacher(source, data.taken(BATCH)), classes)
+    elif isinstance(source, str | Path) and Path(source).suffix != ".onnx":
+        teach = _of_file(source, data, classes, hints)
     else:
         teach = _of_onnx(_bytes(source), data, hints)
     if teach.classes not in (None, classes):
@@ -133,6 +157,18 @@ def _of_keras(model: keras.Model, hints: Sequence[str]) -> _Teach:
     return _Teach(repr(model.name), tuple(given.shape[1:]), model.outputs[0].shape[-1], given.dtype == "uint8", run)
 
 
+def _of_file(source: str | Path, data: FittingData, classes: int, hints: Sequence[str]) -> _Teach:
+    some = data.taken(BATCH)
+    opened = open_teacher(source, some)
+    if opened.model is not None:
+        return _of_keras(opened.model, hints)
+    if hints:
+        raise CompressionError(f"hints follow layers of Keras or tensors of ONNX; {source} is {opened.kind}")
+    found = opened(some)
+    certain = bool((found >= 0.0).all() and (np.abs(found.sum(axis=1) - 1.0) <= CERTAIN).all())
+    return _of_function((lambda x: np.log(np.maximum(opened(x), LEAST_PROBABILITY))) if certain else opened, classes)
+
+
 def _of_function(function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], classes: int) -> _Teach:
     def compute(batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return np.asarray(function(batch), dtype=np.float32)
@@ -199,6 +235,11 @@ def _channels_first(shape: tuple[int | None, ...], sides: tuple[int, ...]) -> bo
     fits = all(side in (None, known) for side, known in zip(shape, sides, strict=True))
     turned = all(side in (None, known) for side, known in zip(shape, (sides[2], *sides[:2]), strict=True))
     return turned and not (fits and shape[-1] == sides[-1])
+
+
+def followed(source: Source) -> bool:
+    """Whether a teacher is a model, whose insides hints can follow."""
+    return isinstance(source, keras.Model | str | bytes | Path | Prepared)
 
 
 def _bytes(source: Any) -> bytes:

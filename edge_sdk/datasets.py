@@ -25,7 +25,7 @@ import numpy.typing as npt
 from edge_sdk.errors import DataError, InputError, MissingExtraError
 from edge_sdk.frames import MAX_PIXELS, decode_image
 
-__all__ = ["GRAMMAR", "MAX_BYTES", "Dataset", "Splits", "load", "load_splits", "split"]
+__all__ = ["GRAMMAR", "MAX_BYTES", "Dataset", "Splits", "load", "load_splits", "load_unlabelled", "split"]
 
 GRAMMAR = "mnist | cifar10:PATH | folder:PATH | npz:PATH"
 
@@ -165,6 +165,30 @@ def load(spec: str, *, seed: int = 0, limit: int | None = None) -> Dataset:
         test = _load_cifar10(path, "test", _chooser(limit, seed))
         return _chosen(_checked(_concatenate(train, test), spec), limit, seed)
     return _chosen(_checked(_LOADERS[kind](path), spec), limit, seed)
+
+
+def load_unlabelled(spec: str) -> Dataset:
+    """Read images that nobody has labelled; their labels are -1.
+
+    Parameters
+    ----------
+    spec
+        ``folder:PATH``, with images anywhere in it, or ``npz:PATH``, of which only ``x`` is read; of ``mnist`` and
+        ``cifar10:PATH`` the images.
+
+    Raises
+    ------
+    DataError
+        If the specification or the data cannot be used; names the file at fault.
+    """
+    kind, path = _parse(spec)
+    if kind == "folder":
+        found = _load_folder(path, [""])
+    elif kind == "npz":
+        found = _load_npz(path, labelled=False)
+    else:
+        found = load(spec)
+    return replace(found, labels=np.full(len(found), -1, np.int64))
 
 
 def load_splits(spec: str, *, seed: int = 0, limit: int | None = None) -> Splits:
@@ -343,11 +367,12 @@ def _load_cifar10(folder: Path, part: str, choose: Chooser) -> Dataset:
     return Dataset(_stack(images), index[:, 0].copy(), CIFAR10_CLASSES)
 
 
-def _load_folder(folder: Path) -> Dataset:
+def _load_folder(folder: Path, names: Sequence[str] | None = None) -> Dataset:
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"cannot read {folder}: {error.strerror or error}") from error
+    names = there if names is None else names
     images: list[Image] = []
     labels: list[int] = []
     total = 0
@@ -371,20 +396,10 @@ def _load_folder(folder: Path) -> Dataset:
     return Dataset(_stack(images), np.asarray(labels, dtype=np.int64), tuple(names))
 
 
-def _load_npz(path: Path) -> Dataset:
-    if path.exists() and not path.is_file():  # a device or a pipe may never end
-        raise DataError(f"{path} is not a file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_BYTES:
-            raise DataError(f"{path}: {size} bytes unpacked are more than {MAX_BYTES >> 30} GiB")
-        with np.load(path, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in ("x", "y", "classes", "strata", "times") if name in arrays.files}
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a usable .npz file: {error}") from error
+def _load_npz(path: Path, *, labelled: bool = True) -> Dataset:
+    content = _arrays(path)
+    if not labelled and "x" in content:
+        content = {"x": content["x"], "y": np.zeros(len(content["x"]), np.int64)}
     if "x" not in content or "y" not in content:
         raise DataError(f"{path}: expected arrays x and y, found {', '.join(sorted(content)) or 'neither'}")
     x, y = content["x"], content["y"]
@@ -403,6 +418,22 @@ def _load_npz(path: Path) -> Dataset:
     if strata is not None and (strata.dtype.kind != "U" or strata.shape != (len(x),)):
         raise DataError(f"{path}: strata is {strata.dtype} {list(strata.shape)}; expected {len(x)} names")
     return Dataset(x, labels, names, strata=strata, times=_times(content.get("times"), len(x), path))
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise DataError(f"{path} is not a file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_BYTES:
+            raise DataError(f"{path}: {size} bytes unpacked are more than {MAX_BYTES >> 30} GiB")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("x", "y", "classes", "strata", "times") if name in arrays.files}
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a usable .npz file: {error}") from error
 
 
 def _times(times: npt.NDArray[Any] | None, count: int, path: Path) -> npt.NDArray[np.float64] | None:

@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,10 +23,12 @@ import numpy as np
 from keras import layers
 
 from edge_sdk.compression.backends import tfmot_worker
-from edge_sdk.compression.fitting import Fitting, FittingData, loss_of, options_of
+from edge_sdk.compression.fitting import Fitting, FittingData, copied, loss_of, options_of
+from edge_sdk.compression.weights import prunable, shared
 from edge_sdk.errors import CompressionError, MissingExtraError
+from edge_sdk.files import storage_errors
 
-__all__ = ["PYTHON", "Method", "Optimizing", "optimize"]
+__all__ = ["PYTHON", "Method", "Optimizing", "optimize", "step"]
 
 PYTHON = "EDGE_SDK_TFMOT_PYTHON"
 """Environment variable: the Python that has tensorflow-model-optimization, where this one has not."""
@@ -40,7 +44,8 @@ class Optimizing:
     Attributes
     ----------
     method
-        ``prune``, ``cluster``, ``qat``, or ``pcqat``: one after the other, each keeping what was before.
+        ``prune``, ``cluster``, ``qat``, or ``pcqat``: one after the other. Each keeps the zeros and shared values
+        that a model comes with.
     share
         Of zeros, where it prunes.
     clusters
@@ -71,8 +76,8 @@ class Optimizing:
             raise CompressionError(f"clusters is {self.clusters}; it must be at least 2")
         if self.seconds <= 0.0:
             raise CompressionError(f"seconds is {self.seconds}; it must be more than 0")
-        if self.fitting.augmentation is not None:
-            raise CompressionError("tfmot's worker does not augment; leave augmentation out")
+        if self.fitting.augmentation is not None or self.fitting.learning is not None:
+            raise CompressionError("tfmot's worker neither augments nor distils; leave augmentation and learning out")
 
 
 def optimize(model: keras.Model, data: FittingData, **options: Any) -> bytes:
@@ -101,24 +106,56 @@ def optimize(model: keras.Model, data: FittingData, **options: Any) -> bytes:
         A layer has no counterpart in legacy Keras, tfmot does not do what is asked with it (its own words
         are given), or the worker takes too long.
     """
+    with _worked(model, data, options_of(Optimizing, options)) as folder:
+        return (folder / "model.tflite").read_bytes()
+
+
+def step(model: keras.Model, data: FittingData, **options: Any) -> keras.Model:
+    """Let tfmot prune or cluster a model, and return it as Keras 3 has it; a step of compression.
+
+    Parameters
+    ----------
+    model, data, **options
+        As of `optimize`; the method is ``prune`` or ``cluster``.
+
+    Raises
+    ------
+    MissingExtraError, CompressionError
+        As `optimize`; or the method gives a file and no model.
+    """
     chosen = options_of(Optimizing, options)
+    if chosen.method not in ("prune", "cluster"):
+        raise CompressionError(f"tfmot gives a file and no model after {chosen.method}; use optimize")
+    result = copied(model)
+    with _worked(model, data, chosen) as folder:
+        values = [np.load(folder / f"weight{at}.npy", allow_pickle=False) for at in range(len(model.weights))]
+    result.set_weights(values)
+    return result
+
+
+@contextmanager
+def _worked(model: keras.Model, data: FittingData, chosen: Optimizing) -> Iterator[Path]:
+    """Let a worker do it; gives the folder that has its weights and its file."""
     data.check(model)
     assert data.labels is not None  # checked above
-    graph = _written(model)
+    kernels = [keras.ops.convert_to_numpy(kernel) for _, kernel in prunable(model)]
     task = {
-        "graph": graph,
+        "graph": _written(model),
         "options": asdict(chosen),
+        "zeros": any(not kernel.all() for kernel in kernels),
+        "clusters": any(shared(kernel) for kernel in kernels),
         "from_logits": loss_of(model).get_config()["from_logits"],
     }
     with tempfile.TemporaryDirectory(prefix="edge-sdk-") as name:
         folder = Path(name)
-        (folder / "task.json").write_text(json.dumps(task))
-        for at, value in enumerate(model.get_weights()):
-            np.save(folder / f"weight{at}.npy", value.astype(np.float32), allow_pickle=False)
-        np.save(folder / "inputs.npy", data.taken(), allow_pickle=False)
-        np.save(folder / "labels.npy", data.labels, allow_pickle=False)
+        with storage_errors(folder):
+            (folder / "task.json").write_text(json.dumps(task))
+            for at, value in enumerate(model.get_weights()):
+                np.save(folder / f"weight{at}.npy", value.astype(np.float32), allow_pickle=False)
+            np.save(folder / "inputs.npy", data.taken(), allow_pickle=False)
+            np.save(folder / "labels.npy", data.labels, allow_pickle=False)
         _run(folder, chosen)
-        return (folder / "model.tflite").read_bytes()
+        yield folder
 
 
 def _run(folder: Path, chosen: Optimizing) -> None:

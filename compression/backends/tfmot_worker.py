@@ -1,7 +1,8 @@
 """Runs in a process that has legacy Keras and tfmot, and never Keras 3; see `tfmot`.
 
 Run as a file, ``python tfmot_worker.py FOLDER``: it needs nothing of edge-sdk. It reads ``task.json``, the
-weights and the data of the folder, and writes ``model.tflite`` and ``report.json``.
+weights and the data of the folder, and writes ``model.tflite``, ``report.json`` and, of a model that was pruned or
+clustered, its weights.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def main(folder: Path) -> dict[str, Any]:
         for name in ("prune", "cluster", "qat") if method == "pcqat" else (method,):
             stage = f"the stage {name}"
             model = STAGES[name](tf_keras, tfmot, model, task, folder)
+        if method in ("prune", "cluster"):
+            store(model, task["graph"], folder)
         stage = "the conversion"
         (folder / "model.tflite").write_bytes(converted(model, integer=method in ("qat", "pcqat")))
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent says it
@@ -79,6 +82,14 @@ def built(keras: Any, graph: dict[str, Any], folder: Path) -> Any:
     for step in graph["steps"]:
         made[step["name"]].set_weights([np.load(folder / f"weight{at}.npy") for at in step["weights"]])
     return model
+
+
+def store(model: Any, graph: dict[str, Any], folder: Path) -> None:
+    """Write the weights of a model over those that it was built with."""
+    for step in graph["steps"]:
+        values = model.get_layer(step["name"]).get_weights()
+        for at, value in zip(step["weights"], values, strict=True):
+            np.save(folder / f"weight{at}.npy", value, allow_pickle=False)
 
 
 def fit(keras: Any, model: Any, task: dict[str, Any], folder: Path, callbacks: tuple[Any, ...] = ()) -> None:
@@ -129,7 +140,7 @@ def cluster(keras: Any, tfmot: Any, model: Any, task: dict[str, Any], folder: Pa
         model,
         number_of_clusters=options["clusters"],
         cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
-        preserve_sparsity=options["method"] == "pcqat",
+        preserve_sparsity=options["method"] == "pcqat" or task["zeros"],
     )
     fit(keras, wrapped, task, folder)
     return tfmot.clustering.keras.strip_clustering(wrapped)
@@ -138,10 +149,15 @@ def cluster(keras: Any, tfmot: Any, model: Any, task: dict[str, Any], folder: Pa
 def qat(keras: Any, tfmot: Any, model: Any, task: dict[str, Any], folder: Path) -> Any:
     """Train with fake quantization; after clustering, zeros and clusters stay."""
     quantization = tfmot.quantization.keras
-    if task["options"]["method"] == "pcqat":
-        annotated = quantization.quantize_annotate_model(model)
-        scheme = tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=True)
-        wrapped = quantization.quantize_apply(annotated, scheme)
+    combine, all_of_it = tfmot.experimental.combine, task["options"]["method"] == "pcqat"
+    zeros, clusters = all_of_it or task["zeros"], all_of_it or task["clusters"]
+    if zeros or clusters:
+        scheme = (
+            combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=zeros)
+            if clusters
+            else combine.Default8BitPrunePreserveQuantizeScheme()
+        )
+        wrapped = quantization.quantize_apply(quantization.quantize_annotate_model(model), scheme)
     else:
         wrapped = quantization.quantize_model(model)
     fit(keras, wrapped, task, folder)

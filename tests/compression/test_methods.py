@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -12,14 +13,14 @@ from compressing import SHORT, accuracy, kernels, stripes_data, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_sdk.cloud.training import architecture, evaluate, loop
+from edge_sdk.cloud.training import architecture, evaluate
 from edge_sdk.cloud.training.data import augmentation_for, frames, processing_for
 from edge_sdk.cloud.training.evaluate import logits_of, model_digest
 from edge_sdk.compression import distill
 from edge_sdk.compression.cluster import centres, cluster
 from edge_sdk.compression.export import device_logits, zstd_bytes
 from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit
-from edge_sdk.compression.prune import MagnitudePruning, Pruning, prune, sparsity
+from edge_sdk.compression.prune import prune, sparsity
 from edge_sdk.compression.qat import quantize_aware
 from edge_sdk.compression.quantize import float_tensors, to_int8_tflite
 from edge_sdk.compression.tflite import convert, saved
@@ -226,16 +227,8 @@ def test_zeros_clusters_and_integers_together_leave_a_twentieth_of_the_demos_net
     fit(model, data, fitting(14, 4e-3), stage="train")
     with saved(model, data.taken(1)) as folder:
         whole = convert(folder, "float32")
-    teacher = loop.assemble(copied(model), spec, splits.train)
-    pruned, plan = copied(model), fitting(15, 3e-3)
-    pruning = MagnitudePruning(pruned, Pruning(0.8, pattern="6x1"), steps=plan.steps(len(data)))
-    fit(
-        *(pruned, data, plan),
-        stage="prune",
-        callbacks=(pruning,),
-        hold=False,
-        trainer=lambda framed: distill.Distillation(framed, teacher, temperature=3.0, alpha=0.7),
-    )
+    plan = replace(fitting(15, 3e-3), learning=distill.Guidance(teachers=[copied(model)]))
+    pruned = prune(model, data, share=0.8, pattern="6x1", fitting=plan)
     few = cluster(pruned, data, clusters=16, start="linear", fitting=fitting(2, 1e-3))
     integers = quantize_aware(few, data, fitting=fitting(3, 5e-4))
     small = to_int8_tflite(integers)
