@@ -2,11 +2,13 @@
 """Measure what each method of compression buys on the demo's network: bytes, bytes on the way, time, accuracy.
 
 Every method trains for the same number of epochs from the same trained network. The control is that
-network trained on as it is: what it gains, no method may claim. With several seeds, differences to the
-control are paired by seed.
+network trained on as it is: what it gains, no method may claim. Accuracy is of all images that nothing was
+trained on. With several seeds, differences to the control are paired by seed, with the 95 % interval of their
+mean (Student's t).
 
 example:
   python benchmarks/methods.py
+  python benchmarks/methods.py --seeds 5 --only all-taught
   python benchmarks/methods.py --seeds 5 --epochs 18 --data cifar10:/data/cifar10 --json methods.json
 """
 
@@ -17,7 +19,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -29,12 +31,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402 - after the path and the environment are set, as the next lines
 import numpy as np  # noqa: E402
+from scipy.stats import t  # noqa: E402
 
-from edge_sdk.cloud.training import architecture, data, evaluate  # noqa: E402
+from edge_sdk.cloud.training import architecture, data, loop  # noqa: E402
+from edge_sdk.compression import distill  # noqa: E402
 from edge_sdk.compression.cluster import cluster  # noqa: E402
 from edge_sdk.compression.export import device_logits, zstd_bytes  # noqa: E402
 from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit  # noqa: E402
-from edge_sdk.compression.prune import prune  # noqa: E402
+from edge_sdk.compression.prune import MagnitudePruning, Pruning, prune  # noqa: E402
 from edge_sdk.compression.qat import quantize_aware  # noqa: E402
 from edge_sdk.compression.quantize import to_int8_tflite  # noqa: E402
 from edge_sdk.compression.tflite import convert, saved  # noqa: E402
@@ -43,6 +47,7 @@ from edge_sdk.runtime import open_session  # noqa: E402
 from harness import Machine  # noqa: E402
 
 RUNS = 200
+METHODS = ("int8", "clusters", "all-any", "all-6x1", "all-taught")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,43 +78,66 @@ def latency(file: bytes) -> float:
         session.close()
 
 
-def rows(splits: Splits, seed: int, epochs: int, say: Callable[[str], None]) -> list[Row]:
-    """Train a network, and compress it in every way."""
+def rows(splits: Splits, seed: int, epochs: int, only: Sequence[str], say: Callable[[str], None]) -> list[Row]:
+    """Train a network, and compress it in every way that is wanted; always the control, too."""
     spec = data.processing_for(splits.train)
     change = data.augmentation_for(splits.train)
     samples = FittingData(data.frames(splits.train, spec), splits.train.labels, processing=spec)
-    some = samples.taken(300)
+    unseen = (splits.test, splits.calibration, splits.validation)
     done: list[Row] = []
 
     def fitting(share: float, rate: float) -> Fitting:
         return Fitting(max(round(share * epochs), 1), rate=rate, seed=seed, augmentation=change)
 
     def measure(method: str, file: bytes) -> None:
-        right = evaluate.accuracy(device_logits(file, "litert", spec, splits.test), splits.test.labels)["value"]
-        done.append(Row(method, seed, len(file), zstd_bytes(file), latency(file), right))
-        say(f"{method}: {len(file):,} bytes, {done[-1].zstd:,} by zstd, {right:.2%}")
+        right = [device_logits(file, "litert", spec, part).argmax(axis=1) == part.labels for part in unseen]
+        share = float(np.mean(np.concatenate(right)))
+        done.append(Row(method, seed, len(file), zstd_bytes(file), latency(file), share))
+        say(f"{method}: {len(file):,} bytes, {done[-1].zstd:,} by zstd, {share:.2%}")
 
     def files(method: str, model: keras.Model, precisions: tuple[str, ...] = ("float32", "int8")) -> None:
+        some = samples.taken(300)
         with saved(model, some) as folder:
             for precision in precisions:
                 measure(f"{method}, {precision}", convert(folder, precision, some))
+
+    def taught() -> keras.Model:
+        """Prune runs of six while the network learns from itself as it was."""
+        pruned, plan = copied(trained), fitting(0.7, 3e-3)
+        teacher = loop.assemble(copied(trained), spec, splits.train)
+        pruning = MagnitudePruning(pruned, Pruning(0.8, pattern="6x1"), steps=plan.steps(len(samples)))
+        fit(
+            *(pruned, samples, plan),
+            stage="prune",
+            callbacks=(pruning,),
+            hold=False,
+            trainer=lambda framed: distill.Distillation(framed, teacher, temperature=3.0, alpha=0.7),
+        )
+        return pruned
 
     keras.utils.set_random_seed(seed)
     _, height, width, channels = spec.output_shape
     trained = architecture.teacher((height, width, channels), len(splits.classes), "float32")
     fit(trained, samples, Fitting(14, rate=4e-3, seed=seed, augmentation=change), stage="train")
-    files("as trained", trained, ("float32", "float16", "dynamic", "int8", "int4"))
+    files("as trained", trained, ("float32", "float16", "dynamic", "int8", "int4") if "int8" in only else ("float32",))
     dense = copied(trained)
     fit(dense, samples, fitting(1.0, 3e-3), stage="control")
     files("control", dense)
-    measure("int8-trained", to_int8_tflite(quantize_aware(dense, samples, fitting=fitting(0.2, 5e-4))))
-    files("16 clusters", cluster(trained, samples, fitting=fitting(1.0, 1e-3)))
-    for pattern in ("any", "6x1"):
-        pruned = prune(trained, samples, share=0.8, pattern=pattern, fitting=fitting(0.7, 3e-3))
-        files(f"80 % zeros ({pattern})", pruned)
-        few = cluster(pruned, samples, start="linear", fitting=fitting(0.15, 1e-3))
-        integers = quantize_aware(few, samples, fitting=fitting(0.15, 5e-4))
-        measure(f"80 % zeros ({pattern}), 16 clusters, int8-trained", to_int8_tflite(integers))
+    if "int8" in only:
+        measure("int8-trained", to_int8_tflite(quantize_aware(dense, samples, fitting=fitting(0.2, 5e-4))))
+    if "clusters" in only:
+        files("16 clusters", cluster(trained, samples, fitting=fitting(1.0, 1e-3)))
+    for name, what in (("all-any", "any"), ("all-6x1", "6x1"), ("all-taught", "6x1, taught by itself")):
+        if name in only:
+            pruned = (
+                taught()
+                if name == "all-taught"
+                else prune(trained, samples, share=0.8, pattern=what, fitting=fitting(0.7, 3e-3))
+            )
+            files(f"80 % zeros ({what})", pruned)
+            few = cluster(pruned, samples, start="linear", fitting=fitting(0.15, 1e-3))
+            integers = quantize_aware(few, samples, fitting=fitting(0.15, 5e-4))
+            measure(f"80 % zeros ({what}), 16 clusters, int8-trained", to_int8_tflite(integers))
     return done
 
 
@@ -120,14 +148,18 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="images")
     parser.add_argument("--seeds", type=int, default=1, help="of training (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=18, help="of every method (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS, help="default: all of %(choices)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     args = parser.parse_args()
-    splits = load_splits(args.data, seed=0, limit=args.limit)
     found: list[Row] = []
-    for seed in range(args.seeds):
-        found += rows(splits, seed, args.epochs, lambda line: print(line, file=sys.stderr, flush=True))
+    for seed in range(args.seeds):  # each deals the images anew
+        splits = load_splits(args.data, seed=seed, limit=args.limit)
+        found += rows(splits, seed, args.epochs, args.only, lambda line: print(line, file=sys.stderr, flush=True))
     machine = Machine.here(set())
-    print(f"{machine.cpu}, {machine.cores} cores, load {machine.load}; {args.data}, {len(splits.test)} test images")
+    print(
+        f"{machine.cpu}, {machine.cores} cores, load {machine.load}; {args.data}, "
+        f"{len(splits.test) + len(splits.calibration) + len(splits.validation)} images a seed"
+    )
     whole = next(row.raw for row in found if row.method == "as trained, float32")
     for method in dict.fromkeys(row.method for row in found):
         print(_line(method, found, whole))
@@ -143,7 +175,8 @@ def _line(method: str, found: list[Row], whole: int) -> str:
     mine = of(method)
     pairs = zip(mine, of("control, float32"), strict=True)
     points = [100 * (row.accuracy - control.accuracy) for row, control in pairs]
-    spread = f" ± {stdev(points):.2f}" if len(points) > 1 else ""
+    half = float(t.ppf(0.975, len(points) - 1)) * stdev(points) / len(points) ** 0.5 if len(points) > 1 else 0.0
+    spread = f" [{mean(points) - half:+.2f}, {mean(points) + half:+.2f}]" if half else ""
     zstd = mean(row.zstd for row in mine)
     return (
         f"{method:45} {mean(row.raw for row in mine):9,.0f} B  zstd {zstd:9,.0f} B ({zstd / whole:6.2%})  "

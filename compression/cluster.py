@@ -1,11 +1,13 @@
 """Weight sharing: the weights of a kernel get few values, the centres of their clusters.
 
 Han, Mao, Dally, "Deep Compression" (2016). A clustered kernel shrinks what is *transferred* (the
-compressed file), neither the file itself nor its latency.
+compressed file), neither the file itself nor its latency. How much depends on how often each value occurs as
+well: Chou, Lookabaugh, Gray, "Entropy-constrained vector quantization" (1989).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -21,11 +23,13 @@ from edge_sdk.compression.prune import unmatched
 from edge_sdk.compression.weights import MOST_SHARED, Holding, prunable
 from edge_sdk.errors import CompressionError
 
-__all__ = ["Clustering", "Start", "centres", "cluster"]
+__all__ = ["Clustering", "Start", "cells", "centres", "cluster"]
 
 Start = Literal["kmeans++", "density", "linear"]
 
 ROUNDS = 100
+SETTLING = 20  # rounds; training goes on with them
+COMPARED = 64  # borders
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,18 @@ class Clustering:
     Attributes
     ----------
     clusters
-        Values of each kernel, from 2 to 256. Where a kernel has zeros, as pruning leaves them,
-        zero is one of the values, and they stay.
+        Values of each kernel, from 2 to 256, at most. Where a kernel has zeros, as pruning leaves them,
+        zero is one of the values, and they stay; a few more may come.
     layers
         Another number for some layers: names, or patterns as of a shell; the first that matches counts. 0
         leaves a layer as it is.
     start
         Centres to begin with: ``kmeans++`` draws them far from each other, ``density`` takes quantiles,
         ``linear`` equal distances from the smallest weight to the largest (which keeps the large ones).
+    thrift
+        How far a weight may be from a value for the sake of a smaller file, at least 0. 0: every weight gets the
+        nearest value. Otherwise one that occurs often is preferred, zero among them where there are zeros: each
+        bit that this saves may cost so many times the mean squared error of the nearest values.
     fitting
         The training: each weight goes on learning, is seen as the nearest centre, and may so change its
         cluster; centres follow their weights.
@@ -56,6 +64,7 @@ class Clustering:
     clusters: int = 16
     layers: Mapping[str, int] = field(default_factory=dict)
     start: Start = "kmeans++"
+    thrift: float = 8.0
     fitting: Fitting = field(default_factory=Fitting)
 
     def __post_init__(self) -> None:
@@ -64,6 +73,8 @@ class Clustering:
                 raise CompressionError(f"{name} is {count}; it must be from 2 to {MOST_SHARED}")
         if self.start not in get_args(Start):
             raise CompressionError(f"start is {self.start!r}; it must be one of {', '.join(get_args(Start))}")
+        if not 0.0 <= self.thrift < math.inf:
+            raise CompressionError(f"thrift is {self.thrift}; it must be at least 0")
 
     def of(self, layer: str) -> int:
         """Return the number of a layer by its name."""
@@ -104,9 +115,7 @@ def cluster(
     for at, (name, kernel) in enumerate(kernels):
         if count := wanted.of(name):
             rng = np.random.default_rng([wanted.fitting.seed, at])
-            value = keras.ops.convert_to_numpy(kernel)
-            kernel.assign(_clustered(value, count, wanted.start, rng))
-            following.append(_Following(kernel, value))
+            following.append(_Following(kernel, count, wanted, rng))
     fit(
         *(clustered, data, wanted.fitting),
         stage="cluster",
@@ -167,44 +176,127 @@ def _nearest(values: npt.NDArray[Any], ordered: npt.NDArray[Any], original: npt.
     return np.argsort(original, kind="stable")[at]
 
 
-def _clustered(kernel: npt.NDArray[np.float32], count: int, start: Start, rng: np.random.Generator) -> Any:
-    flat = kernel.reshape(-1)
-    free = flat != 0.0
-    if not free.any():
-        return kernel
-    found = _not_zero(centres(flat[free], count if free.all() else count - 1, start, rng))
-    shared = np.zeros_like(flat)
-    shared[free] = found.astype(np.float32)[np.searchsorted((found[1:] + found[:-1]) / 2, flat[free])]
-    return shared.reshape(kernel.shape)
-
-
 def _not_zero(found: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(found == 0.0, np.finfo(np.float32).tiny, found)  # zero means pruned
 
 
 class _Following(keras.callbacks.Callback):  # type: ignore[misc]
-    """A kernel of few values while it trains, and the weights that it would have without."""
+    """A kernel of few values while it trains, and the weights that it would have without.
 
-    def __init__(self, kernel: Any, weights: npt.NDArray[np.float32]) -> None:
+    Parameters
+    ----------
+    kernel
+        It gets its values at once.
+    count
+        Of its values, zero included.
+    wanted
+        How they are chosen.
+    rng
+        To begin with.
+    """
+
+    def __init__(self, kernel: Any, count: int, wanted: Clustering, rng: np.random.Generator) -> None:
         super().__init__()
         self.kernel = kernel
-        self.free = weights != 0.0
-        self.weights = weights[self.free].astype(np.float64)
-        self.seen = keras.ops.convert_to_numpy(kernel)
-        self.found = np.unique(self.seen[self.free]).astype(np.float64)
+        value = keras.ops.convert_to_numpy(kernel)
+        self.free = value != 0.0
+        self.weights = value[self.free].astype(np.float64)
+        self.zeros = value.size - len(self.weights)
+        if not len(self.weights):
+            return
+        found = _not_zero(centres(self.weights, count - bool(self.zeros), wanted.start, rng))
+        self.found = np.sort(np.append(found, [0.0] * bool(self.zeros)))
+        self.sizes = np.ones(len(self.found))  # as if all were as frequent: the nearest
+        self.slope = 0.0
+        at = self._shared()
+        self.slope = wanted.thrift * float(np.mean((self.weights - self.found[at]) ** 2))
+        for _ in range(SETTLING if wanted.thrift else 0):
+            before, at = at, self._shared()
+            if np.array_equal(before, at):
+                break
+        self._assign(at)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Let the weights take the step that the kernel took, and the kernel be their centres again."""
-        if not len(self.found):
+        if not len(self.weights):
             return
         self.weights += (keras.ops.convert_to_numpy(self.kernel) - self.seen)[self.free]
-        at = np.searchsorted((self.found[1:] + self.found[:-1]) / 2, self.weights)
-        sizes, sums = (np.bincount(at, weights=by, minlength=len(self.found)) for by in (None, self.weights))
-        self.found = _not_zero(np.where(sizes > 0, sums / np.maximum(sizes, 1), self.found))
-        self.seen = np.zeros_like(self.seen)
+        self._assign(self._shared())
+
+    def _shared(self) -> npt.NDArray[np.int64]:
+        """Give each weight a centre, and move the centres to the means of their weights; return which is whose."""
+        bits = -np.log2(np.maximum(self.sizes, 1.0) / self.sizes.sum())
+        used, borders = cells(self.found, self.slope * bits)
+        at = _position(borders, self.weights)
+        sizes, sums = np.zeros(len(self.found)), np.zeros(len(self.found))
+        sizes[used] = np.bincount(at, minlength=len(used))
+        sums[used] = np.bincount(at, weights=self.weights, minlength=len(used))
+        moved = _not_zero(np.where(sizes > 0, sums / np.maximum(sizes, 1), self.found))
+        if self.zeros:
+            moved[self.found == 0.0] = 0.0
+            sizes[self.found == 0.0] += self.zeros
+        order = np.argsort(moved, kind="stable")  # unused ones stay, and may be overtaken
+        self.found, self.sizes = moved[order], sizes[order]
+        places: npt.NDArray[np.int64] = np.argsort(order, kind="stable")[used][at]
+        return places
+
+    def _assign(self, at: npt.NDArray[np.int64]) -> None:
+        self.seen = np.zeros(self.free.shape, np.float32)
         self.seen[self.free] = self.found.astype(np.float32)[at]
         self.kernel.assign(self.seen)
-        self.found = np.sort(self.found)
+
+
+def _position(borders: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Do what `numpy.searchsorted` does; to compare all values with few borders is ten times faster."""
+    if len(borders) > COMPARED:
+        return np.searchsorted(borders, values)
+    at = np.zeros(len(values), np.uint8)
+    for border in borders:
+        at += values > border
+    return at.astype(np.int64)
+
+
+def cells(
+    found: npt.NDArray[np.float64], penalties: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Say which centre has the smallest sum of squared distance and penalty, from -inf to inf.
+
+    Parameters
+    ----------
+    found
+        ``[k]``, ascending.
+    penalties
+        ``[k]``, of each.
+
+    Returns
+    -------
+    used
+        Positions of the centres that are best somewhere, ascending.
+    borders
+        Between them, one fewer.
+    """
+    used: list[int] = []
+    borders: list[float] = []
+    for at, (centre, penalty) in enumerate(zip(found.tolist(), penalties.tolist(), strict=True)):
+        border = -math.inf
+        while used:
+            last = used[-1]
+            gap = centre - found[last]
+            if gap <= 0.0:
+                border = -math.inf if penalty < penalties[last] else math.inf
+            else:
+                border = (centre + found[last] + (penalty - penalties[last]) / gap) / 2
+            if border > (borders[-1] if borders else -math.inf):
+                break
+            used.pop()
+            if borders:
+                borders.pop()
+        if border == math.inf:
+            continue
+        if used:
+            borders.append(border)
+        used.append(at)
+    return np.array(used), np.array(borders)
 
 
 def _turn_positive(model: keras.Model) -> None:

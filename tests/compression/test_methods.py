@@ -17,7 +17,7 @@ from edge_sdk.cloud.training import architecture, evaluate
 from edge_sdk.cloud.training.data import augmentation_for, frames, processing_for
 from edge_sdk.cloud.training.evaluate import logits_of, model_digest
 from edge_sdk.compression import distill
-from edge_sdk.compression.cluster import centres, cluster
+from edge_sdk.compression.cluster import cells, centres, cluster
 from edge_sdk.compression.export import device_logits, zstd_bytes
 from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit
 from edge_sdk.compression.prune import prune, sparsity
@@ -152,11 +152,38 @@ def test_kernels_have_as_many_values_as_wanted_and_the_model_still_knows_its_cla
     assert accuracy(clustered) >= accuracy(trained()) - 0.05
 
 
+@given(
+    st.lists(st.tuples(st.integers(-50, 50), st.integers(0, 80)), min_size=1, max_size=12),
+    st.lists(st.integers(-600, 600), max_size=30),
+)
+def test_each_weight_is_in_the_cell_of_the_centre_whose_distance_and_penalty_are_the_smallest(
+    centre: list[tuple[int, int]], weights: list[int]
+) -> None:
+    found, penalties = (np.array(column, float) for column in zip(*sorted(centre), strict=True))
+    used, borders = cells(found, penalties)
+    assert (np.diff(borders) > 0).all()
+    at = np.array(weights, float) / 10
+    costs = (at[:, None] - found) ** 2 + penalties
+    chosen = used[np.searchsorted(borders, at)]
+    np.testing.assert_allclose(costs[np.arange(len(at)), chosen], costs.min(axis=1), atol=1e-9)
+
+
+def test_thrift_makes_the_usual_values_more_usual_and_the_file_smaller() -> None:
+    still = Fitting(epochs=1, batch=32, rate=1e-30, momentum=0.0)
+
+    def bits(thrift: float) -> float:
+        clustered = cluster(trained(), stripes_data(32), clusters=16, thrift=thrift, fitting=still)
+        counts = [np.unique(kernel, return_counts=True)[1] for kernel in kernels(clustered).values()]
+        return float(-sum((count * np.log2(count / count.sum())).sum() for count in counts))
+
+    assert bits(8.0) < 0.95 * bits(0.0)
+
+
 def test_pruned_zeros_are_a_cluster_of_their_own() -> None:
     pruned = prune(trained(), stripes_data(), share=0.6, fitting=SHORT)
     clustered = cluster(pruned, stripes_data(), clusters=6, fitting=SHORT)
     before = kernels(pruned)
-    assert all(np.array_equal(kernel == 0.0, before[name] == 0.0) for name, kernel in kernels(clustered).items())
+    assert not any(kernel[before[name] == 0.0].any() for name, kernel in kernels(clustered).items())
     assert max(distinct(clustered).values()) <= 6
 
 
@@ -174,7 +201,7 @@ def test_shared_values_stay_shared_through_later_training_and_a_file(tmp_path: P
 
 def test_weights_go_over_to_another_value_where_training_moves_them() -> None:
     still, fast = (
-        cluster(trained(), stripes_data(32), clusters=5, fitting=Fitting(epochs=1, batch=8, rate=rate))
+        cluster(trained(), stripes_data(32), clusters=5, thrift=0.0, fitting=Fitting(epochs=1, batch=8, rate=rate))
         for rate in (1e-30, 5e-3)
     )
     start, end = kernels(still)["logits"], kernels(fast)["logits"]
@@ -201,6 +228,7 @@ def test_factors_of_norms_are_positive_after_clustering_and_the_model_computes_t
         ({"clusters": 1}, "clusters is 1; it must be from 2 to 256"),
         ({"clusters": 300}, "clusters is 300"),
         ({"start": "random"}, "start is 'random'"),
+        ({"thrift": -1.0}, "thrift is -1.0; it must be at least 0"),
         ({"layers": {"none": 4}}, "no layer is named 'none'"),
     ],
 )
