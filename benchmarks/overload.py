@@ -1,26 +1,27 @@
 # ruff: noqa: INP001 - a script, not a module of a package
 """Offer the server three times what it can do, each request with a deadline, and count what is answered in time.
 
-Server and load have a processor each, so that what the load needs is not missed by the server; the load comes from
-``h2load`` (Debian: nghttp2-client), which sends on time whatever becomes of earlier requests. The peak is what 16
-connections get that send one request after the other; then requests come at three times that rate over 16 connections.
-Both take turns, and medians are shown: of answers in time a second as a share of the peak, and of answers in time for
-each second of the server's processor time, as a share of the same at the peak, which tells more on a machine that is
-busy with other work. h2load knows nothing of gRPC's status, but only answers have contents: they are counted by these.
-Where the server mostly waited for its processor, the last figure of a round, a flood shows what else runs there.
-The slowest of all are taken for answers, as the refused are told at once, and those over the deadline are not in time.
+Server and load have a processor each, so that what the load needs is not missed by the server; the load is that of
+``offering.py``, which sends on time whatever becomes of earlier requests, and knows an answer from a refusal. The peak
+is what 16 connections get that send one request after the other; then requests come at three times that rate over 16
+connections. Both take turns, and medians are shown: of answers in time a second as a share of the peak, and of answers
+in time for each second of the server's processor time, as a share of the same at the peak, which tells more on a
+machine that is busy with other work. Times are those of answers alone. Ends of other calls are shown by gRPC's number:
+1 CANCELLED, 4 DEADLINE_EXCEEDED, 8 RESOURCE_EXHAUSTED. Where the server mostly waited for its processor, the last
+figure of a round, a flood shows what else runs there; where it offered less than three times the peak, the rest waited
+at its client, as a server may ask.
 
 example:
   python benchmarks/overload.py --models thumbnail cnn --rounds 7
-  python benchmarks/overload.py --models mlp --deadline 50 --serve max-concurrent 16
+  python benchmarks/overload.py --models mlp --deadline 50
+  python benchmarks/overload.py --models mlp --deadline 50 --serve front fast
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,36 +34,20 @@ from statistics import median
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # -P leaves it out
 
-from fronts import answer_bytes  # noqa: E402 - after the path is set, as the next line
+from offering import Load  # noqa: E402 - after the path is set, as the next line
 from server import METHOD, MODELS, body, serving, write_models  # noqa: E402
 
 CONNECTIONS = 16
-STREAMS = 100  # of a connection: further requests are not sent until one has ended
-
-
-@dataclass(frozen=True)
-class Load:
-    """What became of a load: requests that ended, answers among them, and the milliseconds of all, ascending."""
-
-    ended: int
-    answers: int
-    took: list[float]
 
 
 def send(address: str, data: bytes, seconds: float, options: Sequence[str]) -> Load:
-    """Load the server with h2load."""
-    expected = 5 + answer_bytes(address, data)
+    """Load the server from a process of its own."""
     with tempfile.TemporaryDirectory() as name:
-        request, log = Path(name) / "request", Path(name) / "log"
-        request.write_bytes(b"\0" + len(data).to_bytes(4, "big") + data)
-        command = ["h2load", "-t", "1", "-c", str(CONNECTIONS), "-w", "22", "-W", "22", "-D", f"{1e3 * seconds:.0f}ms"]
-        command += ["--log-file", str(log), "-d", str(request), "-H", "content-type: application/grpc"]
-        command += ["-H", "te: trailers", *options, f"http://{address}{METHOD}"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        took = sorted(int(line.split("\t")[2]) / 1e3 for line in log.read_text(encoding="ascii").splitlines())
-    contents = re.search(r"\((\d+)\) data", said)
-    assert contents, said
-    return Load(len(took), int(contents[1]) // expected, took)
+        request = Path(name) / "request"
+        request.write_bytes(data)
+        command = [sys.executable, "-P", str(HERE / "offering.py"), address, METHOD, str(request)]
+        command += ["--seconds", str(seconds), "--connections", str(CONNECTIONS), *options]
+        return Load(**json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
 def used(pid: int) -> float:
@@ -113,7 +98,7 @@ class Round:
     share_by_work: float
     p50_ms: float
     p99_ms: float
-    refused: int
+    ends: dict[str, int]
     late: int
     in_vain: int
     had: float
@@ -123,15 +108,16 @@ class Round:
 def measure(address: str, pid: int, model: str, deadline_ms: float, seconds: float, times: float) -> Round:
     """Find the peak, then offer so many times as much."""
     data, before = body(model, 1), used(pid)
-    calm = send(address, data, seconds, ["-m", "1"])
-    peak, peak_work = calm.answers / seconds, calm.answers / (used(pid) - before)
+    calm = send(address, data, seconds, [])
+    if not calm.answers:
+        raise SystemExit(f"{address} answers nothing: {calm.ends}")
+    peak, peak_work = len(calm.answers) / seconds, len(calm.answers) / (used(pid) - before)
     earlier, before, waited = ran(address, model), used(pid), starved(pid)
-    rate = ["-m", str(STREAMS), "--rps", f"{times * peak / CONNECTIONS:.3f}"]
-    flood = send(address, data, seconds, [*rate, "-H", f"grpc-timeout: {deadline_ms * 1e3:.0f}u"])
+    timeout = ["--timeout", f"{deadline_ms * 1e3:.0f}u"]
+    flood = send(address, data, seconds, ["--rate", f"{times * peak:.3f}", *timeout])
     work, waited, runs = used(pid) - before, starved(pid) - waited, ran(address, model) - earlier
-    answers = flood.took[-flood.answers :] if flood.answers else [0.0]
-    late = sum(took > deadline_ms for took in answers)
-    good = flood.answers - late
+    answers = flood.answers or [0.0]
+    good = sum(took <= deadline_ms for took in flood.answers)
     return Round(
         peak,
         flood.ended / seconds / peak,
@@ -139,9 +125,9 @@ def measure(address: str, pid: int, model: str, deadline_ms: float, seconds: flo
         good / work / peak_work,
         answers[len(answers) // 2],
         answers[len(answers) * 99 // 100],
-        flood.ended - flood.answers,
-        late,
-        runs - 1 - flood.answers,  # one is asked before, for the size of an answer
+        flood.ends,
+        len(flood.answers) - good,
+        runs - len(flood.answers),
         work / seconds,
         waited / seconds,
     )
@@ -157,8 +143,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load (default: %(default)s)")
     parser.add_argument("--serve", nargs="*", default=[], metavar="OPTION", help="of edge-sdk serve, without --")
     arguments = parser.parse_args()
-    if shutil.which("h2load") is None:
-        parser.error("h2load is needed: on Debian, apt-get install nghttp2-client")
     own, *others = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -180,10 +164,11 @@ def main() -> int:
 def show(model: str, rounds: list[Round]) -> None:
     """Print what was found."""
     for one in rounds:
+        ends = ", ".join(f"{count} of {status}" for status, count in sorted(one.ends.items())) or "none otherwise"
         print(
             f"{model}: peak {one.peak:.0f}/s; of {one.offered:.2f} times that, in time {one.share:.0%} of the peak, "
             f"{one.share_by_work:.0%} by work; p50 {one.p50_ms:.1f} ms, p99 {one.p99_ms:.1f} ms; "
-            f"{one.refused} refused, {one.late} late, {one.in_vain} run in vain; "
+            f"{ends}, {one.late} late, {one.in_vain} run in vain; "
             f"{one.had:.0%} of a processor, and waited for it {one.missed:.0%} of the time"
         )
     middle = {name: median(getattr(one, name) for one in rounds) for name in ("share", "share_by_work", "p99_ms")}

@@ -62,8 +62,8 @@ class Call:
     """
 
     __slots__ = (
-        "_connection", "_flush", "_max_message_bytes", "_metadata", "_owed", "_owed_since", "_transport", "_waiting",
-        "arrived", "deadline", "handler", "stream", "task",
+        "_connection", "_done", "_flush", "_max_message_bytes", "_metadata", "_owed", "_owed_since", "_transport",
+        "_waiting", "arrived", "deadline", "handler", "stream", "task",
     )  # fmt: skip
 
     def __init__(
@@ -86,8 +86,13 @@ class Call:
         self._owed, self._owed_since = (0, 0), self.arrived
         self._waiting: list[asyncio.Future[None]] = []
         self._metadata: tuple[tuple[str, str], ...] | None = None
+        self._done: Callable[[Any], None] | None = None
 
     # what handlers use
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Have something called when the call is over; one thing."""
+        self._done = callback
 
     def time_remaining(self) -> float | None:
         """Return the seconds that the client still waits; None is for ever."""
@@ -229,6 +234,8 @@ class Call:
             self._connection.end(self.stream, number_of(end.code), end.details, end.metadata)
         finally:
             self._flush()
+            if self._done is not None:
+                self._done(self)
 
     async def _turn(self) -> None:
         future = asyncio.get_running_loop().create_future()

@@ -22,7 +22,7 @@ _QUIET, _LONG_QUIET = 20e-6, 300e-6  # seconds in which nobody came, after which
 _GROW, _SHRINK = 2.0, 0.9  # how much one batch corrects that
 _TURNS = 4  # of the loop in which nobody came, at least: one may take long where the processor is given to others
 _MOST, _MOST_TURNS = 10e-3, 16  # seconds to wait at most, however many come; and turns, before that is believed
-_SHARE = 0.125  # likewise, of the time that a request has
+_SHARE = 0.5  # likewise, of the time that a request has: where all are late already, each alone would make it later
 _BRIEF = 1e-3  # seconds of a batch for which an instance is left to the loop, which knows who comes
 
 

@@ -230,7 +230,11 @@ class GrpcFront:
         self._readings.came()
         told: asyncio.Future[bytes | Failure] = asyncio.get_running_loop().create_future()
 
+        ready = 0.0
+
         def tell(answer: bytes | Failure) -> None:
+            nonlocal ready
+            ready = time.monotonic()
             if not told.done():  # its caller has gone, and the coroutine below does not know yet
                 told.set_result(answer)
 
@@ -250,6 +254,8 @@ class GrpcFront:
         if isinstance(said, Failure):
             await _abort(context, said)  # raises
         assert isinstance(said, bytes)
+        ready = ready or time.monotonic()
+        context.add_done_callback(lambda _: self._responder.margin.learn(ready, time.monotonic()))
         return said
 
     def take(

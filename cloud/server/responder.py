@@ -22,6 +22,7 @@ from edge_sdk.cloud.server.exchange import (
     wanted_outputs,
 )
 from edge_sdk.cloud.server.heads import cut
+from edge_sdk.cloud.server.margin import Margin
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.plans import Contents, Plan, Plans
 from edge_sdk.cloud.server.request_log import Notes
@@ -60,6 +61,8 @@ class Responder:
     ----------
     refused
         Requests that had no answer for want of room or time, so far.
+    margin
+        What the front learns of the way that answers take.
     """
 
     def __init__(self, core: Core, *, max_concurrent: int, log: Notes | None = None) -> None:
@@ -67,6 +70,7 @@ class Responder:
         self._at_work, self._max_concurrent, self._pressed_until = 0, max_concurrent, 0.0
         self._arrived = 0
         self.refused = 0
+        self.margin = Margin()
 
     @property
     def activity(self) -> tuple[int, int]:
@@ -94,7 +98,7 @@ class Responder:
             As for `RequestLog.note`.
         """
         arrived = time.monotonic()
-        error = self._core.refusal_of_any(deadline_of(arrived, time_remaining, None))
+        error = self._core.refusal_of_any(self._due(arrived, time_remaining, _NONE))
         if error is None:
             return None
         self._core.coming.came()  # or rather will not
@@ -146,7 +150,7 @@ class Responder:
             if admit is not None:
                 admit(model)
             if known is not None:
-                deadline = _deadline(arrived, time_remaining, parameters)
+                deadline = self._due(arrived, time_remaining, parameters)
                 if deadline is None or time.monotonic() < deadline:
                     response = self._at_once(plan, data, contents, request_id, arrived)
                     if response is None:
@@ -194,7 +198,7 @@ class Responder:
         try:
             if admit is not None:
                 admit(plan.model)
-            deadline = _deadline(arrived, time_remaining, parameters)
+            deadline = self._due(arrived, time_remaining, parameters)
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError("no time is left for this request")
             response = self._at_once(plan, data, contents, request_id, arrived)
@@ -357,7 +361,7 @@ class Responder:
                     version=version,
                     inputs=inputs,
                     encoding=encoding,
-                    deadline=deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER)),
+                    deadline=self._due(arrived, time_remaining, parameters),
                     priority=priority_of(parameters),
                     key=key_of(parameters, request.id),
                     outputs=tuple(output.name for output in wanted),
@@ -371,17 +375,18 @@ class Responder:
         # of the model that answered: a newer one may have taken over meanwhile
         return serialize(said.model, request.id, outputs, cached=said.cached)
 
+    def _due(self, arrived: float, time_remaining: float | None, parameters: Parameters) -> float | None:
+        """Return when an answer has to be ready, as a `time.monotonic` reading; None is never."""
+        if time_remaining is None and not parameters:
+            return None
+        deadline = deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER))
+        return None if deadline is None else deadline - self.margin.seconds(arrived)
+
     def _enter(self) -> None:
         # counted here, not by a transport, to which calls whose message never comes are at work, too
         if self._at_work >= self._max_concurrent:
             raise OverloadedError(f"{self._at_work} requests are at work already", retry_after=_RETRY_SECONDS)
         self._at_work += 1
-
-
-def _deadline(arrived: float, time_remaining: float | None, parameters: Parameters) -> float | None:
-    if time_remaining is None and not parameters:
-        return None
-    return deadline_of(arrived, time_remaining, parameters.get(TIMEOUT_PARAMETER))
 
 
 def unreadable(name: str) -> str:

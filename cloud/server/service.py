@@ -34,7 +34,7 @@ from edge_sdk.errors import InputError, ServiceError
 
 __all__ = ["Shared", "loop_factory", "opened", "reload", "run_alone", "serve"]
 
-_WAITING_CALLS = 2  # for each that may be at work, so many wait in gRPC until the loop takes them
+_WAITING_SHARE, _LEAST_WAITING = 3 / 8, 32  # of those that may be at work, so many wait in gRPC; and so many at least
 _UNREAD_BYTES = 256 * 2**10  # of each message that gRPC takes in before it is asked for
 _LAST_SECONDS = 0.2  # that connections have to be completed which have begun
 _IDLE_CALLS = 16  # for each that is at work, so many may be open: streams that rest, and messages on their way
@@ -160,6 +160,7 @@ async def _lead_away(config: ServerConfig, shared: Shared, stop: asyncio.Event, 
 async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, port_shared: bool) -> str:
     if config.front == "fast":
         return await _start_fast(config, shared, stack, port_shared)
+    waiting = max(_LEAST_WAITING, round(_WAITING_SHARE * config.max_concurrent))
     server = grpc.aio.server(
         interceptors=[CallerInterceptor(shared.access)] if shared.access else [],
         options=[
@@ -173,9 +174,10 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
             ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.max_concurrent_streams", config.max_concurrent),
-            # who waits before Python sees him waits in vain where there are too many; to cancel his call costs little
-            ("grpc.server.max_pending_requests", _WAITING_CALLS * config.max_concurrent),
-            ("grpc.server.max_pending_requests_hard_limit", (_WAITING_CALLS + 1) * config.max_concurrent),
+            # who waits before Python sees him gets older in no order of deadlines; to cancel his call costs little, and
+            # is surer than to refuse it
+            ("grpc.server.max_pending_requests", waiting),
+            ("grpc.server.max_pending_requests_hard_limit", waiting + 1),
             ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and is silent is let go
             ("grpc.keepalive_time_ms", 60_000),  # and so is who has vanished without a word
             ("grpc.keepalive_timeout_ms", 20_000),
