@@ -31,16 +31,19 @@ def keep_off(port: int) -> None:
     """Let no new connection to this process begin on a port; those that have begun are completed."""
     code = ctypes.create_string_buffer(_NO_NEWCOMERS, len(_NO_NEWCOMERS))
     program = struct.pack("HP", len(_NO_NEWCOMERS) // 8, ctypes.addressof(code))
-    for one in _sockets(port, listening=True):
+    for _, one in _sockets(port, listening=True):
         with contextlib.suppress(OSError):
             one.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
 
 
 def stop_listening(port: int) -> None:
-    """Take this process's sockets of a port out of those to which the system gives connections."""
-    for one in _sockets(port, listening=True):
-        with contextlib.suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
+    """Take this process's sockets of a port out of those to which the system gives connections.
+
+    Their owner is left with ones that do nothing in their place: of one that was shut down or closed it would complain.
+    """
+    for number, one in _sockets(port, listening=True):
+        with contextlib.suppress(OSError), socket.socket(one.family, socket.SOCK_STREAM) as idle:
+            os.dup2(idle.fileno(), number, inheritable=False)
 
 
 async def are_gone(ports: list[int], seconds: float, ends: Callable[[], bool]) -> None:
@@ -52,8 +55,8 @@ async def are_gone(ports: list[int], seconds: float, ends: Callable[[], bool]) -
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _sockets(port: int, *, listening: bool) -> Iterator[socket.socket]:
-    """Yield this process's sockets of a local port, whichever library has opened them."""
+def _sockets(port: int, *, listening: bool) -> Iterator[tuple[int, socket.socket]]:
+    """Yield this process's sockets of a local port, whichever library has opened them, and their numbers."""
     with contextlib.suppress(FileNotFoundError):  # of macOS
         for name in Path("/proc/self/fd").iterdir():
             try:
@@ -66,4 +69,4 @@ def _sockets(port: int, *, listening: bool) -> Iterator[socket.socket]:
                 if one.family not in (socket.AF_INET, socket.AF_INET6) or one.getsockname()[1] != port:
                     continue
                 if bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) is listening:
-                    yield one
+                    yield int(name.name), one
