@@ -33,7 +33,9 @@ from edge_sdk.errors import InputError, MissingExtraError
 from edge_sdk.protocol import add_input, messages, read_outputs, read_parameters
 from edge_sdk.types import TensorSpec
 from outside.classifiers import linear_onnx
+from outside.disk import run_with_limited_file_size
 from outside.models import adding_onnx
+from outside.services import Service
 
 ADDING = Answers(
     "add",
@@ -172,6 +174,31 @@ def test_a_folder_that_cannot_be_written_to_costs_only_what_is_shared(plain, cap
     assert "kept in the temporary folder" in caplog.text
     a, b = numbers(1, 100), numbers(2, 100)
     np.testing.assert_array_equal(found(table, a, b), a + b)
+
+
+@pytest.mark.slow
+def test_where_the_disk_is_full_a_table_is_refused_in_one_line_and_made_when_there_is_room(tmp_path):
+    (tmp_path / "linear.onnx").write_bytes(linear_onnx((1, 4), 3))
+    x = np.random.default_rng(4).normal(size=(3000, 4)).astype(np.float32)
+    pq.write_table(pa.table({"x": x.tolist()}), tmp_path / "in.parquet")
+    table = tmp_path / "t.parquet"
+    index = table.with_name(table.name + SUFFIX)
+    batch = ["-m", "edge_sdk", "batch", *map(str, (tmp_path / "linear.onnx", tmp_path / "in.parquet", table))]
+    batch += ["--table", "tensor", "--workers", "1"]
+    for limit, there in ((16_384, False), (300_000, True)):  # of the parts, and of what a server maps
+        done = run_with_limited_file_size(batch, limit)
+        assert (done.returncode, len(done.stderr.splitlines())) == (0 if there else 2, 0 if there else 1), done.stderr
+        assert table.exists() is index.exists() is there
+    index.unlink()
+    (tmp_path / "serve.toml").write_text('[models."*"]\ntable = "t.parquet"\n')
+    serve = ["serve", tmp_path / "linear.onnx", "--grpc-port", "0", "--config", tmp_path / "serve.toml"]
+    done = run_with_limited_file_size(["-m", "edge_sdk", *map(str, serve)], 16_384)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("edge-sdk: error: cannot write")
+    assert not index.exists()
+    assert {one.name for one in tmp_path.iterdir()} == {"linear.onnx", "in.parquet", "t.parquet", "serve.toml"}
+    with Service(*serve):
+        assert index.exists()
 
 
 def test_answers_of_another_model_are_not_used_and_the_log_says_so(plain, caplog):
