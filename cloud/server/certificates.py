@@ -7,6 +7,7 @@ import logging
 import os
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Certificates:
         self._pem = self._read()
         self._serves_grpc = False
         self._next: Any = None  # what gRPC has not taken yet
-        self._contexts: list[ssl.SSLContext] = []
+        self._contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
 
     def refresh(self) -> None:
         """Look whether the files have changed, and take them if so."""
@@ -56,8 +57,8 @@ class Certificates:
                 return
             self._stamp = stamp  # what is wrong is said once
             pem = self._read()
-            for context in self._contexts:
-                self._fill(context)
+            # anew, as an authority cannot be taken out of one
+            self._contexts = {protocols: self._context(protocols) for protocols in self._contexts}
         except (InputError, StorageError) as error:
             _log.warning("the certificate in use stays: %s", error)
         else:
@@ -92,14 +93,18 @@ class Certificates:
             time.sleep(_LETTING_GO)
         return configuration
 
-    def ssl_context(self, *protocols: str) -> ssl.SSLContext:
-        """Return a context for an HTTP server; authorities that are taken away stay in it until the server restarts.
+    def tls(self, *protocols: str) -> Callable[[], ssl.SSLContext]:
+        """Return what gives the context for a new connection.
 
         Parameters
         ----------
         *protocols
             That clients may choose of, such as ``h2``; none leaves it to them.
         """
+        self._contexts[protocols] = self._context(protocols)
+        return lambda: self._contexts[protocols]
+
+    def _context(self, protocols: tuple[str, ...]) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self._client_ca is not None:
@@ -107,7 +112,6 @@ class Certificates:
         if protocols:
             context.set_alpn_protocols(protocols)
         self._fill(context)
-        self._contexts.append(context)
         return context
 
     def _look(self) -> tuple[object, ...]:

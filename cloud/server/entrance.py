@@ -83,7 +83,7 @@ class Entrance:
     refusal
         What those beyond are told.
     tls
-        With which they are greeted, or None.
+        Gives what a new one is greeted with; None where it is not.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Entrance:
         *,
         most: int,
         refusal: bytes,
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         self._listening, self._protocol, self._visitors, self._most = listening, protocol, visitors, most
         self._refusal, self._tls = refusal if tls is None else _ALERT, tls
@@ -171,7 +171,7 @@ class Entrance:
             await self._loop.connect_accepted_socket(
                 lambda: _Arrival(self._protocol, functools.partial(self._coming.pop, task, None)),
                 client,
-                ssl=self._tls,
+                ssl=None if self._tls is None else self._tls(),
                 ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_SECONDS,
             )
         except (OSError, asyncio.CancelledError):  # and what TLS and its time raise is among the first

@@ -139,7 +139,7 @@ class FastServer:
         for entrance in self._entrances:
             entrance.close()
 
-    async def start(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+    async def start(self, listening: socket.socket, tls: Callable[[], ssl.SSLContext] | None) -> None:
         """Take connections from a socket that listens."""
         loop, shared = asyncio.get_running_loop(), self._shared
         make, most = lambda: _Connection(shared, loop), shared.max_connections

@@ -46,7 +46,7 @@ class HttpServer:
 async def start(
     application: web.Application,
     listening: socket.socket,
-    tls: ssl.SSLContext | None,
+    tls: Callable[[], ssl.SSLContext] | None,
     grace_seconds: float,
     *,
     name: str,

@@ -237,7 +237,7 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
     shared.leaving.append(server.close)
     listening = open_socket(config.host, config.grpc_port, "--grpc-port", shared=port_shared)
     port = listening.getsockname()[1]
-    await server.start(listening, None if shared.certificates is None else shared.certificates.ssl_context("h2"))
+    await server.start(listening, None if shared.certificates is None else shared.certificates.tls("h2"))
 
     async def end() -> None:
         await health.set(serving=False)
@@ -292,7 +292,7 @@ async def _start_http(
                 lambda: _counted(shared), None if config.metrics_plain else shared.access
             ).application()
         certificates = None if front == "metrics" and config.metrics_plain else shared.certificates
-        tls = None if certificates is None else certificates.ssl_context()
+        tls = None if certificates is None else certificates.tls()
         server = await start(
             application,
             listening,

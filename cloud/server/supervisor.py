@@ -307,7 +307,7 @@ class _Supervisor:
         if self._config.metrics_plain:
             access = None
         elif certificates is not None:
-            tls = certificates.ssl_context()
+            tls = certificates.tls()
             refreshing = asyncio.create_task(certificates.keep_fresh())
             stack.callback(refreshing.cancel)
         application = MetricsFront(self._collect, access).application()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import shutil
+import signal
 import ssl
 import threading
 import time
@@ -12,6 +15,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from edge_sdk.cloud.server.certificates import Certificates as ServerCertificates
+from edge_sdk.cloud.server.core import Core
+from edge_sdk.cloud.server.service import Shared, reload
 from edge_sdk.protocol import messages
 from outside.bundles import TinyBundle
 from outside.certificates import Certificates, make_certificates
@@ -119,6 +125,74 @@ def test_clients_without_a_certificate_of_the_authority_are_refused(
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
             https(process.ready["http"], server, other)
     assert process.stop() == 0
+
+
+def test_authorities_that_are_taken_away_let_nobody_in_any_more(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str
+) -> None:
+    server, old, new = made(tmp_path / "server"), made(tmp_path / "old"), made(tmp_path / "new")
+    authorities = tmp_path / "authorities.pem"
+    shutil.copy(old.cert, authorities)
+    process = service(
+        "serve", tiny_edge_bundle.path, *tls_options(server), "--tls-client-ca", authorities, "--front", grpc_front
+    )
+
+    def lets_in(client: Certificates) -> list[bool]:
+        """Tell of gRPC and of REST whether they do."""
+        both = []
+        with grpc.secure_channel(process.ready["grpc"], trusting(server, client), OWN_CONNECTION) as channel:
+            try:
+                both.append(live(channel, timeout=5))
+            except grpc.RpcError:
+                both.append(False)
+        try:
+            both.append(https(process.ready["http"], server, client) == 200)
+        except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
+            both.append(False)
+        return both
+
+    assert (lets_in(old), lets_in(new)) == ([True, True], [False, False])
+    shutil.copy(new.cert, authorities)
+    process.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + PATIENT
+    while lets_in(new) != [True, True]:
+        assert time.monotonic() < deadline
+    assert lets_in(old) == [False, False]
+    assert process.stop() == 0
+
+
+def test_a_hangup_takes_a_new_certificate_without_waiting_for_the_next_look(
+    tiny_edge_bundle: TinyBundle, tmp_path: Path
+) -> None:
+    first, second = made(tmp_path / "first"), made(tmp_path / "second")
+    used = tmp_path / "cert.pem", tmp_path / "key.pem"
+    core = Core.load([tiny_edge_bundle.path])
+    with contextlib.closing(core):
+        for one in (first, second):
+            shutil.copy(one.cert, used[0])
+            shutil.copy(one.key, used[1])
+            if one is first:
+                certificates = ServerCertificates(*used)
+                current = certificates.tls()
+            else:
+                assert greets(current(), first), "nobody has looked"
+                asyncio.run(reload(Shared(core, certificates, None, None)))
+            assert [greets(current(), other) for other in (first, second)] == [one is first, one is second]
+
+
+def greets(server: ssl.SSLContext, trusted: Certificates) -> bool:
+    """Tell whether who trusts a certificate believes a server."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context(cafile=str(trusted.cert)).wrap_bio(back, there, server_hostname="localhost")
+    ends = client, server.wrap_bio(there, back, server_side=True)
+    for end in (*ends, *ends):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError:
+            return False
+    return True
 
 
 def test_authorities_that_are_none_or_alone_are_refused(tiny_edge_bundle: TinyBundle, tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import configparser
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +63,39 @@ def test_every_file_is_yaml_or_has_a_check_of_its_own() -> None:
         "edge-sdk-agent.service",
         "mosquitto.conf",
     }
+
+
+CHECKER = os.environ.get("EDGE_SDK_DEPLOY_PYTHON", "")
+BROKEN = {
+    "kubernetes/fallback.yaml": ("maxReplicas: 10", "maxReplica: 10", "HorizontalPodAutoscaler"),
+    "kubernetes/kserve.yaml": ("storageUri:", "storageURI:", "has no storageURI"),
+    "kubernetes/kserve-triton.yaml": ("minReplicas: 2", "minReplicas: two", "minReplicas should be int"),
+    "compose.yaml": ("depends_on: [broker]", "depends_on: broker", "depends_on"),
+    "Dockerfile": ("USER 10001", "USER root", "DL3002"),
+}
+
+
+def check(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = ROOT / "tests" / "fixtures" / "foreign" / "check_deploy.py"
+    command = [CHECKER, str(program), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHECKER, reason="EDGE_SDK_DEPLOY_PYTHON is not set: a Python with what check_deploy.py names")
+def test_those_who_read_the_files_take_them_and_would_not_take_others(tmp_path: Path) -> None:
+    done = check(DEPLOY)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    for name, (right, wrong, _) in BROKEN.items():
+        path = tmp_path / "deploy" / name
+        text = path.read_text()
+        assert right in text
+        path.write_text(text.replace(right, wrong))
+    done = check(tmp_path / "deploy")
+    assert done.returncode == 1
+    for *_, said in BROKEN.values():
+        assert said in done.stdout
 
 
 def test_the_unit_of_the_agent_runs_our_command_and_keeps_its_state_where_that_may_write() -> None:
