@@ -124,7 +124,7 @@ lock: ## write constraints.txt anew from the newest versions that fit together (
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install -q --upgrade pip
-	build/lock/bin/python tools/lock.py requirements demo dev > build/requirements.txt
+	build/lock/bin/python tools/lock.py requirements demo dev ray > build/requirements.txt
 	build/lock/bin/python -m pip install -q -r build/requirements.txt
 	build/lock/bin/python tools/lock.py constraints > build/constraints.txt
 	mv build/constraints.txt constraints.txt
