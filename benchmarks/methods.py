@@ -8,7 +8,7 @@ mean (Student's t).
 
 example:
   python benchmarks/methods.py
-  python benchmarks/methods.py --seeds 5 --only all-taught
+  python benchmarks/methods.py --seeds 5 --epochs 28 --only all-taught
   python benchmarks/methods.py --seeds 5 --epochs 18 --data cifar10:/data/cifar10 --json methods.json
 """
 
@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -33,12 +33,12 @@ import keras  # noqa: E402 - after the path and the environment are set, as the 
 import numpy as np  # noqa: E402
 from scipy.stats import t  # noqa: E402
 
-from edge_sdk.cloud.training import architecture, data, loop  # noqa: E402
+from edge_sdk.cloud.training import architecture, data  # noqa: E402
 from edge_sdk.compression import distill  # noqa: E402
 from edge_sdk.compression.cluster import cluster  # noqa: E402
 from edge_sdk.compression.export import device_logits, zstd_bytes  # noqa: E402
 from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit  # noqa: E402
-from edge_sdk.compression.prune import MagnitudePruning, Pruning, prune  # noqa: E402
+from edge_sdk.compression.prune import prune  # noqa: E402
 from edge_sdk.compression.qat import quantize_aware  # noqa: E402
 from edge_sdk.compression.quantize import to_int8_tflite  # noqa: E402
 from edge_sdk.compression.tflite import convert, saved  # noqa: E402
@@ -47,7 +47,10 @@ from edge_sdk.runtime import open_session  # noqa: E402
 from harness import Machine  # noqa: E402
 
 RUNS = 200
-METHODS = ("int8", "clusters", "all-any", "all-6x1", "all-taught")
+# pattern, thrift, and whether the network learns from itself as it was meanwhile
+ALL = (("all-any", "any", 8.0, False), ("all-6x1", "6x1", 8.0, False), ("all-taught", "4x1", 2.0, True))
+PLANS = ((0.7, 2e-3), (0.15, 1e-3), (0.15, 5e-4))  # share of the epochs and rate: pruning, clustering, int8
+METHODS = ("int8", "clusters", *(name for name, *_ in ALL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,43 +104,28 @@ def rows(splits: Splits, seed: int, epochs: int, only: Sequence[str], say: Calla
             for precision in precisions:
                 measure(f"{method}, {precision}", convert(folder, precision, some))
 
-    def taught() -> keras.Model:
-        """Prune runs of six while the network learns from itself as it was."""
-        pruned, plan = copied(trained), fitting(0.7, 3e-3)
-        teacher = loop.assemble(copied(trained), spec, splits.train)
-        pruning = MagnitudePruning(pruned, Pruning(0.8, pattern="6x1"), steps=plan.steps(len(samples)))
-        fit(
-            *(pruned, samples, plan),
-            stage="prune",
-            callbacks=(pruning,),
-            hold=False,
-            trainer=lambda framed: distill.Distillation(framed, teacher, temperature=3.0, alpha=0.7),
-        )
-        return pruned
-
     keras.utils.set_random_seed(seed)
     _, height, width, channels = spec.output_shape
     trained = architecture.teacher((height, width, channels), len(splits.classes), "float32")
     fit(trained, samples, Fitting(14, rate=4e-3, seed=seed, augmentation=change), stage="train")
     files("as trained", trained, ("float32", "float16", "dynamic", "int8", "int4") if "int8" in only else ("float32",))
     dense = copied(trained)
-    fit(dense, samples, fitting(1.0, 3e-3), stage="control")
+    fit(dense, samples, fitting(1.0, 2e-3), stage="control")
     files("control", dense)
     if "int8" in only:
         measure("int8-trained", to_int8_tflite(quantize_aware(dense, samples, fitting=fitting(0.2, 5e-4))))
     if "clusters" in only:
         files("16 clusters", cluster(trained, samples, fitting=fitting(1.0, 1e-3)))
-    for name, what in (("all-any", "any"), ("all-6x1", "6x1"), ("all-taught", "6x1, taught by itself")):
+    taught = distill.Guidance(teachers=[copied(trained)])
+    for name, pattern, thrift, learning in ALL:
         if name in only:
-            pruned = (
-                taught()
-                if name == "all-taught"
-                else prune(trained, samples, share=0.8, pattern=what, fitting=fitting(0.7, 3e-3))
-            )
-            files(f"80 % zeros ({what})", pruned)
-            few = cluster(pruned, samples, start="linear", fitting=fitting(0.15, 1e-3))
-            integers = quantize_aware(few, samples, fitting=fitting(0.15, 5e-4))
-            measure(f"80 % zeros ({what}), 16 clusters, int8-trained", to_int8_tflite(integers))
+            plans = [replace(fitting(*plan), learning=taught if learning else None) for plan in PLANS]
+            what = f"80 % zeros ({pattern}{', taught by itself' if learning else ''})"
+            pruned = prune(trained, samples, share=0.8, pattern=pattern, fitting=plans[0])
+            files(what, pruned)
+            few = cluster(pruned, samples, start="linear", thrift=thrift, fitting=plans[1])
+            integers = quantize_aware(few, samples, fitting=plans[2])
+            measure(f"{what}, 16 clusters, int8-trained", to_int8_tflite(integers))
     return done
 
 

@@ -42,6 +42,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--data", default="mnist", metavar="SPEC", help="images of one size (default mnist)")
     parser.add_argument("--seeds", type=int, default=5, help="default 5")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first seed (default 0)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="default: all")
     parser.add_argument("--width", type=int, default=16, help="channels of the first convolution (default 16)")
     parser.add_argument("--dense-epochs", type=int, default=8, help="training before compression (default 8)")
@@ -54,7 +55,7 @@ def main() -> None:
     if args.seeds < 2:
         parser.error("--seeds is less than 2, of which there is no interval")
     rows: list[dict[str, Any]] = []
-    for seed in range(args.seeds):
+    for seed in range(args.first, args.first + args.seeds):
         rows += compare(args, seed)
         print(json.dumps(rows[-len(args.methods) :]), file=sys.stderr, flush=True)
         result = {"arguments": {key: str(value) for key, value in vars(args).items()}, "rows": rows, **judged(rows)}
