@@ -38,7 +38,7 @@ from edge_sdk.compression import distill  # noqa: E402
 from edge_sdk.compression.cluster import cluster  # noqa: E402
 from edge_sdk.compression.export import device_logits, zstd_bytes  # noqa: E402
 from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit  # noqa: E402
-from edge_sdk.compression.prune import prune  # noqa: E402
+from edge_sdk.compression.prune import prune, shares  # noqa: E402
 from edge_sdk.compression.qat import quantize_aware  # noqa: E402
 from edge_sdk.compression.quantize import to_int8_tflite  # noqa: E402
 from edge_sdk.compression.tflite import convert, saved  # noqa: E402
@@ -47,7 +47,7 @@ from edge_sdk.runtime import open_session  # noqa: E402
 from harness import Machine  # noqa: E402
 
 RUNS = 200
-# pattern, thrift, and whether the network learns from itself as it was meanwhile
+# pattern, thrift, and whether large kernels lose more, while the network learns from itself as it was
 ALL = (("all-any", "any", 8.0, False), ("all-6x1", "6x1", 8.0, False), ("all-taught", "4x1", 2.0, True))
 PLANS = ((0.7, 2e-3), (0.15, 1e-3), (0.15, 5e-4))  # share of the epochs and rate: pruning, clustering, int8
 METHODS = ("int8", "clusters", *(name for name, *_ in ALL))
@@ -121,7 +121,8 @@ def rows(splits: Splits, seed: int, epochs: int, only: Sequence[str], say: Calla
         if name in only:
             plans = [replace(fitting(*plan), learning=taught if learning else None) for plan in PLANS]
             what = f"80 % zeros ({pattern}{', taught by itself' if learning else ''})"
-            pruned = prune(trained, samples, share=0.8, pattern=pattern, fitting=plans[0])
+            spread = shares(trained, 0.8) if learning else {}
+            pruned = prune(trained, samples, share=0.8, layers=spread, pattern=pattern, fitting=plans[0])
             files(what, pruned)
             few = cluster(pruned, samples, start="linear", thrift=thrift, fitting=plans[1])
             integers = quantize_aware(few, samples, fitting=plans[2])

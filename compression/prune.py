@@ -21,7 +21,7 @@ from edge_sdk.compression.fitting import Fitting, FittingData, Progress, copied,
 from edge_sdk.compression.weights import Holding, prunable
 from edge_sdk.errors import CompressionError
 
-__all__ = ["MagnitudePruning", "Pruning", "Sparsity", "polynomial", "prune", "sparsity", "unmatched"]
+__all__ = ["MagnitudePruning", "Pruning", "Sparsity", "polynomial", "prune", "shares", "sparsity", "unmatched"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -210,6 +210,41 @@ class MagnitudePruning(keras.callbacks.Callback):  # type: ignore[misc]
 def polynomial(step: int, end: int, target: float) -> float:
     """Sparsity at a step: ``target · (1 - (1 - step/end)³)``, and ``target`` from ``end`` on."""
     return target * (1.0 - (1.0 - min(step / end, 1.0)) ** 3)
+
+
+def shares(model: keras.Model, share: float) -> dict[str, float]:
+    """Spread a share of zeros over all kernels, for ``prune(layers=...)``: large kernels lose more of their weights.
+
+    What is kept of a kernel goes with the square root of its size; kernels that are too small for that stay whole.
+
+    Parameters
+    ----------
+    model
+        Whose kernels to look at.
+    share
+        Of zeros among all of their weights, from 0 to below 1.
+
+    Returns
+    -------
+    dict
+        The share of each, by the name of its layer.
+
+    Raises
+    ------
+    CompressionError
+        The share is out of range.
+    """
+    wanted = Pruning(share).share
+    sizes = {name: int(np.prod(kernel.shape)) for name, kernel in prunable(model)}
+    whole: set[str] = set()
+    while True:
+        rest = {name: size for name, size in sizes.items() if name not in whole}
+        kept = (1.0 - wanted) * sum(sizes.values()) - sum(sizes[name] for name in whole)
+        each = kept / sum(size**0.5 for size in rest.values()) if rest else 0.0
+        small = {name for name, size in rest.items() if each >= size**0.5}
+        if not small:
+            return {name: 1.0 - each / size**0.5 if name in rest else 0.0 for name, size in sizes.items()}
+        whole |= small
 
 
 def sparsity(model: keras.Model) -> Sparsity:

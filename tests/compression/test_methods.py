@@ -20,7 +20,7 @@ from edge_sdk.compression import distill
 from edge_sdk.compression.cluster import cells, centres, cluster
 from edge_sdk.compression.export import device_logits, zstd_bytes
 from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit
-from edge_sdk.compression.prune import prune, sparsity
+from edge_sdk.compression.prune import prune, shares, sparsity
 from edge_sdk.compression.qat import quantize_aware
 from edge_sdk.compression.quantize import float_tensors, to_int8_tflite
 from edge_sdk.compression.tflite import convert, saved
@@ -119,6 +119,19 @@ def test_pruning_that_cannot_be_is_refused(options: dict[str, object], message: 
 def test_a_pattern_that_fits_no_layer_is_refused() -> None:
     with pytest.raises(CompressionError, match=r"no layer of 'body' can be pruned by pattern 4:7: it needs"):
         prune(trained(), stripes_data(), pattern="4:7", share=1 - 4 / 7, fitting=SHORT)
+
+
+def test_a_share_is_spread_so_that_large_kernels_lose_more_and_small_ones_nothing() -> None:
+    model = trained()
+    sizes = {name: kernel.size for name, kernel in kernels(model).items()}
+    for share in (0.0, 0.3, 0.8, 0.99):
+        found = shares(model, share)
+        assert sum(found[name] * size for name, size in sizes.items()) == pytest.approx(share * sum(sizes.values()))
+        ordered = [found[name] for name in sorted(sizes, key=sizes.__getitem__)]
+        assert ordered == sorted(ordered)
+        assert 0.0 <= ordered[0] <= ordered[-1] < 1.0
+    with pytest.raises(CompressionError, match=r"prune is 1\.0"):
+        shares(model, 1.0)
 
 
 # ---- cluster
@@ -261,7 +274,7 @@ def test_zeros_clusters_and_integers_together_leave_a_twentieth_of_the_demos_net
     fit(model, data, fitting(14, 4e-3), stage="train")
     taught = distill.Guidance(teachers=[copied(model)])
     plans = (replace(fitting(*plan), learning=taught) for plan in ((20, 2e-3), (4, 1e-3), (4, 5e-4)))
-    pruned = prune(model, data, share=0.8, pattern="4x1", fitting=next(plans))
+    pruned = prune(model, data, layers=shares(model, 0.8), pattern="4x1", fitting=next(plans))
     few = cluster(pruned, data, clusters=16, start="linear", thrift=2.0, fitting=next(plans))
     small = to_int8_tflite(quantize_aware(few, data, fitting=next(plans)))
     control = copied(model)
