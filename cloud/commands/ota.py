@@ -25,6 +25,7 @@ from edge_sdk.cloud.ota.gateway import Gateway
 from edge_sdk.cloud.ota.operators import ROLES
 from edge_sdk.cloud.ota.reports import last_reports
 from edge_sdk.cloud.ota.repository import Repository
+from edge_sdk.cloud.ota.tokens import name_token_key
 from edge_sdk.errors import InputError
 from edge_sdk.ota.link import Broker
 
@@ -85,6 +86,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rotate = action("rotate", "replace a key by a new one; devices follow by themselves")
     rotate.add_argument("key", metavar="KEY", help="root-1, root-2, …, targets, publisher, assignments or online")
 
+    token = action("token", "name a key in a PKCS#11 token (PYKCS11LIB), for init to take or rotate to change to")
+    token.add_argument("key", metavar="KEY", help="root-1, root-2, …, targets or publisher")
+    token.add_argument("--id", type=int, required=True, metavar="N", help="number of the key (CKA_ID) in the token")
+    token.add_argument("--label", help="label of the token, where there are several")
+    token.add_argument("--next", action="store_true", help="it is to replace the present key at the next rotation")
+
     operator = action("operator", "say who may do what; without --name, show it")
     operator.add_argument("--name", help="account of the operating system")
     operator.add_argument("--roles", default="", help=f"comma-separated, of {', '.join(ROLES)}; none: not an operator")
@@ -121,6 +128,11 @@ def run(args: argparse.Namespace) -> int:
             bins=args.bins,
         )
         _say(args, {"repository": str(made.folder), "root": str(made.root_path)}, f"pin {made.root_path} on devices")
+        return 0
+    if args.action == "token":
+        keys = (args.keys or [args.folder / "keys"])[0]
+        path = name_token_key(keys, args.key, key=args.id, label=args.label, replaces=args.next)
+        _say(args, {"key": args.key, "file": str(path)}, f"{path} stands for the key in the token")
         return 0
     repository = Repository.open(args.folder, keys=args.keys, passphrase=passphrase)
     if args.action == "add":

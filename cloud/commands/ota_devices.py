@@ -66,9 +66,7 @@ def enrol(args: argparse.Namespace, repository: Repository, say: Say) -> None:
             made = args.request.read_bytes()
     else:
         raise InputError(f"there is no request at {args.request}")
-    root = repository.root_path
-    with storage_errors(root, "read"):
-        device, answer = devices.enrol(made, root.read_bytes(), replaces=args.replace, days=args.days)
+    device, answer = devices.enrol(made, repository.newest_root(), replaces=args.replace, days=args.days)
     if args.device is not None:
         accept(args.state, answer)
     else:

@@ -6,15 +6,17 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from tuf.api.metadata import TargetFile
+
 from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.ota.deltas import block_hashes
 from edge_sdk.errors import BundleError, InputError
 from edge_sdk.files import storage_errors
 from edge_sdk.ota.needs import Needs
-from edge_sdk.ota.records import Target
+from edge_sdk.ota.records import Delta, Target
 from edge_sdk.ota.topics import BLOCK_BYTES
 
-__all__ = ["read_bundle"]
+__all__ = ["read_bundle", "signed_file", "target_of"]
 
 
 def read_bundle(path: Path, needs: Needs) -> tuple[Target, bytes]:
@@ -57,3 +59,13 @@ def read_bundle(path: Path, needs: Needs) -> tuple[Target, bytes]:
         needs=replace(needs, runtime=manifest.artifacts[0].runtime),
     )
     return target, data
+
+
+def signed_file(signed: Target | Delta) -> TargetFile:
+    """Return a bundle file or a delta as TUF signs it."""
+    return TargetFile(signed.size, {"sha256": signed.sha256}, signed.path, {"custom": signed.custom()})
+
+
+def target_of(file: TargetFile) -> Target:
+    """Return the bundle file that TUF signed."""
+    return Target.from_signed(file.path, file.length, file.hashes, file.custom)

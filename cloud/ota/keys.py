@@ -1,11 +1,11 @@
 """Signing keys as files: Ed25519, PKCS#8 PEM, readable by their owner only, encrypted where asked.
 
-A key that is kept elsewhere, in a hardware token for instance, is a file ``<name>.uri`` instead.
+A key that is kept elsewhere, in a hardware token for instance, is a file ``<name>.uri`` instead
+(`edge_sdk.cloud.ota.tokens`); one that is to replace another is ``<name>.next.uri``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,10 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.exceptions import UnsupportedLibraryError
-from securesystemslib.signer import CryptoSigner, Key, Signer
+from securesystemslib.signer import CryptoSigner, Signer
 
-from edge_sdk import canonical
+from edge_sdk.cloud.ota.tokens import load_uri, public_of
 from edge_sdk.errors import InputError, StorageError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors, write_durably
 
@@ -31,7 +30,6 @@ Keys = str | Path | Sequence[str | Path] | None
 """A folder of keys, or several, or the one within the repository."""
 
 _ONLINE = ("online", "assignments")
-PIN = "EDGE_SDK_OTA_PIN"
 _UNFINISHED = ".unfinished"
 
 
@@ -100,20 +98,28 @@ class KeyFolder:
         return self._create(name, self.folder / f"{name}.pem")
 
     def create_next(self, name: str) -> Signer:
-        """Make the key that will replace one of that name."""
+        """Make the key that will replace one of that name; a ``<name>.next.uri`` is taken as it is."""
+        if (elsewhere := self._find(f"{name}.next.uri")) is not None:
+            return load_uri(elsewhere)
         return self._create(name, make_folder(self.folder) / f"{name}.next.pem")
 
     def pending(self) -> list[str]:
         """Return the names of the keys that are about to be replaced."""
-        return sorted(path.name.removesuffix(".next.pem") for path in self.folder.glob("*.next.pem"))
+        found = {path.name for folder in self._folders for path in folder.glob("*.next.uri")}
+        found |= {path.name for path in self.folder.glob("*.next.pem")}
+        return sorted({name.partition(".")[0] for name in found})
 
-    def load_next(self, name: str) -> Signer:
-        """Return the signer of the key that is to replace one of that name."""
-        return self._load(self.folder / f"{name}.next.pem")
+    def next_keyid(self, name: str) -> str:
+        """Return the id of the key that is to replace one of that name."""
+        if (elsewhere := self._find(f"{name}.next.uri")) is not None:
+            return public_of(elsewhere).keyid
+        return self._load(self.folder / f"{name}.next.pem").public_key.keyid
 
     def promote(self, name: str) -> None:
         """Put a new key in the place of the old one, which is kept as retired."""
-        path, old = self.folder / f"{name}.pem", self._find(f"{name}.pem")
+        new = self._find(f"{name}.next.uri") or self.folder / f"{name}.next.pem"
+        path, old = new.with_name(f"{name}{new.suffix}"), self._find(f"{name}.pem")
+        elsewhere = self._find(f"{name}.uri")
         with storage_errors(path):
             if old is not None:
                 try:
@@ -121,13 +127,14 @@ class KeyFolder:
                 except InputError:  # of another passphrase: what it is called does not matter
                     keyid = f"of-{name}"
                 old.rename(old.with_name(f"retired-{keyid}.pem"))
-            (self.folder / f"{name}.next.pem").replace(path)
-            if (elsewhere := self._find(f"{name}.uri")) is not None:
-                elsewhere.rename(elsewhere.with_name(f"retired-{name}.uri"))
-        fsync_dir(self.folder)
+            if elsewhere is not None:
+                elsewhere.rename(elsewhere.with_name(f"retired-{public_of(elsewhere).keyid[:16]}.uri"))
+            new.replace(path)
+        for folder in {changed.parent for changed in (old, elsewhere, path) if changed is not None}:
+            fsync_dir(folder)
 
     def discard_next(self, name: str) -> None:
-        """Remove a new key that nothing names."""
+        """Remove a new key that nothing names; one in a token stays, to be taken at the next rotation."""
         with storage_errors(self.folder):
             (self.folder / f"{name}.next.pem").unlink(missing_ok=True)
 
@@ -141,7 +148,7 @@ class KeyFolder:
         """
         elsewhere = self._find(f"{name}.uri")
         if elsewhere is not None:
-            return _load_uri(elsewhere)
+            return load_uri(elsewhere)
         return self._load(self._find(f"{name}.pem") or self.folder / f"{name}.pem")
 
     def root_signers(self) -> Iterator[Signer]:
@@ -181,18 +188,3 @@ class KeyFolder:
         if not isinstance(private, Ed25519PrivateKey):
             raise InputError(f"the key {path} is not an Ed25519 key")
         return CryptoSigner(private)
-
-
-def _load_uri(path: Path) -> Signer:
-    """Open a key by a file ``{"uri": …, "public": {"keyid": …, "keytype": …, …}}``: `Signer.from_priv_key_uri`.
-
-    Its PIN, if it has one, comes from the environment variable EDGE_SDK_OTA_PIN.
-    """
-    try:
-        with storage_errors(path, "read"):
-            document = canonical.loads(path.read_bytes(), limit=65_536)
-        public = dict(document["public"])
-        key = Key.from_dict(public.pop("keyid"), public)
-        return Signer.from_priv_key_uri(document["uri"], key, lambda secret: os.environ.get(PIN, ""))
-    except (InputError, KeyError, TypeError, ValueError, UnsupportedLibraryError, OSError) as error:
-        raise InputError(f"the key that {path} names cannot be used: {error}") from error

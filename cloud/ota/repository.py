@@ -19,7 +19,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, TargetFile, Targets, Timestamp
 
-from edge_sdk.cloud.ota.bundles import read_bundle
+from edge_sdk.cloud.ota.bundles import read_bundle, signed_file, target_of
 from edge_sdk.cloud.ota.creation import create
 from edge_sdk.cloud.ota.deltas import make_deltas
 from edge_sdk.cloud.ota.keys import KeyFolder, Keys
@@ -30,7 +30,7 @@ from edge_sdk.cloud.ota.rotation import heal, renew, rotate, signer_of
 from edge_sdk.errors import InputError
 from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
 from edge_sdk.ota.needs import Needs
-from edge_sdk.ota.records import Assignment, Delta, Target, delta_path
+from edge_sdk.ota.records import Assignment, Target, delta_path
 from edge_sdk.ota.topics import check_id
 
 __all__ = ["Lifetimes", "Repository", "RoleStatus"]
@@ -122,6 +122,13 @@ class Repository:
         """The newest root, to be pinned on devices."""
         return self.folder / "root.json"
 
+    def newest_root(self) -> bytes:
+        """Return the newest root for a device to pin; raise `StorageError` if not all lead to it."""
+        with self._locked():
+            self._files.check_root()
+            self._pin()
+            return self.root_path.read_bytes()
+
     @property
     def timestamp_version(self) -> int:
         """Version of the current timestamp; it grows with every change."""
@@ -169,14 +176,14 @@ class Repository:
                     f"{target.name}-{target.version} is there with other bytes; give the bundle a new version"
                 )
             if known is not None:
-                target = _target(known)
+                target = target_of(known)
             bases = self._assigned(target.name) if deltas is None else [self._bundle(base) for base in deltas]
             made = make_deltas({self._stored(base): base.hashes["sha256"] for base in bases}, target, data)
             done["deltas"] = len(made)
             if known is not None and not made:
                 return target
             target = replace(target, deltas=(*target.deltas, *(delta.base for delta, _ in made)))
-            self._put("bundles", [*((_file(delta), data) for delta, data in made), (_file(target), data)])
+            self._put("bundles", [*((signed_file(delta), data) for delta, data in made), (signed_file(target), data)])
         return target
 
     def _assigned(self, name: str) -> list[TargetFile]:
@@ -211,7 +218,7 @@ class Repository:
             file = self._bundle(target)
             path = f"assignments/{device}.json"
             previous = self._files.find(path)
-            signed_target = _target(file)
+            signed_target = target_of(file)
             assignment = Assignment(
                 device=device,
                 counter=(previous.custom["counter"] if previous is not None else 0) + 1,
@@ -255,7 +262,7 @@ class Repository:
             There is no such target.
         """
         with self._acting("withdraw bundle", "publisher", target=target):
-            withdrawn = _target(self._bundle(target))
+            withdrawn = target_of(self._bundle(target))
             changed: dict[str, Metadata[Targets]] = {}
             for signed in (withdrawn.path, *(delta_path(base, withdrawn.sha256) for base in withdrawn.deltas)):
                 name = self._files.bin("bundles", signed)
@@ -316,12 +323,12 @@ class Repository:
 
     def bundles(self) -> dict[str, Target]:
         """Return the targets by ``NAME-VERSION``."""
-        targets = (_target(file) for file in self._files.all("bundles") if file.path.endswith(".edge"))
+        targets = (target_of(file) for file in self._files.all("bundles") if file.path.endswith(".edge"))
         return {f"{target.name}-{target.version}": target for target in targets}
 
     def deltas(self, target: str) -> dict[str, int]:
         """Return the bytes of the deltas that lead to ``NAME-VERSION``, by the versions that they lead from."""
-        result, names = _target(self._bundle(target)), {b.sha256: name for name, b in self.bundles().items()}
+        result, names = target_of(self._bundle(target)), {b.sha256: name for name, b in self.bundles().items()}
         files = {base: self._files.find(delta_path(base, result.sha256)) for base in result.deltas}
         return {names.get(base, base): file.length for base, file in files.items() if file is not None}
 
@@ -389,11 +396,3 @@ class Repository:
         with storage_errors(self.folder, "lock"), (self.folder / ".lock").open("ab") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
-
-
-def _target(file: TargetFile) -> Target:
-    return Target.from_signed(file.path, file.length, file.hashes, file.custom)
-
-
-def _file(signed: Target | Delta) -> TargetFile:
-    return TargetFile(signed.size, {"sha256": signed.sha256}, signed.path, {"custom": signed.custom()})

@@ -21,7 +21,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
-from edge_sdk.cloud.ota.roles import Lifetimes, key_of, now, say_when_signed
+from edge_sdk.cloud.ota.roles import Lifetimes, key_of, now, say_when_signed, sign
 from edge_sdk.errors import InputError, StorageError
 from edge_sdk.files import write_durably
 
@@ -121,11 +121,14 @@ class RoleFiles:
         return metadata
 
     def check_root(self) -> None:
-        """Raise `StorageError` if the newest root is not signed by its own keys and by those of the one before."""
-        newest = self.root()
-        version = newest.signed.version
-        for number in range(max(1, version - 1), version + 1):
-            self.verify(self._load(self.folder / f"{number}.root.json", Root).signed, "root", newest)
+        """Raise `StorageError` if any root is not signed by its own keys, or not by those of the one before."""
+        before = first = self._load(self.folder / "1.root.json", Root)
+        self.verify(first.signed, "root", first)
+        for number in range(2, self.root().signed.version + 1):
+            root = self._load(self.folder / f"{number}.root.json", Root)
+            self.verify(before.signed, "root", root)
+            self.verify(root.signed, "root", root)
+            before = root
 
     def verify(self, above: Root | Targets, role: str, metadata: Metadata[Any]) -> None:
         """Raise `StorageError` if a role's metadata is not signed as the role above it says."""
@@ -189,19 +192,19 @@ class RoleFiles:
         for role, metadata in changed.items():
             metadata.signed.version = snapshot.signed.meta[f"{role}.json"].version + 1
             metadata.signed.expires = self.expiry(role)
-            metadata.sign(signer(role))
+            sign(metadata, signer(role))
             self.write(f"{metadata.signed.version}.{role}.json", metadata)
             snapshot.signed.meta[f"{role}.json"] = MetaFile(metadata.signed.version)
         snapshot.signed.version += 1
         snapshot.signed.expires = self.expiry("snapshot")
-        snapshot.sign(signer("snapshot"))
+        sign(snapshot, signer("snapshot"))
         self.write(f"{snapshot.signed.version}.snapshot.json", snapshot)
         timestamp = self.read("timestamp", Timestamp)
         timestamp.signed.version += 1
         timestamp.signed.expires = self.expiry("timestamp")
         timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
         say_when_signed(timestamp.signed)
-        timestamp.sign(signer("timestamp"))
+        sign(timestamp, signer("timestamp"))
         if root is not None:
             self.write(f"{root.signed.version}.root.json", root)
         self.write("timestamp.json", timestamp)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from securesystemslib.signer import Signer
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -30,9 +31,10 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from edge_sdk.errors import InputError
 from edge_sdk.ota.trust import SIGNED_AT, TIME_FORM
 
-__all__ = ["DELEGATED", "KEYS", "Lifetimes", "first_metadata", "key_of", "now", "say_when_signed"]
+__all__ = ["DELEGATED", "KEYS", "Lifetimes", "first_metadata", "key_of", "now", "say_when_signed", "sign"]
 
 DELEGATED = ("bundles", "assignments")
 """Roles that ``targets`` delegates to, each for the paths under its own name."""
@@ -74,6 +76,14 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+def sign(metadata: Metadata[Any], signer: Signer, *, append: bool = False) -> None:
+    """Sign metadata; raise `InputError` if the key is in a token that does not sign."""
+    try:
+        metadata.sign(signer, append=append)
+    except UnsignedMetadataError as error:
+        raise (error.__cause__ if isinstance(error.__cause__, InputError) else error) from error
+
+
 def say_when_signed(timestamp: Timestamp) -> None:
     """Note the time in a timestamp about to be signed: devices without a clock go by it."""
     timestamp.unrecognized_fields[SIGNED_AT] = now().strftime(TIME_FORM)
@@ -102,21 +112,21 @@ def first_metadata(
         root.add_key(signers[key].public_key, role)
     signed_root = Metadata(root)
     for signer in roots:
-        signed_root.sign(signer, append=True)
+        sign(signed_root, signer, append=True)
     yield "1.root.json", signed_root
 
     versions: dict[str, MetaFile] = {}
     for role, targets in _tree(signers, bins, lifetimes).items():
         metadata = Metadata(targets)
-        metadata.sign(signers[key_of(role)])
+        sign(metadata, signers[key_of(role)])
         versions[f"{role}.json"] = MetaFile(1)
         yield f"1.{role}.json", metadata
     snapshot = Metadata(Snapshot(expires=expires["snapshot"], meta=versions))
-    snapshot.sign(signers["online"])
+    sign(snapshot, signers["online"])
     yield "1.snapshot.json", snapshot
     timestamp = Metadata(Timestamp(expires=expires["timestamp"], snapshot_meta=MetaFile(1)))
     say_when_signed(timestamp.signed)
-    timestamp.sign(signers["online"])
+    sign(timestamp, signers["online"])
     yield "timestamp.json", timestamp
 
 

@@ -18,7 +18,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from edge_sdk.cloud.ota.keys import KeyFolder
 from edge_sdk.cloud.ota.rolefiles import RoleFiles, is_signed_by
-from edge_sdk.cloud.ota.roles import DELEGATED, key_of, now
+from edge_sdk.cloud.ota.roles import DELEGATED, key_of, now, sign
 from edge_sdk.errors import InputError
 
 __all__ = ["OFFLINE", "heal", "renew", "rotate", "signer_of"]
@@ -105,8 +105,7 @@ def heal(files: RoleFiles, keys: KeyFolder) -> None:
     """Finish a replacement of keys that was cut, or take it back; a change of content needs nothing."""
     files.check_root()
     for name in keys.pending():
-        keyid = keys.load_next(name).public_key.keyid
-        if keyid in _named(files):
+        if keys.next_keyid(name) in _named(files):
             keys.promote(name)
         else:
             keys.discard_next(name)
@@ -200,7 +199,7 @@ def _sign_root(
     root.signatures.clear()
     for keyid in dict.fromkeys([*before.keyids, *after.keyids]):
         if keyid in here:
-            root.sign(here[keyid], append=True)
+            sign(root, here[keyid], append=True)
 
 
 def _named(files: RoleFiles) -> set[str]:

@@ -249,6 +249,35 @@ def test_a_key_may_be_kept_elsewhere_and_named_by_a_uri(tmp_path: Path) -> None:
         repository.rotate("publisher")
 
 
+def test_a_device_that_slept_through_ten_roots_follows_all_of_them(repository: Repository, tmp_path: Path) -> None:
+    first = tmp_path / "first.json"
+    assert resolve(tmp_path / "old", repository, root=first) == "1.0.0"
+    for name in ["root-1", "root-2", "root-3", "online", "targets"] * 2:
+        repository.rotate(name)
+    assert Metadata[Root].from_file(str(repository.root_path)).signed.version == 11
+    assert resolve(tmp_path / "old", repository, root=first) == "1.0.0"
+    assert resolve(tmp_path / "new", repository, root=first) == "1.0.0"
+
+
+def test_a_root_that_somebody_else_put_to_be_pinned_is_not_given_to_devices(
+    repository: Repository, tmp_path: Path
+) -> None:
+    whole = repository.root_path.read_bytes()
+    thief = Repository.init(tmp_path / "thief", bins=2)
+    shutil.copy(thief.root_path, repository.root_path)
+    assert repository.newest_root() == whole
+    for _ in range(3):
+        repository.rotate("online")
+        thief.rotate("online")
+    for number in (2, 3, 4):  # each is signed by its own keys and by those of the one before; not the first of them
+        name = f"{number}.root.json"
+        shutil.copy(thief.folder / "metadata" / name, repository.folder / "metadata" / name)
+    with pytest.raises(StorageError, match="root is not signed by its keys"):
+        repository.newest_root()
+    with pytest.raises(StorageError, match="root is not signed by its keys"):
+        repository.publish()
+
+
 # cut at every step
 
 CUTTER = """
