@@ -103,7 +103,9 @@ def compress(
     for guide in guides:
         _check_teacher(guide, trained, splits)
     if unlabelled is not None and chosen.keep and not guides:
-        raise CompressionError("nobody teaches what unlabelled images show; give a teacher")
+        raise CompressionError("nobody teaches what unlabelled images show; give a teacher (--distill)")
+    if chosen.hints and chosen.keep and not guides:
+        raise CompressionError("hints follow a teacher, and there is none; give one (--distill)")
     run = _Run(on_progress, Path(out))
     processing = trained.processing
     inputs = {split: data.processed(part, processing) for split, part in _measured(splits)}

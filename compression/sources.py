@@ -220,15 +220,15 @@ def _spec(name: str, shape: tuple[int | None, ...] | None, told: Told | None) ->
     """Return the whole specification."""
     if told is None:
         raise InputError(
-            f"{name} does not say what is done to an image before it: give its processing, which is pixels (0 to 255: "
-            "the model scales them itself), unit (0 to 1), signed (-1 to 1) or a JSON file"
+            f"{name} does not say what is done to an image before it; tell it by --processing (processing=): pixels "
+            "(0 to 255: the model scales them itself), unit (0 to 1), signed (-1 to 1) or a JSON file"
         )
     if isinstance(told, ProcessingSpec):
         return told.without_quantize()
     if shape is None or None in shape or shape[2] not in (1, 3):
         raise CompressionError(
-            f"{name} takes {_sides(shape)}, which leaves open what images are resized to; give a size, or a JSON "
-            "file as processing"
+            f"{name} takes {_sides(shape)}, which leaves open what images are resized to; tell it by --size (size=), "
+            "or by a JSON file as processing"
         )
     height, width, channels = (side or 0 for side in shape)
     return ProcessingSpec.image(height, width, channels, *SCALES[told])
