@@ -6,6 +6,10 @@ is what limits a fast server. Triton is that of the wheel nvidia-pytriton, in an
 onnxruntime, too. It has no backend for ONNX: the models run in its Python backend, all requests of a batch at once.
 ``tuned`` is another Triton with two instances of each model and no batching, which suits the convolutional net.
 
+After the table stands what ONNX Runtime takes by itself, by the size of its batches, on one processor and in two
+sessions on two; and how much cheaper than each server a front could be that costs nothing. A goal beyond that is beyond
+the machine.
+
 example:
   python benchmarks/fronts.py --rounds 5 --triton triton.venv/bin/python --json fronts.json
 """
@@ -22,8 +26,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # -P leaves it out
@@ -42,6 +49,7 @@ from server import (  # noqa: E402 - after the path is set
 )
 
 WARM_SECONDS = 0.5
+BATCHES, LIMIT_SECONDS = (1, 8, 16, 32, 64, 128, 256), 0.3
 
 MODEL = """
 import os, sys
@@ -144,6 +152,54 @@ def measure(server: str, address: str, pid: int, model: str, connections: int, i
     )
 
 
+def limits(folder: Path, model: str, items: int) -> float:
+    """Print what ONNX Runtime takes alone, by the size of a batch; return the least microseconds a request."""
+    import numpy as np
+    import onnxruntime as ort
+
+    def session() -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        return ort.InferenceSession(str(folder / f"{model}.onnx"), options, providers=["CPUExecutionProvider"])
+
+    def run(one: ort.InferenceSession, x: np.ndarray, seconds: float) -> tuple[int, float]:
+        runs, end, least = 0, time.perf_counter() + seconds, float("inf")
+        while runs < 3 or time.perf_counter() < end:
+            before = time.thread_time()
+            one.run(["y"], {"x": x})
+            least = min(least, time.thread_time() - before)
+            runs += 1
+        return runs, least
+
+    two, best = (session(), session()), float("inf")
+    for size in (size for size in BATCHES if size >= items):
+        x = np.random.default_rng(1).normal(size=(size, *MODELS[model])).astype(np.float32)
+        _, least = run(two[0], x, LIMIT_SECONDS)
+        best = min(best, least / size)
+        start = time.perf_counter()
+        with ThreadPoolExecutor(2) as threads:
+            done = sum(runs for runs, _ in threads.map(lambda one, x=x: run(one, x, LIMIT_SECONDS), two))
+        rate = done * size / (time.perf_counter() - start)
+        print(
+            f"{model}: ONNX Runtime alone, batches of {size}: {1e6 * least / size:.1f} µs an item, "
+            f"{size / least:.0f} items a second of a processor; two sessions {rate:.0f} items/s"
+        )
+        if least > LIMIT_SECONDS / 10:
+            break
+    return 1e6 * items * best
+
+
+def show_limits(cells: Sequence[Cell], least: Mapping[str, float]) -> None:
+    """Print how far each server is from a front that costs nothing."""
+    for key in dict.fromkeys((cell.model, cell.connections, cell.server) for cell in cells):
+        model, connections, server = key
+        cpu = median(cell.cpu_us for cell in cells if (cell.model, cell.connections, cell.server) == key)
+        print(
+            f"{model}, {connections} connections, {server}: {cpu:.0f} µs a request, of which ONNX Runtime takes "
+            f"{least[model]:.0f} at least; a front that costs nothing would be {cpu / least[model]:.2f} times as cheap"
+        )
+
+
 def main() -> int:
     """Measure, print a table, and write everything as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -182,6 +238,7 @@ def main() -> int:
                             load = (model, connections, arguments.items, arguments.seconds)
                             cells.append(measure(key, address, pid, *load))
         show(cells, {model: floor(folder, model, arguments.items) for model in arguments.models})
+        show_limits(cells, {model: limits(folder, model, arguments.items) for model in arguments.models})
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1), encoding="utf-8")
     return 0

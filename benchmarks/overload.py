@@ -8,8 +8,9 @@ connections. Both take turns, and medians are shown: of answers in time a second
 in time for each second of the server's processor time, as a share of the same at the peak, which tells more on a
 machine that is busy with other work. Times are those of answers alone. Ends of other calls are shown by gRPC's number:
 1 CANCELLED, 4 DEADLINE_EXCEEDED, 8 RESOURCE_EXHAUSTED. Where the server mostly waited for its processor, the last
-figure of a round, a flood shows what else runs there; where it offered less than three times the peak, the rest waited
-at its client, as a server may ask.
+figure of a round, a flood shows what else runs there; where less than three times the peak was offered, the rest waited
+at its client, as a server may ask. Last comes a limit of the usual front: what a bare grpc.aio server takes that
+refuses what is beyond the peak by its handlers. What the server has gRPC's library cancel costs a tenth of that.
 
 example:
   python benchmarks/overload.py --models thumbnail cnn --rounds 7
@@ -35,7 +36,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # -P leaves it out
 
 from offering import Load  # noqa: E402 - after the path is set, as the next line
-from server import METHOD, MODELS, body, serving, write_models  # noqa: E402
+from server import METHOD, MODELS, PEERS, body, serving, write_models  # noqa: E402
 
 CONNECTIONS = 16
 
@@ -158,7 +159,29 @@ def main() -> int:
                     for _ in range(arguments.rounds)
                 ]
             show(model, rounds)
+            rate = (arguments.times - 1) * median(one.peak for one in rounds)
+            os.sched_setaffinity(0, {own})
+            with serving([sys.executable, str(PEERS / "echo.py"), "refuse"]) as (address, pid):
+                os.sched_setaffinity(0, others or {own})
+                show_limit(rate, refusing(address, pid, model, rate, arguments.seconds))
     return 0
+
+
+def refusing(address: str, pid: int, model: str, rate: float, seconds: float) -> tuple[float, float]:
+    """Return how many calls a second a bare server refuses of so many, and the processor time that it takes."""
+    send(address, body(model, 1), seconds, [])
+    before = used(pid)
+    ended = send(address, body(model, 1), seconds, ["--rate", f"{rate:.3f}"]).ended
+    return ended / seconds, (used(pid) - before) / ended
+
+
+def show_limit(rate: float, limit: tuple[float, float]) -> None:
+    """Print what refusing leaves of a processor at best, where handlers refuse."""
+    done, each = limit
+    print(
+        f"a bare grpc.aio server that refuses each call in its handler: {done:.0f} of {rate:.0f}/s, "
+        f"{1e6 * each:.0f} µs each; so {max(0.0, 1 - rate * each):.0%} of a processor is left for answers"
+    )
 
 
 def show(model: str, rounds: list[Round]) -> None:

@@ -1,6 +1,7 @@
-"""A bare grpc.aio server: as many bytes as the model would give, and nothing is parsed.
+"""A bare grpc.aio server: as many bytes as the model would give, and nothing is parsed; or each call is refused.
 
 python echo.py REQUEST-BYTES:RESPONSE-BYTES,…
+python echo.py refuse
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import sys
 import grpc
 import uvloop
 
-SIZES = {size: bytes(int(n)) for size, n in (pair.split(":") for pair in sys.argv[1].split(","))}
+REFUSES = sys.argv[1] == "refuse"
+SIZES = {size: bytes(int(n)) for size, n in (pair.split(":") for pair in sys.argv[1].split(",") if not REFUSES)}
 
 
 async def handle(data: bytes, _: object) -> bytes:
@@ -19,10 +21,16 @@ async def handle(data: bytes, _: object) -> bytes:
     return SIZES.get(str(len(data)), b"")
 
 
+async def refuse(requests: object, context: grpc.aio.ServicerContext) -> None:
+    """End a call before its message is read, which costs least."""
+    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "refused")
+
+
 async def main() -> None:
     """Serve until ended."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
-    methods = {"ModelInfer": grpc.unary_unary_rpc_method_handler(handle)}
+    refusing, answering = grpc.stream_unary_rpc_method_handler(refuse), grpc.unary_unary_rpc_method_handler(handle)
+    methods = {"ModelInfer": refusing if REFUSES else answering}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
