@@ -34,6 +34,7 @@ import numpy as np  # noqa: E402
 from scipy.stats import t  # noqa: E402
 
 from edge_sdk.cloud.training import architecture, data  # noqa: E402
+from edge_sdk.cloud.training.specification import processing_for  # noqa: E402
 from edge_sdk.compression import distill  # noqa: E402
 from edge_sdk.compression.cluster import cluster  # noqa: E402
 from edge_sdk.compression.export import device_logits, zstd_bytes  # noqa: E402
@@ -83,7 +84,7 @@ def latency(file: bytes) -> float:
 
 def rows(splits: Splits, seed: int, epochs: int, only: Sequence[str], say: Callable[[str], None]) -> list[Row]:
     """Train a network, and compress it in every way that is wanted; always the control, too."""
-    spec = data.processing_for(splits.train)
+    spec = processing_for(splits.train)
     change = data.augmentation_for(splits.train)
     samples = FittingData(data.frames(splits.train, spec), splits.train.labels, processing=spec)
     unseen = (splits.test, splits.calibration, splits.validation)

@@ -68,7 +68,8 @@ def compare(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """Train one network, compress it both ways, and measure."""
     import keras
 
-    from edge_sdk.cloud.training.data import processed, processing_for
+    from edge_sdk.cloud.training.data import processed
+    from edge_sdk.cloud.training.specification import processing_for
     from edge_sdk.compression.backends.tfmot import optimize
     from edge_sdk.compression.export import zstd_bytes
     from edge_sdk.compression.fitting import Fitting, FittingData, fit

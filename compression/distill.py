@@ -29,6 +29,7 @@ __all__ = ["Distillation", "Distilling", "Guidance", "Hint", "distill", "student
 BATCHNORM_MOMENTUM = 0.9
 LAST_SIDE = 4
 WIDEST = 64
+DENSE = (32, 16)
 UNLABELLED = -1
 LEAST = 1e-7
 
@@ -367,8 +368,8 @@ def _followers(features: keras.Model, hints: tuple[Hint, ...], asked: list[Ask],
     return found
 
 
-def student(shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Build a small convolutional network in float32.
+def student(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """Build a small network in float32: convolutional for images, dense for rows and windows.
 
     Strides instead of poolings halve the sides down to 4 or less; the rest is flattened, not
     averaged, because so few filters need to know where they fired. 8.7 thousand parameters for
@@ -377,11 +378,16 @@ def student(shape: tuple[int, int, int], classes: int) -> keras.Model:
     Parameters
     ----------
     shape
-        Of the processed tensor, ``(height, width, channels)``.
+        Of the processed tensor: ``(height, width, channels)``, ``(features,)`` or ``(rows, features)``.
     classes
         Number of logits.
     """
     inputs = x = keras.Input(shape, name="processed")
+    if len(shape) < 3:
+        x = layers.Flatten()(x) if len(shape) > 1 else x
+        for width in DENSE:
+            x = layers.Dense(width, activation="relu")(x)
+        return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="body")
     side, width, colour = max(shape[:2]), 0, shape[2] > 1
     while side > LAST_SIDE or not width:
         width = min(width + (16 if colour else 8), WIDEST)

@@ -28,6 +28,7 @@ from edge_sdk.ext.quantization import dequantize, quantize
 from edge_sdk.processing import DeviceProcessor, ProcessingSpec
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.runtime.trial import try_out
+from edge_sdk.tabular import as_known
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -259,7 +260,7 @@ def device_logits(data: bytes, runtime: str, processing: ProcessingSpec, dataset
         if takes.scale is not None and takes.zero_point is not None:
             spec = processing.with_quantize("int8" if takes.dtype == "int8" else "uint8", takes.scale, takes.zero_point)
         processor = DeviceProcessor(spec)
-        rows = [session.run(processor(frame))[0] for frame in dataset.images]
+        rows = [session.run(processor(frame))[0] for frame in as_known(dataset, processing).images]
     finally:
         session.close()
     raw = np.concatenate(rows)

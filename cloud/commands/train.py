@@ -1,5 +1,7 @@
 """Train a teacher in mixed precision and write it to a folder.
 
+Data are images, rows of a table, windows of a sensor or clips of sound; a file of one's own is checked first.
+
 The folder gets model.keras and training.json; 'edge-sdk compress' takes it from there. While it trains,
 its folder checkpoints has what --resume goes on from after an interrupt, a kill or a power cut.
 
@@ -7,6 +9,7 @@ example:
   edge-sdk train --data mnist -o teacher --seed 0
   edge-sdk train --data mnist -o teacher --seed 0 --resume
   edge-sdk train --data mnist --write-contract digits.json
+  edge-sdk train --data table:patients.csv#outcome -o teacher
 """
 
 from __future__ import annotations
@@ -40,9 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--data", required=True, metavar="SPEC", help=GRAMMAR)
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder to write")
-    parser.add_argument("--epochs", type=int, help="passes over the training images (default: by their number)")
+    parser.add_argument(
+        "--model", metavar="FILE.keras|MODULE:FUNCTION", help="network of your own (default: one that fits the data)"
+    )
+    parser.add_argument("--epochs", type=int, help="passes over the training data (default: by their number)")
     parser.add_argument("--quick", action="store_true", help="train for less long, to try things out")
-    parser.add_argument("--limit", type=int, metavar="N", help="use at most about N images")
+    parser.add_argument("--limit", type=int, metavar="N", help="use at most about N samples")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side to resize images to")
     parser.add_argument("--seed", type=int, default=0, help="of splits, weights and augmentation (default: 0)")
     parser.add_argument("--start", type=Path, metavar="DIR", help="begin with the weights of this teacher")
@@ -64,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     devices.add_argument("--tpu", metavar="NAME", help="address of a TPU; 'local' on a TPU machine")
 
     steps = parser.add_argument_group("steps")
-    steps.add_argument("--batch", type=int, metavar="N", help="images in a step, over all devices")
+    steps.add_argument("--batch", type=int, metavar="N", help="samples in a step, over all devices")
     steps.add_argument("--parts", type=int, default=1, metavar="N", help="compute each step in N parts, in less memory")
     steps.add_argument("--rate", type=float, default=4e-3, help="highest learning rate (default: 0.004)")
     steps.add_argument(
@@ -81,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--patience", type=int, metavar="EPOCHS", help="stop after so many without better validation; keep the best"
     )
 
-    recent = parser.add_argument_group("recent data, by 'times' of an .npz file")
+    recent = parser.add_argument_group("recent data, by 'times' of an .npz file or a table")
     recent.add_argument("--window", type=float, metavar="DAYS", help="leave out what is older than the newest by more")
     recent.add_argument("--half-life", type=float, metavar="DAYS", help="what is so much older weighs half")
 
@@ -133,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("\n")
         return 0
     table = rich.table.Table(title=f"{args.out}: {trained.policy}, {result['parameters']:,} parameters")
-    for column in ("split", "images", "accuracy", "95 % interval"):
+    for column in ("split", "inputs", "accuracy", "95 % interval"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, value in trained.metrics.items():
         table.add_row(name, f"{value['n']}", f"{value['value']:.2%}", f"{value['low']:.2%} – {value['high']:.2%}")
@@ -143,8 +149,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace, splits: Splits, console: rich.console.Console) -> Trained:
     from edge_sdk.cloud.training import Options, checkpoints, load_trained, loop, strategy, terminal, tracking
+    from edge_sdk.cloud.training.architecture import name_of, teacher
     from edge_sdk.cloud.training.contract import Contract
+    from edge_sdk.cloud.training.own import network_of
 
+    network = teacher if args.model is None else network_of(args.model)
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     start = None if args.start is None else load_trained(args.start)
     contract = None if args.contract is None else Contract.read(args.contract)
@@ -155,8 +164,15 @@ def _train(args: argparse.Namespace, splits: Splits, console: rich.console.Conso
         if args.search is not None:
             from edge_sdk.cloud.training.search import search
 
-            options = search(splits, options, trials=args.search, folder=args.out / "search", on_progress=on_progress)
-        if args.resume and (done := _finished(args.out, splits, options)) is not None:
+            options = search(
+                splits,
+                options,
+                trials=args.search,
+                folder=args.out / "search",
+                network=network,
+                on_progress=on_progress,
+            )
+        if args.resume and (done := _finished(args.out, splits, options, name_of(network))) is not None:
             return done
         watchers: list[Any] = []
         if args.tensorboard is not None:
@@ -167,6 +183,7 @@ def _train(args: argparse.Namespace, splits: Splits, console: rich.console.Conso
             trained = loop.train(
                 splits,
                 options,
+                network=network,
                 start=start,
                 contract=contract,
                 checkpoints=args.out / CHECKPOINTS,
@@ -188,7 +205,7 @@ def _write_contract(path: Path, splits: Splits) -> None:
     Contract.of(profile(splits)).write(path)
 
 
-def _finished(out: Path, splits: Splits, options: Options) -> Trained | None:
+def _finished(out: Path, splits: Splits, options: Options, network: str) -> Trained | None:
     """Return the teacher that such a run has left in its folder, if it has come to its end."""
     from edge_sdk.cloud.training import load_trained
     from edge_sdk.cloud.training.trained import RECORD_FILE
@@ -196,9 +213,10 @@ def _finished(out: Path, splits: Splits, options: Options) -> Trained | None:
     if (out / CHECKPOINTS).exists() or not (out / RECORD_FILE).exists():
         return None
     trained = load_trained(out)
-    if trained.lineage.get("splits") == splits.digests and trained.lineage.get("options") == options.deciding:
+    wanted = {"splits": splits.digests, "options": options.deciding, "network": network}
+    if all(trained.lineage.get(name) == value for name, value in wanted.items()):
         return trained
-    raise InputError(f"{out} has a teacher of other data or options: there is nothing to resume")
+    raise InputError(f"{out} has a teacher of other data, options or model: there is nothing to resume")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Images into a model: a ``tf.data`` pipeline of graph operations, with no Python per image.
+"""Samples into a model: a ``tf.data`` pipeline of graph operations, with no Python per sample.
 
 Augmentation moves pixels only, in one batched affine warp on the captured image; everything that
 a device must repeat (resize, normalize, ...) is the processing layer's, and thus part of the
@@ -16,13 +16,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from edge_sdk.datasets import Dataset
-from edge_sdk.errors import DataError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.processing.keras import ProcessingLayer
+from edge_sdk.tabular import as_known
 
-__all__ = ["Augmentation", "augmentation_for", "batches", "frames", "processed", "processing_for"]
-
-LARGEST_SIDE = 96  # images beyond this are resized by the default specification
+__all__ = ["Augmentation", "augmentation_for", "batches", "frames", "processed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,65 +44,28 @@ class Augmentation:
 
 
 def augmentation_for(dataset: Dataset) -> Augmentation | None:
-    """Light augmentation: grey images (digits, text) are never mirrored, photographs are."""
+    """Light augmentation of images: grey ones (digits, text) are never mirrored, photographs are."""
+    if not dataset.pictures:
+        return None
     return Augmentation() if dataset.channels == 1 else Augmentation(rotate=0.05, zoom=0.05, shift=0.1, flip=True)
 
 
-def processing_for(dataset: Dataset, *, size: int | None = None) -> ProcessingSpec:
-    """Choose a specification for a data set: its own size, or ``size``, and its own mean and spread.
-
-    Parameters
-    ----------
-    dataset
-        The training split; no other one may decide a preprocessing constant.
-    size
-        Side in pixels to resize to. By default small images of one size keep it, others become
-        squares of at most 96.
-
-    Raises
-    ------
-    DataError
-        The data are no images.
-    """
-    if not dataset.pictures:
-        raise DataError("training here is of images (uint8); bring a model of other inputs, and pack it")
-    shapes = np.array([image.shape[:2] for image in dataset.images])
-    if size is not None:
-        height = width = size
-    elif dataset.uniform and shapes.max() <= LARGEST_SIDE:
-        height, width = (int(side) for side in shapes[0])
-    else:
-        height = width = int(min(LARGEST_SIDE, shapes.min(axis=1).max()))
-    count, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
-    for image in dataset.images:
-        flat = image.reshape(-1, dataset.channels).astype(np.float64)
-        count, total, squares = count + len(flat), total + flat.sum(axis=0), squares + (flat**2).sum(axis=0)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
-    return ProcessingSpec.image(
-        height,
-        width,
-        dataset.channels,
-        mean=[round(float(value), 3) for value in mean],
-        std=[round(float(value), 3) for value in std],
-    )
-
-
 def frames(dataset: Dataset, spec: ProcessingSpec) -> npt.NDArray[Any]:
-    """One array ``[n, H, W, C]`` of what the model takes.
+    """One array ``[n, H, W, C]`` of what the model takes; of rows, windows and clips as they are.
 
     uint8 as captured where all images have one size. Otherwise float32 after the specification's
     resize, which the processing layer then finds already done.
     """
-    if isinstance(dataset.images, np.ndarray):
-        return dataset.images
+    images = as_known(dataset, spec).images
+    if isinstance(images, np.ndarray):
+        return images.astype(np.float32) if images.dtype == np.float64 else images
     sizing = ProcessingSpec.from_json({"steps": [s for s in spec.to_json()["steps"] if s["op"] in ("color", "resize")]})
     layer = ProcessingLayer(sizing, dtype="float32")
     return np.concatenate([keras.ops.convert_to_numpy(layer(image[None])) for image in dataset.images])
 
 
 def processed(dataset: Dataset, spec: ProcessingSpec, *, batch: int = 256) -> npt.NDArray[np.float32]:
-    """All images as the model's body takes them: float32 ``[n, h, w, c]``."""
+    """All samples as the model's body takes them: float32 ``[n, ...]``."""
     layer, pixels = ProcessingLayer(spec.without_quantize(), dtype="float32"), frames(dataset, spec)
     parts = [keras.ops.convert_to_numpy(layer(pixels[at : at + batch])) for at in range(0, len(pixels), batch)]
     return np.concatenate(parts).astype(np.float32, copy=False)

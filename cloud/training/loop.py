@@ -1,4 +1,4 @@
-"""Train a teacher: frames in, float32 logits out, mixed precision in between.
+"""Train a teacher: frames, rows or sound in, float32 logits out, mixed precision in between.
 
 The model's first layer is the processing specification, so that what the device must repeat is
 part of what was trained. `train` is reproducible: the same splits, options and machine give the
@@ -28,6 +28,7 @@ from edge_sdk.cloud.training.contract import Contract, enforce
 from edge_sdk.cloud.training.options import Options
 from edge_sdk.cloud.training.running import Keeping, Progress, Run, Watcher
 from edge_sdk.cloud.training.schedules import cosine, schedule
+from edge_sdk.cloud.training.specification import check_values, processing_for
 from edge_sdk.cloud.training.stepping import Stepper
 from edge_sdk.cloud.training.trained import Trained, load_trained
 from edge_sdk.datasets import Dataset, Splits
@@ -64,11 +65,11 @@ def train(
     Parameters
     ----------
     splits
-        Images and labels.
+        Inputs and labels: images, rows, windows of rows or clips of sound.
     options
         How to train.
     network
-        Builds the network; its output must be float32.
+        Builds the network; its output must be float32 logits.
     start
         A teacher of the same network and classes: its weights and its processing are where training begins.
     contract
@@ -88,7 +89,7 @@ def train(
     CompressionError
         If the devices, the policy, the batch or the network do not fit, or training diverges.
     DataError
-        If the data break their contract, or are no images.
+        If the data break their contract, or no processing fits them.
     StorageError
         If a checkpoint cannot be written; those before are still there.
     """
@@ -98,17 +99,21 @@ def train(
     distribution = strategies.build(plan)  # before TensorFlow computes anything
     profile = None if contract is None else enforce(contract, splits)
     used, weights = recency.recent(splits.train, window=options.window, half_life=options.half_life)
-    processing = data.processing_for(used, size=options.size) if start is None else start.processing
+    processing = _processing(splits, used, options) if start is None else start.processing
+    check_values(splits, processing)
     pixels = data.frames(used, processing)
     batch, steps, epochs = _sizes(options, len(pixels), plan, distribution.num_replicas_in_sync)
 
     def build() -> keras.Model:
-        return assemble(network(_shape(processing), len(splits.classes), policy), processing, used)
+        shape = processing.output_shape[1:]
+        body = architecture.checked(network(shape, len(splits.classes), policy), shape, len(splits.classes))
+        return assemble(body, processing, used)
 
     keras.utils.set_random_seed(options.seed)
     with distribution.scope():
         model = build()
         precisions.require_float32_output(model)
+        policy = precisions.used(model, options.precision, policy)
         if start is not None:
             _take_over(model, start, splits)
         rate = schedule(options.schedule, options.rate, steps * epochs, warmup=options.warmup)
@@ -134,6 +139,7 @@ def train(
         "epochs": epochs,
         "batch": batch,
         "options": options.deciding,
+        "network": architecture.name_of(network),
         "start": None if start is None else start.digest,
     }
     run = Run(
@@ -183,6 +189,14 @@ def _plain(values: dict[str, Any]) -> Any:
     return canonical.loads(canonical.dumps(values))
 
 
+def _processing(splits: Splits, used: Dataset, options: Options) -> ProcessingSpec:
+    """Choose the processing by what is used for training; where any split misses a number, one is put there."""
+    parts = (getattr(splits, name) for name in splits.digests)
+    floats = (np.asarray(part.images) for part in parts if not part.pictures and part.uniform)
+    impute = any(values.dtype.kind == "f" and bool(np.isnan(values).any()) for values in floats)
+    return processing_for(used, size=options.size, impute=impute)
+
+
 def _take_over(model: keras.Model, start: Trained, splits: Splits) -> None:
     """Put the weights of another teacher into a model of the same shape."""
     if start.classes != splits.classes:
@@ -211,7 +225,7 @@ def _sizes(options: Options, count: int, plan: strategies.Plan, replicas: int) -
         shares = replicas * options.parts
         batch = max(batch // shares, 1) * shares
     if batch > count:
-        raise CompressionError(f"a batch of {batch} is more than the {count} training images: take a smaller one")
+        raise CompressionError(f"a batch of {batch} is more than the {count} training samples: take a smaller one")
     if advice := rules.check_batch(plan, batch, replicas, parts=options.parts):
         logger.warning("%s", advice)
     steps = count // batch
@@ -220,8 +234,10 @@ def _sizes(options: Options, count: int, plan: strategies.Plan, replicas: int) -
 
 def assemble(body: keras.Model, processing: ProcessingSpec, dataset: Dataset) -> keras.Model:
     """Put the processing layer in front of a network (named ``body``) that takes its output."""
-    shape = dataset.images[0].shape if dataset.uniform else (*_shape(processing)[:2], dataset.channels)
-    inputs = keras.Input(shape, dtype="uint8" if dataset.uniform else "float32", name="frames")
+    shape = dataset.images[0].shape if dataset.uniform else (*processing.output_shape[1:3], dataset.channels)
+    kind = str(dataset.images[0].dtype)
+    kept = dataset.uniform and kind in ("uint8", "int16")
+    inputs = keras.Input(shape, dtype=kind if kept else "float32", name="frames")
     return keras.Model(inputs, body(ProcessingLayer(processing, dtype="float32", name="processing")(inputs)))
 
 
@@ -278,8 +294,3 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]
         self.done += 1
         if self.on_progress is not None:
             self.on_progress(self.stage, self.done, self.total)
-
-
-def _shape(processing: ProcessingSpec) -> tuple[int, int, int]:
-    _, height, width, channels = processing.output_shape
-    return height, width, channels

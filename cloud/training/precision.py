@@ -5,13 +5,14 @@ Layers get their policy one by one when a model is built; Keras' global policy i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import keras
 
 from edge_sdk.errors import CompressionError
 
-__all__ = ["Precision", "Wanted", "policy", "require_float32_output", "scaled"]
+__all__ = ["Precision", "Wanted", "policy", "require_float32_output", "scaled", "used"]
 
 Wanted = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
@@ -42,6 +43,21 @@ def policy(wanted: str, accelerator: str) -> Precision:
     raise CompressionError(f"unknown precision {wanted!r}: expected one of {', '.join(get_args(Wanted))}")
 
 
+def used(model: keras.Model, wanted: str, planned: Precision) -> Precision:
+    """Return in what a network computes: one of somebody's own may have chosen for itself.
+
+    Raises
+    ------
+    CompressionError
+        It is not what was asked for.
+    """
+    kinds = {str(layer.compute_dtype) for layer in _layers(model)}
+    found: Precision = "mixed_float16" if "float16" in kinds else "mixed_bfloat16" if "bfloat16" in kinds else "float32"
+    if wanted not in ("auto", found):
+        raise CompressionError(f"the network computes in {found}, not in {planned}; leave the precision to it")
+    return found
+
+
 def scaled(optimizer: keras.optimizers.Optimizer, chosen: Precision) -> keras.optimizers.Optimizer:
     """Let an optimizer scale its losses where gradients are float16, which has no small numbers.
 
@@ -68,6 +84,14 @@ def require_float32_output(model: keras.Model) -> None:
             raise CompressionError(
                 f"the output layer {layer.name!r} computes in {layer.compute_dtype}; give it dtype='float32'"
             )
+
+
+def _layers(model: keras.Model) -> Iterator[Any]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
 
 
 def _producer(model: keras.Model, tensor: Any) -> Any:

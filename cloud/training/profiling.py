@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_sdk.cloud.training.specification import column_names
 from edge_sdk.datasets import Dataset, Splits
 
 __all__ = ["Profile", "profile"]
@@ -17,6 +18,7 @@ GRID = 8  # near copies are found on so many means to a side
 NEAR = 0.999  # correlation of those means
 COMPARED = 5_000  # evaluation inputs that are compared, at most
 ROWS = 1_000  # of them at a time
+DIGITS = 2  # of a row's numbers in deviations of their columns: rows that agree in them are near copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Profile:
     least, greatest
         Range of all values that are numbers.
     means, deviations
-        Of the values of each channel, over the training split.
+        Of the values of each channel, or column of numbers, over the training split.
     missing
         Share of values that are NaN or infinite.
     blank
@@ -51,7 +53,15 @@ class Profile:
         Inputs outside the training split that occur in it exactly.
     near
         Share of inputs outside the training split (of at most 5,000) that are nearly one in it:
-        another size or quality of the same picture.
+        another size or quality of the same picture, a row written with fewer digits.
+    columns
+        Names, of rows and windows.
+    lacking
+        Of each column the share of values that are missing.
+    ranges
+        Of each column of numbers the least and the greatest.
+    words
+        Of each column of texts those that occur.
     """
 
     classes: tuple[str, ...]
@@ -69,6 +79,10 @@ class Profile:
     conflicts: int
     leaks: int
     near: float
+    columns: tuple[str, ...] = ()
+    lacking: tuple[float, ...] = ()
+    ranges: tuple[tuple[float, float], ...] = ()
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def profile(splits: Splits) -> Profile:
@@ -78,7 +92,12 @@ def profile(splits: Splits) -> Profile:
     sides = [{image.shape[axis] for image in inputs} for axis in range(inputs[0].ndim)]
     finite = [image if image.dtype.kind in "iu" else image[np.isfinite(image)] for image in inputs]
     sizes = sum(image.size for image in inputs)
-    some = [image for image in finite if image.size]
+    columns = _columns(parts)
+    if columns is None:
+        some = [image for image in finite if image.size]
+        extents = [(float(image.min()), float(image.max())) for image in some]
+    else:
+        extents = list(columns.ranges)
     means, deviations = _channels(splits.train)
     rest = [content for part in parts[1:] for content in part.hashes]
     trained = frozenset(splits.train.hashes)
@@ -88,8 +107,8 @@ def profile(splits: Splits) -> Profile:
         dtype=str(inputs[0].dtype),
         shape=tuple(next(iter(side)) if len(side) == 1 else None for side in sides),
         images=len(inputs),
-        least=float(min((image.min() for image in some), default=math.nan)),
-        greatest=float(max((image.max() for image in some), default=math.nan)),
+        least=min((low for low, _ in extents), default=0.0),
+        greatest=max((high for _, high in extents), default=0.0),
         means=means,
         deviations=deviations,
         missing=1.0 - sum(image.size for image in finite) / sizes,
@@ -98,13 +117,46 @@ def profile(splits: Splits) -> Profile:
         duplicates=1.0 - len(trained) / len(splits.train),
         conflicts=_conflicts(parts),
         leaks=sum(content in trained for content in rest),
-        near=_near(splits),
+        near=_near(splits) if columns is None else _near_rows(splits, columns.numbers, means, deviations),
+        **({} if columns is None else columns.fields),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    names: tuple[str, ...]
+    numbers: list[int]
+    lacking: tuple[float, ...]
+    ranges: tuple[tuple[float, float], ...]
+    words: Mapping[str, tuple[str, ...]]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {"columns": self.names, "lacking": self.lacking, "ranges": self.ranges, "words": self.words}
+
+
+def _columns(parts: Sequence[Dataset]) -> _Columns | None:
+    """Look at rows and windows by column; None of all else."""
+    first = parts[0]
+    if not first.rows:
+        return None
+    values = np.concatenate([np.asarray(part.images).reshape(-1, first.channels) for part in parts])
+    finite, names = np.isfinite(values), column_names(first)
+    numbers, ranges, words = [], [], {}
+    for at, name in enumerate(names):
+        there = values[finite[:, at], at]
+        if name in first.words:
+            words[name] = tuple(first.words[name][int(place)] for place in np.unique(there))
+        else:
+            numbers.append(at)
+            ranges.append((float(there.min()), float(there.max())) if len(there) else (0.0, 0.0))
+    lacking = tuple(float(share) for share in 1.0 - finite.mean(axis=0))
+    return _Columns(names, numbers, lacking, tuple(ranges), words)
+
+
 def _channels(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel, of what is finite."""
-    width = dataset.images[0].shape[-1]
+    """Mean and deviation of each channel or column of numbers, of what is finite."""
+    width = 1 if dataset.sample_rate else dataset.images[0].shape[-1]
     count, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
     for image in dataset.images:
         flat = image.reshape(-1, width).astype(np.float64)
@@ -113,7 +165,9 @@ def _channels(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
         count, total, squares = count + there.sum(axis=0), total + flat.sum(axis=0), squares + (flat**2).sum(axis=0)
     mean = total / np.maximum(count, 1)
     deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0.0))
-    return tuple(map(float, mean)), tuple(map(float, deviation))
+    names = column_names(dataset) if dataset.rows else ()
+    kept = [at for at in range(width) if not names or names[at] not in dataset.words]
+    return tuple(map(float, mean[kept])), tuple(map(float, deviation[kept]))
 
 
 def _conflicts(parts: Sequence[Dataset]) -> int:
@@ -134,6 +188,20 @@ def _near(splits: Splits) -> float:
         rest = rest[np.random.default_rng(splits.seed).permutation(len(rest))[:COMPARED]]
     hits = sum(int(((rest[at : at + ROWS] @ known.T).max(axis=1) > NEAR).sum()) for at in range(0, len(rest), ROWS))
     return hits / len(rest)
+
+
+def _near_rows(splits: Splits, numbers: list[int], means: Sequence[float], deviations: Sequence[float]) -> float:
+    """Share of rows outside training that agree with one of it to a hundredth of each column's deviation."""
+    centre, scale = np.zeros(splits.train.channels), np.ones(splits.train.channels)
+    centre[numbers], scale[numbers] = means, np.maximum(deviations, 1e-12)
+
+    def rounded(part: Dataset) -> list[bytes]:
+        values = np.round((np.asarray(part.images, np.float64) - centre) / scale, DIGITS) + 0.0
+        return [row.tobytes() for row in values]
+
+    known = frozenset(rounded(splits.train))
+    rest = [row for part in (splits.validation, splits.calibration, splits.test) for row in rounded(part)]
+    return sum(row in known for row in rest) / len(rest)
 
 
 def _coarse(dataset: Dataset) -> npt.NDArray[np.float32]:

@@ -42,7 +42,10 @@ def recent(
     if window is None and half_life is None:
         return dataset, None
     if dataset.times is None:
-        raise DataError("the data do not say when they were taken: an .npz file may, as an array 'times' in seconds")
+        raise DataError(
+            "the data do not say when they were taken: an .npz file may, as an array 'times' in seconds, "
+            "and a table, as a column 'times'"
+        )
     kept = dataset
     age = (dataset.times.max() - dataset.times) / DAY
     if window is not None:
@@ -50,7 +53,7 @@ def recent(
         counts = np.bincount(kept.labels, minlength=len(kept.classes))
         if not counts.all():
             gone = kept.classes[int(np.argmin(counts))]
-            raise DataError(f"a window of {window:g} days has no training image of class {gone!r}; take a longer one")
+            raise DataError(f"a window of {window:g} days has no training sample of class {gone!r}; take a longer one")
     if half_life is None:
         return kept, None
     weights = np.exp2(-age / half_life)

@@ -72,10 +72,11 @@ def search(
         raise MissingExtraError("optuna", "search") from error
     if trials < 1:
         raise CompressionError(f"trials is {trials}; it must be at least 1")
+    told = architecture.name_of(network)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(files.make_folder(folder) / FILE)))
     study = optuna.create_study(
-        study_name=f"{splits.digests['train']} {replace(options, strategy='auto', tpu=None)}",
+        study_name=f"{splits.digests['train']} {replace(options, strategy='auto', tpu=None)} {told}",
         storage=storage,
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),

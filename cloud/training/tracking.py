@@ -5,6 +5,7 @@ Neither may decide anything: a run with a watcher ends with the weights of one w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,6 +20,8 @@ from edge_sdk.cloud.training.running import Watcher
 from edge_sdk.errors import CompressionError, MissingExtraError
 
 __all__ = ["mlflow", "tensorboard"]
+
+logger = logging.getLogger("edge_sdk.cloud.training")
 
 
 @contextmanager
@@ -72,7 +75,7 @@ def mlflow(uri: str, options: Options, *, experiment: str = "edge-sdk") -> Itera
     MissingExtraError
         MLflow is not installed.
     CompressionError
-        It does not take the run.
+        It does not take the run. What it does not take later is told and left out.
     """
     try:
         import mlflow as client
@@ -80,7 +83,10 @@ def mlflow(uri: str, options: Options, *, experiment: str = "edge-sdk") -> Itera
         raise MissingExtraError("mlflow-skinny", "mlflow") from error
 
     def watch(step: int, values: Mapping[str, float]) -> None:
-        client.log_metrics(dict(values), step=step)
+        try:
+            client.log_metrics(dict(values), step=step)
+        except client.exceptions.MlflowException as error:  # hours of training are worth more than a curve
+            logger.warning("MLflow at %s misses step %d: %s", uri, step, error)
 
     try:
         client.set_tracking_uri(uri)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.cloud.training import architecture
-from edge_sdk.cloud.training.data import augmentation_for, frames, processing_for
+from edge_sdk.cloud.training.data import augmentation_for, frames
 from edge_sdk.cloud.training.evaluate import logits_of, model_digest
+from edge_sdk.cloud.training.specification import processing_for
 from edge_sdk.compression import distill
 from edge_sdk.compression.cluster import cells, centres, cluster
 from edge_sdk.compression.export import device_logits, zstd_bytes

@@ -204,7 +204,7 @@ def test_an_empty_class_a_single_class_and_no_class_are_refused(tmp_path: Path) 
 
 def test_a_class_of_copies_cannot_be_split() -> None:
     whole = stripes(60)
-    with pytest.raises(DataError, match="'down' has 1 distinct images"):
+    with pytest.raises(DataError, match="'down' has 1 distinct inputs"):
         split(whole.take([*np.flatnonzero(whole.labels != 1), 1, 1, 1, 1, 1]))
 
 

@@ -117,7 +117,10 @@ def test_missing_values_of_a_sensor_are_counted_and_bounded() -> None:
     assert any("are missing" in sentence for sentence in bounds.check(found))
     wild = windows.copy()
     wild[0, 0, 0] = 1e6
-    assert any("values are from" in s for s in bounds.check(profile(split(Dataset(wild, labels, ("still", "moving"))))))
+    assert any(
+        "values of column 'x0' are from" in s
+        for s in bounds.check(profile(split(Dataset(wild, labels, ("still", "moving")))))
+    )
 
 
 def test_a_shape_may_vary_where_the_contract_says_so() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from learning import network, stripes_npz, stripes_splits
 
 from edge_sdk.cloud.training import load_trained
 from edge_sdk.cloud.training.loop import train
-from edge_sdk.errors import CompressionError
+from edge_sdk.errors import CompressionError, StorageError
 from edge_sdk.main import main
 
 # Keras turns TensorFlow's tensors into arrays in a way that NumPy 2 finds old
@@ -74,6 +75,33 @@ def test_a_folder_with_a_run_is_neither_overwritten_nor_resumed_with_other_optio
         run(checkpoints=tmp_path, resume=True, rate=0.1)
     with pytest.raises(CompressionError, match="a checkpoint every 0 steps"):
         run(checkpoints=tmp_path, resume=True, every=0)
+
+
+class Full:
+    """Lets the disk be full from a step on: no file may grow beyond a size."""
+
+    def __init__(self, at: int, size: int) -> None:
+        self.at, self.size, self.before = at, size, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done == self.at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def over(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file that grows too large ends the process")
+def test_a_disk_that_is_full_ends_the_run_with_its_last_checkpoint_whole(tmp_path: Path) -> None:
+    whole = run()
+    full = Full(at=5, size=2000)
+    try:
+        with pytest.raises(StorageError, match="step-000000005"):
+            run(checkpoints=tmp_path, every=1, on_progress=full)
+    finally:
+        full.over()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000000003.ckpt", "step-000000004.ckpt"]
+    assert run(checkpoints=tmp_path, resume=True).digest == whole.digest
 
 
 # ---- the command, killed

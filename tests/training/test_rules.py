@@ -171,7 +171,7 @@ def test_a_window_without_a_class_and_data_without_times_are_refused() -> None:
     with pytest.raises(DataError, match="do not say when"):
         recency.recent(dataset, window=1)
     times = np.where(dataset.labels == 1, 0.0, 10 * recency.DAY)
-    with pytest.raises(DataError, match="no training image of class 'down'"):
+    with pytest.raises(DataError, match="no training sample of class 'down'"):
         recency.recent(replace(dataset, times=times), window=5)
 
 
