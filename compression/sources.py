@@ -87,7 +87,7 @@ def open_model(
         A folder of ``edge-sdk train``; or what `ingest.ingest` takes, whose logits or probabilities are of the data's
         classes in their order.
     splits
-        What it was trained on; images.
+        What it was trained on; images, but for a folder's.
     processing
         Not of a folder of ``edge-sdk train``, which knows.
     size
@@ -105,10 +105,13 @@ def open_model(
     CompressionError
         It cannot be used: see `ingest.ingest`; or does not fit the data.
     """
-    if not splits.train.pictures:
-        raise DataError(f"{splits.spec} are no images; compress takes models of images, and the steps in Python any")
     if of_training(source):
         return _of_folder(source, processing)
+    if not splits.train.pictures:
+        raise DataError(
+            f"{splits.spec} are no images; compress takes models of other inputs as 'edge-sdk train' leaves them "
+            "(its --model takes one of your own), and the steps in Python any"
+        )
     name = _called(source)
     shape = _shape(source, name, size)
     spec = _spec(name, shape, processing)
@@ -141,8 +144,7 @@ def open_model(
 def new_student(splits: Splits, processing: ProcessingSpec, *, seed: int = 0) -> loop.Trained:
     """Return a small network of random weights, for a teacher that has no layers."""
     keras.utils.set_random_seed(seed)
-    _, height, width, channels = processing.output_shape
-    body = student((height, width, channels), len(splits.classes))
+    body = student(processing.output_shape[1:], len(splits.classes))
     return loop.Trained(loop.assemble(body, processing, splits.train), processing, splits.classes, "float32", {}, {})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import keras
@@ -29,6 +30,7 @@ from edge_sdk.compression.teaching import Prepared, Source, answers, ask
 from edge_sdk.datasets import Dataset, Splits
 from edge_sdk.errors import DataError
 from edge_sdk.processing import ProcessingSpec
+from edge_sdk.tabular import as_known
 
 __all__ = ["Course"]
 
@@ -204,16 +206,22 @@ class Course:
 
 
 def _joined(splits: Splits, unlabelled: Dataset, processing: ProcessingSpec) -> FittingData:
-    """Return training images and unlabelled ones, but for those that are in another split: these only measure."""
-    if not unlabelled.pictures or unlabelled.channels != splits.train.channels:
+    """Return training images or rows and unlabelled ones, but for those of other splits: these only measure."""
+    of_rows = splits.train.rows and unlabelled.rows
+    if not (of_rows or unlabelled.pictures) or unlabelled.channels != splits.train.channels:
         raise DataError(
-            f"the unlabelled data should be images of {splits.train.channels} channels, as those of {splits.spec}"
+            f"the unlabelled data should be {'rows' if splits.train.rows else 'images'} of {splits.train.channels} "
+            f"channels, as those of {splits.spec}"
         )
-    taken = {one for part in (splits.validation, splits.calibration, splits.test) for one in part.hashes}
+    train, unlabelled, *others = (
+        replace(as_known(part, processing), hashes=()) if part.words else part
+        for part in (splits.train, unlabelled, splits.validation, splits.calibration, splits.test)
+    )
+    taken = {one for part in others for one in part.hashes}
     free = [at for at, content in enumerate(unlabelled.hashes) if content not in taken]
     if not free:
         raise DataError(f"all unlabelled images are among those of {splits.spec} that measure; give others")
-    both = [*splits.train.images, *unlabelled.take(free).images]
+    both = [*train.images, *unlabelled.take(free).images]
     one_size = len({image.shape for image in both}) == 1
     labels = np.concatenate([splits.train.labels, np.full(len(free), -1, np.int64)])
     joined = Dataset(np.stack(both) if one_size else tuple(both), labels, splits.classes)

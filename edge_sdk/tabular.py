@@ -102,7 +102,7 @@ def read_table(path: Path, *, label: str = LABEL, limit: int = 1 << 33, labelled
         values[:, at], known = _feature(found.column(name), f"{path}: column {name!r}")
         if known:
             words[name] = known
-    labels, classes = np.zeros(len(found), np.int64), ("",)
+    labels, classes = np.zeros(len(found), np.int64), tuple[str, ...](("",))
     if labelled:
         labels, classes = _labels(found.column(label), f"{path}: column {label!r}")
     times = _times(found.column(TIMES), path) if TIMES in names else None

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edge_sdk.datasets import load, load_splits
+from edge_sdk.datasets import load, load_splits, load_unlabelled
 from edge_sdk.errors import DataError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.tabular import as_known, read_table
@@ -130,3 +130,10 @@ def test_an_npz_may_name_its_columns_and_its_sample_rate(tmp_path: Path) -> None
     np.savez(tmp_path / "s.npz", x=np.ones((40, 8, 2)), y=y, sample_rate=8000)
     with pytest.raises(DataError, match="expected a number of hertz, beside x of clips"):
         load(f"npz:{tmp_path / 's.npz'}")
+
+
+def test_rows_without_labels_are_rows(tmp_path: Path) -> None:
+    plain = load_unlabelled(f"table:{write(tmp_path / 'd.csv', 'a,b' + chr(10) + '1,x' + chr(10) + '2,y' + chr(10))}")
+    labelled = load_unlabelled(f"table:{write(tmp_path / 'e.csv', 'a,b,label' + chr(10) + '1,x,0' + chr(10))}")
+    assert plain.columns == labelled.columns == ("a", "b")
+    assert plain.labels.tolist() == [-1, -1]
