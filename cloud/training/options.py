@@ -31,7 +31,7 @@ class Options:
     strategy, tpu
         Which devices; see `strategy.choose`. They change how fast the result comes, not which.
     size
-        Side in pixels to resize images to; see `data.processing_for`.
+        Side in pixels to resize images to; see `specification.processing_for`.
     batch
         Images in one step, over all devices; None: 64 a device (128 a TPU core), fewer of small data.
     parts
