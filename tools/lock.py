@@ -14,7 +14,10 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-HEADER = "# Versions that `make demo` and `make test` install, and those of the extra `ray`. Written by `make lock`; do not edit.\n"
+HEADER = (
+    "# Versions that `make demo` and `make test` install, and those of the extra `ray`. Written by `make lock`; "
+    "do not edit.\n"
+)
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 
 
