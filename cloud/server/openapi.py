@@ -89,9 +89,9 @@ def openapi() -> dict[str, Any]:
         "/v2": _get("Name, version and extensions of the server."),
         "/v2/models/stats": _get("Statistics of all models."),
         "/v2/models/{model}/feedback": {"parameters": [_MODEL], "post": _feedback()},
-        "/v2/repository/index": {"post": _operation("Every version of every model, and its state.")},
+        "/v2/repository/index": {"post": _index()},
         **{
-            f"/v2/repository/models/{{model}}/{action}": {"parameters": [_MODEL], "post": _operation(summary)}
+            f"/v2/repository/models/{{model}}/{action}": {"parameters": [_MODEL], "post": _change(summary)}
             for action, summary in (
                 ("load", "Load a model, or load it anew; where the server allows it."),
                 ("unload", "Serve a model no longer; where the server allows it."),
@@ -135,19 +135,34 @@ def _operation(summary: str, content: str = "json") -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": done, **_errors("401", "403", "404", "429", "503")}}
 
 
+def _index() -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"ready": {"type": "boolean", "description": "Only those that answer."}}}
+    said = _operation("Every version of every model, and its state.")
+    said["requestBody"] = {"required": False, "content": {"application/json": {"schema": schema}}}
+    said["responses"] |= _errors("400", "413")
+    return said
+
+
+def _change(summary: str) -> dict[str, Any]:
+    said = _operation(summary)
+    said["responses"] |= _errors("400", "413")
+    return said
+
+
 def _feedback() -> dict[str, Any]:
     schema = {
         "type": "object",
         "required": ["version", "reward"],
         "properties": {
-            "version": {"type": "string"},
+            "version": {"type": "string", "minLength": 1},
             "reward": {"type": "number", "minimum": 0, "maximum": 1},
             "decision_id": {"type": "string", "description": "Of the answer: what comes twice counts once."},
         },
+        "additionalProperties": False,
     }
     said = _operation("Say how good an answer was, where a bandit chooses the version.")
     said["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    said["responses"] |= _errors("400")
+    said["responses"] |= _errors("400", "413")
     return said
 
 

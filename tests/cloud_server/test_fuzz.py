@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from collections.abc import Iterator
@@ -34,10 +35,10 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-@pytest.fixture(scope="module")
-def target(tiny_edge_bundle: TinyBundle) -> Iterator[Service]:
-    """Return a server; in the end it is alive, has logged no fault, and holds little more than at first."""
-    with Service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--http-port", "0") as process:
+@contextlib.contextmanager
+def watched(bundle: TinyBundle, *options: str) -> Iterator[Service]:
+    """Yield a server; in the end it is alive, has logged no fault, and holds little more than at first."""
+    with Service("serve", bundle.path, "--grpc-port", "0", *options) as process:
         before = resident(process.process.pid)
         yield process
         with grpc.insecure_channel(process.ready["grpc"]) as channel:
@@ -49,8 +50,17 @@ def target(tiny_edge_bundle: TinyBundle) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def channel(target: Service) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(target.ready["grpc"]) as opened:
+def target(tiny_edge_bundle: TinyBundle) -> Iterator[Service]:
+    with watched(tiny_edge_bundle, "--http-port", "0") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def channel(tiny_edge_bundle: TinyBundle, grpc_front: str) -> Iterator[grpc.Channel]:
+    with (
+        watched(tiny_edge_bundle, "--front", grpc_front) as process,
+        grpc.insecure_channel(process.ready["grpc"]) as opened,
+    ):
         yield opened
 
 

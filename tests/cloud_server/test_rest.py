@@ -350,6 +350,11 @@ def test_the_description_names_every_path_that_is_there(ask: Callable[..., Said]
             said = ask(method.upper(), filled, message() if path.endswith("/infer") else None)
             expected = {"load": 403, "unload": 403, "feedback": 400}  # of no administrator, and without a bandit
             assert said.status == expected.get(path.rpartition("/")[2], 200), filled
+            asked = [said]
+            if method == "post":
+                asked += [ask("POST", filled, body) for body in (b"{", b'{"version": "", "reward": 1}')]
+            for one in asked:
+                assert str(one.status) in entry[method]["responses"], (filled, one.json)
 
 
 def test_a_token_is_asked_for_but_by_health_checks(service, tiny_edge_bundle: TinyBundle, tmp_path) -> None:
