@@ -25,12 +25,14 @@ from edge_sdk.cloud.server.listening import check_address
 from edge_sdk.cloud.server.settings import Serving
 from edge_sdk.cloud.server.shares import available_cores
 from edge_sdk.errors import PortInUseError
+from edge_sdk.protocol.names import MAX_MESSAGE_BYTES
 
 __all__ = ["configure", "run"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 _MOST_WORKERS = 1024
 _MOST_DIGITS = 9
+_LARGEST_MESSAGE = 2**30
 _UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
 
 
@@ -87,6 +89,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="open at a time, of each of REST and gRPC, in each process (default: 10000, or what open files allow)",
     )
+    parser.add_argument(
+        "--max-message",
+        type=_message,
+        default=MAX_MESSAGE_BYTES,
+        metavar="SIZE",
+        help="the largest request or response, up to 1GiB (default: 16MiB)",
+    )
     parser.add_argument("--threads", type=int, help="runtime threads per inference (default: 1)")
     parser.add_argument("--config", type=Path, metavar="TOML", help="how models are served: docs/scale-the-server.md")
     parser.add_argument(
@@ -118,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         otlp=args.otlp,
         max_concurrent=args.max_concurrent,
         max_connections=args.max_connections,
+        max_message_bytes=args.max_message,
         serving=_serving(args),
         workers=workers,
         max_worker_bytes=args.max_worker_memory,
@@ -187,6 +197,13 @@ def _workers(text: str) -> int | str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
+
+
+def _message(text: str) -> int:
+    size = _bytes(text)
+    if size > _LARGEST_MESSAGE:
+        raise argparse.ArgumentTypeError(f"{text} is too large: at most 1GiB")
+    return size
 
 
 def _bytes(text: str) -> int:

@@ -117,6 +117,7 @@ def test_a_busy_port_is_refused_in_one_line(server: str, tiny_edge_bundle: TinyB
         ("--max-concurrent", "many", "many is not a count: 1 or more"),
         ("--max-concurrent", "9" * 5000, "is not a count: 1 or more"),
         ("--max-worker-memory", "0MiB", "0MiB is no size, such as 800MiB or 1.5GiB"),
+        ("--max-message", "2GiB", "2GiB is too large: at most 1GiB"),
     ],
 )
 def test_what_is_no_number_is_refused_in_words(option: str, text: str, says: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -20,6 +22,7 @@ from edge_sdk.processing.resizing import first_half
 from edge_sdk.protocol import add_input, messages, read_outputs, read_parameters, set_parameter
 from outside.bundles import SIDE, TinyBundle, tiny_onnx
 from outside.frames import begun_infer, frame, frames
+from outside.models import identity_onnx
 
 Call = Callable[..., object]
 
@@ -270,6 +273,23 @@ def test_other_versions_outputs_and_contents_are_refused(call: Call) -> None:
 def test_a_message_over_the_limit_is_refused(call: Call) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         call("ModelInfer", request(np.zeros(17 * 2**20, np.uint8)))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_larger_messages_are_taken_and_given_where_that_is_said(service, tmp_path: Path, grpc_front: str) -> None:
+    (tmp_path / "same.onnx").write_bytes(identity_onnx("FLOAT", [-1, 2**20]))
+    options = ("--grpc-port", "0", "--http-port", "0", "--max-message", "24MiB", "--front", grpc_front)
+    ready = service("serve", tmp_path / "same.onnx", *options).ready
+    x = np.random.default_rng(0).normal(size=(5, 2**20)).astype(np.float32)  # 20 MiB
+    triton, web = pytest.importorskip("tritonclient.grpc"), pytest.importorskip("tritonclient.http")
+    for client, address in ((triton, ready["grpc"]), (web, ready["http"])):
+        tensor = client.InferInput("x", list(x.shape), "FP32")
+        tensor.set_data_from_numpy(x)
+        with contextlib.closing(client.InferenceServerClient(address)) as asking:
+            np.testing.assert_array_equal(asking.infer("same", [tensor]).as_numpy("y"), x)
+    large = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(ready["grpc"], large) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(bytes(25 * 2**20), timeout=20)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
