@@ -161,25 +161,32 @@ def recorded(
     """Return a function that records the update of a device which has some versions to one more."""
     made: dict[object, Recording] = {}
 
-    def make(*versions: str, healthy: bool = True) -> Recording:
-        if (versions, healthy) in made:
-            return made[versions, healthy]
+    def make(*versions: str, healthy: bool = True, delta: bool = False) -> Recording:
+        if (versions, healthy, delta) in made:
+            return made[versions, healthy, delta]
         folder, place = tmp_path_factory.mktemp("recording"), Path(tempfile.mkdtemp(dir=scratch))
         fleet = Fleet(folder, broker)
         fleet.serve()
         for version in versions:
-            fleet.ship_version(version)
+            fleet.ship(make_bundle(folder, version, golden_kib=250 if delta else 0))
             fleet.check()
         if versions:
             shutil.copytree(folder / "state" / "cam-1", place / "state")
-        bundle = make_bundle(folder, NEW, golden_kib=250)
+        if delta:
+            bundle = folder / f"tiny-{NEW}.edge"
+            Bundle.open(folder / f"tiny-{versions[-1]}.edge").rewrite(bundle, version=NEW)
+        else:
+            bundle = make_bundle(folder, NEW, golden_kib=250)
         fleet.ship(bundle if healthy else spoil_golden(bundle))
+        assert bool(fleet.repository.deltas(f"tiny-{NEW}")) == delta
         start = read_tree(place)
         done = record(agent_command(fleet, place / "state"), folder / "calls")
         assert done.returncode == (0 if healthy else 1), done.stderr
+        assert "cannot be used" not in done.stdout
         old = versions[-1] if versions else None
-        made[versions, healthy] = Recording(fleet, place / "state", start, folder / "calls", old, healthy)
-        return made[versions, healthy]
+        recording = Recording(fleet, place / "state", start, folder / "calls", old, healthy)
+        made[versions, healthy, delta] = recording
+        return recording
 
     yield make
     for recording in made.values():
@@ -205,8 +212,18 @@ for name, sync in (("synced", True), ("unsynced", False)):
     assert {frozenset(tree) for tree in last.trees} >= {frozenset(), frozenset({"unsynced"}), frozenset({"synced"})}
 
 
-UPDATES = [(("1.0.0", "1.0.1"), True), (("1.0.0",), False), ((), True)]
-NAMES = ["third version", "refused version", "first version"]
+UPDATES = {
+    "third version": {"versions": ("1.0.0", "1.0.1")},
+    "refused version": {"versions": ("1.0.0",), "healthy": False},
+    "first version": {"versions": ()},
+    "delta": {"versions": ("1.0.0",), "delta": True},
+}
+
+
+def recording_of(recorded: Callable[..., Recording], name: str) -> Recording:
+    """Return the recording of one of `UPDATES`."""
+    options = dict(UPDATES[name])
+    return recorded(*options.pop("versions"), **options)
 
 
 def check(recording: Recording, states: list[tuple[Cut, Tree]], scratch: Path) -> None:
@@ -216,23 +233,21 @@ def check(recording: Recording, states: list[tuple[Cut, Tree]], scratch: Path) -
         assert not found, f"cut {cut.number}, after {cut.call}: {found}; there were {sorted(tree)}"
 
 
-@pytest.mark.parametrize(("versions", "healthy"), UPDATES[:1], ids=NAMES[:1])  # all of them below
+@pytest.mark.parametrize(("name", "sample"), [("third version", 120), ("delta", 40)])  # all of them below
 def test_a_power_cut_leaves_the_old_version_or_the_new_one_and_every_report(
-    recorded: Callable[..., Recording], scratch: Path, versions: tuple[str, ...], healthy: bool
+    recorded: Callable[..., Recording], scratch: Path, name: str, sample: int
 ) -> None:
-    recording = recorded(*versions, healthy=healthy)
+    recording = recording_of(recorded, name)
     states = list(recording.states(most=8))
     assert len(states) > 500
-    check(recording, random.Random(8).sample(states, 120), scratch)
+    check(recording, random.Random(8).sample(states, sample), scratch)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("versions", "healthy"), UPDATES, ids=NAMES)
-def test_every_state_after_a_power_cut(
-    recorded: Callable[..., Recording], scratch: Path, versions: tuple[str, ...], healthy: bool
-) -> None:
-    recording = recorded(*versions, healthy=healthy)
+@pytest.mark.parametrize("name", UPDATES)
+def test_every_state_after_a_power_cut(recorded: Callable[..., Recording], scratch: Path, name: str) -> None:
+    recording = recording_of(recorded, name)
     most, cuts, whole, count = int(os.environ.get("EDGE_SDK_CUTS", "2048")), set(), set(), 0
     for cut, tree in recording.states(most=most):
         check(recording, [(cut, tree)], scratch)
@@ -281,19 +296,22 @@ def again(
     return min(limit, len(seconds))
 
 
+@pytest.mark.parametrize(("name", "sample"), [("third version", 4), ("delta", 2)])
 def test_after_a_power_cut_the_update_goes_on_to_its_end_and_is_reported(
-    recorded: Callable[..., Recording], scratch: Path
+    recorded: Callable[..., Recording], scratch: Path, name: str, sample: int
 ) -> None:
-    recording = recorded("1.0.0", "1.0.1")
-    goes_on(recording, random.Random(12).sample(list(recording.states(most=8)), 4), scratch)
+    recording = recording_of(recorded, name)
+    goes_on(recording, random.Random(12).sample(list(recording.states(most=8)), sample), scratch)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_after_many_power_cuts_the_update_goes_on_to_its_end(recorded: Callable[..., Recording], scratch: Path) -> None:
-    for versions in (("1.0.0", "1.0.1"), ()):
-        recording = recorded(*versions)
-        goes_on(recording, random.Random(13).sample(list(recording.states(most=64)), 500), scratch)
+@pytest.mark.parametrize("name", ["third version", "first version", "delta"])
+def test_after_many_power_cuts_the_update_goes_on_to_its_end(
+    recorded: Callable[..., Recording], scratch: Path, name: str
+) -> None:
+    recording = recording_of(recorded, name)
+    goes_on(recording, random.Random(13).sample(list(recording.states(most=64)), 500), scratch)
 
 
 def has_success(fleet: Fleet, after: int) -> bool:
@@ -367,10 +385,11 @@ def test_an_agent_killed_at_some_steps_of_an_update_leaves_nothing_undone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", ["third version", "delta"])
 def test_an_agent_killed_at_every_step_of_an_update_leaves_nothing_undone(
-    recorded: Callable[..., Recording], scratch: Path
+    recorded: Callable[..., Recording], scratch: Path, name: str
 ) -> None:
-    recording = recorded("1.0.0", "1.0.1")
+    recording = recording_of(recorded, name)
     number = first = max(1, first_step(recording) - 20)
     while killed(recording, number, scratch / "killed"):
         number += 1
