@@ -16,7 +16,7 @@ import numpy as np
 from edge_sdk.bundle import archive
 from edge_sdk.files import storage_errors
 from edge_sdk.ota.delta import ADD8, ADD32, BASE_BYTES, HEADER, MAGIC, MATCH, PIECE_BYTES, WINDOW_LOG
-from edge_sdk.ota.records import Delta, Target, delta_path
+from edge_sdk.ota.records import MAX_DELTAS, Delta, Target, delta_path
 from edge_sdk.ota.topics import BLOCK_BYTES
 
 if sys.version_info >= (3, 14):
@@ -50,6 +50,9 @@ def make_deltas(bases: Mapping[Path, str], target: Target, data: bytes) -> list[
     for path, signed in bases.items():
         if signed in (target.sha256, *target.deltas):
             continue
+        if len(target.deltas) + len(made) >= MAX_DELTAS:
+            log.warning("%s-%s has %d deltas, and devices take no more", target.name, target.version, MAX_DELTAS)
+            break
         with storage_errors(path, "read"):
             base = path.read_bytes()
         if hashlib.sha256(base).hexdigest() != signed:

@@ -50,7 +50,7 @@ class Patches:
             What was collected of a delta cannot be removed.
         """
         active = self._slots.active
-        if active is None or active.sha256 not in target.deltas or not download.missing():
+        if active is None or active.sha256 not in target.deltas or download.path.exists() or not download.missing():
             self._clear()
             return ""
         try:

@@ -13,7 +13,7 @@ from edge_sdk.errors import InputError, TrustError
 from edge_sdk.ota.needs import Needs
 from edge_sdk.ota.topics import BLOCK_BYTES, check_id
 
-__all__ = ["STATES", "Assignment", "Delta", "Event", "State", "Target", "delta_path"]
+__all__ = ["MAX_DELTAS", "STATES", "Assignment", "Delta", "Event", "State", "Target", "delta_path"]
 
 State = Literal[
     "idle", "downloading", "verifying", "installing", "testing", "soaking", "active", "refused", "rolled_back"
@@ -34,7 +34,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TARGET = re.compile(r"bundles/[a-z0-9][A-Za-z0-9_.-]{0,199}\.edge")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_TARGET_BYTES = 1 << 30
-_MAX_DELTAS = 64
+MAX_DELTAS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class Target:
             ok = (
                 _in_blocks(target)
                 and _DIGEST.fullmatch(target.bundle_digest)
-                and len(target.deltas) <= _MAX_DELTAS
+                and len(target.deltas) <= MAX_DELTAS
                 and all(_SHA256.fullmatch(base) for base in target.deltas)
             )
         except (InputError, KeyError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError, TransferError
 from edge_sdk.ota import Ranges, active
 from edge_sdk.ota.transfer import Download
@@ -97,6 +98,17 @@ def test_an_update_comes_from_a_web_server_and_its_reports_go_to_the_broker(flee
     assert fleet.check(repository=Ranges(web.url, token="secret")) == "active"
     assert active(fleet.folder / "state" / "cam-1") is not None
     assert fleet.events[-1].bytes > fleet.repository.bundles()["tiny-1.0.0"].size
+
+
+def test_a_delta_comes_from_a_web_server_in_place_of_the_file(fleet: Fleet, web: Web) -> None:
+    assert fleet.check(repository=Ranges(web.url)) == "active"
+    made = fleet.folder / "tiny-1.1.0.edge"
+    Bundle.open(fleet.folder / "tiny-1.0.0.edge").rewrite(made, version="1.1.0")
+    fleet.ship(made)
+    web.asked = []
+    assert fleet.check(repository=Ranges(web.url)) == "active"
+    assert [Path(path).suffix for path, _ in web.asked if "/bundles/" in path] == [".delta"]
+    assert fleet.events[-1].version == "1.1.0"
 
 
 def test_bytes_changed_on_the_web_server_are_refused(fleet: Fleet, web: Web) -> None:
