@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_sdk.bundle import archive
+from edge_sdk.errors import BundleError, one_line
 from edge_sdk.files import storage_errors
 from edge_sdk.ota.delta import ADD8, ADD32, BASE_BYTES, HEADER, MAGIC, MATCH, PIECE_BYTES, WINDOW_LOG
 from edge_sdk.ota.records import MAX_DELTAS, Delta, Target, delta_path
@@ -46,7 +47,7 @@ def make_deltas(bases: Mapping[Path, str], target: Target, data: bytes) -> list[
     target, data
         The new bundle file.
     """
-    made = []
+    made: list[tuple[Delta, bytes]] = []
     for path, signed in bases.items():
         if signed in (target.sha256, *target.deltas):
             continue
@@ -58,7 +59,12 @@ def make_deltas(bases: Mapping[Path, str], target: Target, data: bytes) -> list[
         if hashlib.sha256(base).hexdigest() != signed:
             log.warning("%s is not what was signed; no delta is made from it", path)
             continue
-        if (found := make_delta(base, data)) is not None:
+        try:
+            found = make_delta(base, data)
+        except BundleError as error:  # signed by somebody else
+            log.warning("%s is no bundle, and no delta is made from it: %s", path, one_line(error, 200))
+            continue
+        if found is not None:
             made.append(found)
     return made
 
