@@ -17,7 +17,7 @@ import tensorflow as tf
 from edge_sdk import files
 from edge_sdk.cloud.training.options import Options
 from edge_sdk.cloud.training.running import Watcher
-from edge_sdk.errors import CompressionError, MissingExtraError
+from edge_sdk.errors import CompressionError, MissingExtraError, one_line
 
 __all__ = ["mlflow", "tensorboard"]
 
@@ -86,7 +86,7 @@ def mlflow(uri: str, options: Options, *, experiment: str = "edge-sdk") -> Itera
         try:
             client.log_metrics(dict(values), step=step)
         except client.exceptions.MlflowException as error:  # hours of training are worth more than a curve
-            logger.warning("MLflow at %s misses step %d: %s", uri, step, error)
+            logger.warning("MLflow at %s misses step %d: %s", uri, step, one_line(error))
 
     try:
         client.set_tracking_uri(uri)

@@ -172,7 +172,7 @@ def test_data_that_break_a_contract_of_rows_are_told_by_column() -> None:
 def test_rows_train_by_the_command_from_a_checked_table_to_a_folder(tmp_path: Path) -> None:
     spec = write_csv(tmp_path / "p.csv")
     assert main(["train", "--data", spec, "--write-contract", str(tmp_path / "c.json")]) == 0
-    options = ["--data", spec, "-o", str(tmp_path / "t"), "--contract", str(tmp_path / "c.json"), "--epochs", "40"]
+    options = ["--data", spec, "-o", str(tmp_path / "t"), "--contract", str(tmp_path / "c.json"), "--epochs", "25"]
     assert main(["train", *options]) == 0
     trained = load_trained(tmp_path / "t")
     assert trained.policy == "mixed_bfloat16"
@@ -182,6 +182,7 @@ def test_rows_train_by_the_command_from_a_checked_table_to_a_folder(tmp_path: Pa
     assert json.loads((tmp_path / "t" / "training.json").read_text())["processing"] == trained.processing.to_json()
 
 
+@pytest.mark.slow
 def test_windows_train(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(240) % 2
