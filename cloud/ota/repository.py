@@ -350,7 +350,7 @@ class Repository:
     def _bundle(self, target: str) -> TargetFile:
         file = self._files.find(f"bundles/{target}.edge")
         if file is None:
-            raise InputError(f"{target} is not in the repository")
+            raise InputError(f"{target} is not in the repository; add its bundle first")
         return file
 
     def _put_assignment(self, path: str, assignment: Assignment) -> None:
