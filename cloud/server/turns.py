@@ -63,6 +63,7 @@ class Paced(asyncio.BufferedProtocol):
         self._transport = asyncio.Transport()
         self._later, self._full, self._reads = 0, False, True
         self._came: float | None = None  # when what is looked at was read, if not just now
+        self._since: float | None = None  # what is read next may have waited so long, as nothing was read meanwhile
 
     @abstractmethod
     def look(self, data: bytearray, size: int) -> int:
@@ -80,12 +81,16 @@ class Paced(asyncio.BufferedProtocol):
             and len(turns.later) < _MOST_LATER
             and turns.budget.held + nbytes <= turns.budget.most
         ):
+            now = time.monotonic()
             turns.budget.hold(nbytes)
-            turns.later.append((self, turns.buffer[:nbytes], time.monotonic()))
+            turns.later.append((self, turns.buffer[:nbytes], now if self._since is None else self._since))
+            self._since = now
             self._later += 1
             self._read_or_not()
         else:
+            self._came = self._since
             self._take(turns.buffer, nbytes)
+            self._came = None
 
     def take_up(self, data: bytearray, came: float) -> None:
         """Look at what was put off."""
@@ -94,6 +99,12 @@ class Paced(asyncio.BufferedProtocol):
         self._came = None
         self._later -= 1
         self._read_or_not()
+        if not self._later:
+            self._loop.call_soon(self._loop.call_soon, self._forget)  # after what waits has been read
+
+    def _forget(self) -> None:
+        if not self._later:
+            self._since = None
 
     def pause_writing(self) -> None:
         """Read no more from a client that does not read."""

@@ -111,7 +111,7 @@ def test_messages_whose_last_byte_does_not_come_take_little_memory_and_keep_nobo
         for one in crowd:
             stack.callback(one.connection.close)
         pushed = threads.submit(push, crowd, 3.0)
-        honest = [threads.submit(ask, channel) for _ in range(16)]
+        honest = [threads.submit(ask_again, channel) for _ in range(16)]
         assert {one.result() for one in honest} == {"OK"}
         pushed.result()
         assert ask(channel) == "OK"
