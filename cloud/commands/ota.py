@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk.cloud.commands.ota_devices import configure_enrol, configure_revoke, enrol, revoke
-from edge_sdk.cloud.ota.gateway import Gateway
+from edge_sdk.cloud.ota.gateway import REPORT_BURST, REPORT_RATE, Gateway
 from edge_sdk.cloud.ota.operators import ROLES
 from edge_sdk.cloud.ota.reports import last_reports
 from edge_sdk.cloud.ota.repository import Repository
+from edge_sdk.cloud.ota.throttle import Throttle
 from edge_sdk.cloud.ota.tokens import name_token_key
 from edge_sdk.errors import InputError
 from edge_sdk.ota.link import Broker
@@ -108,6 +109,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--fleet", required=True, help="fleet id, a part of every topic")
     serve.add_argument("--worker", type=int, metavar="N", help="number of this one of several that share the work")
+    serve.add_argument(
+        "--report-rate",
+        type=float,
+        metavar="N",
+        default=REPORT_RATE,
+        help=f"reports a second of one device, and {REPORT_BURST} at once, that are kept (default %(default)g)",
+    )
     serve.add_argument("--ca", type=Path, help="PEM file of authorities to trust for mqtts")
     serve.add_argument("--cert", type=Path, help="PEM file of our own certificate")
     serve.add_argument("--cert-key", type=Path, help="PEM file of its key")
@@ -203,7 +211,8 @@ def _serve(args: argparse.Namespace, repository: Repository) -> None:
     if args.broker is None:
         raise InputError("no broker is named: give --broker URL or set EDGE_SDK_BROKER")
     broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
-    with Gateway(repository, broker, args.fleet, worker=args.worker) as gateway:
+    reports = Throttle(args.report_rate, REPORT_BURST)
+    with Gateway(repository, broker, args.fleet, reports=reports, worker=args.worker) as gateway:
         print(f"ready repository={args.folder} broker={broker} fleet={args.fleet}", flush=True)
         gateway.run()
 

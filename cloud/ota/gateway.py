@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,12 +28,18 @@ from edge_sdk.errors import EdgeSdkError, InputError, StorageError
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.topics import BLOCK_BYTES, Topics
 
-__all__ = ["Gateway", "Origin", "Reply"]
+__all__ = ["REPORT_BURST", "REPORT_RATE", "Gateway", "Origin", "Reply"]
 
 log = logging.getLogger("edge_sdk.cloud.ota.gateway")
 
 _METADATA = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[a-z][a-z0-9-]{0,63}\.json")
 _TARGET = re.compile(r"(bundles|assignments)/([0-9a-f]{64})\.([A-Za-z0-9][A-Za-z0-9_.-]{0,199})")
+REPORT_RATE = 20.0
+"""Reports a second that a device may make for long."""
+
+REPORT_BURST = 2000
+"""Reports that a device may make at once: one that was without its broker for weeks has many."""
+
 _MAX_REQUEST = 1024
 _MAX_REPORT = 16 * 1024
 _MAX_CORRELATION = 64
@@ -128,6 +134,8 @@ class Gateway:
         How often the folder is looked at for new assignments.
     throttle
         How much a device may ask; what is more is answered with status 429.
+    reports
+        How much a device may report; what is more is dropped, for each costs everybody a write to the disk.
     worker
         Number of this one among several on one repository and fleet, which share the requests; None where it
         is the only one. The first announces and signs; each keeps the reports that it gets in a file of its own.
@@ -148,11 +156,14 @@ class Gateway:
         *,
         poll_seconds: float = 0.5,
         throttle: Throttle | None = None,
+        reports: Throttle | None = None,
         worker: int | None = None,
     ) -> None:
         topics = Topics(fleet, "+")
         name, shared = ("", "") if worker is None else (f"-{worker}", "$share/repository/")
         self._throttle = throttle or Throttle(500.0, 100)
+        self._reports = reports or Throttle(REPORT_RATE, REPORT_BURST)
+        self._dropped: Counter[str] = Counter()
         self._leaving: set[int] = set()
         self._first = worker in (None, 1)
         self._repository = repository
@@ -193,6 +204,8 @@ class Gateway:
         """Sign what is stale and publish the hints that are due; failures are logged and tried again."""
         for _ in range(len(self._unwritten)):
             self._keep(*self._unwritten.popleft())
+        for device in list(self._dropped):
+            log.warning("%s reports too much: %d reports of it are dropped", device, self._dropped.pop(device))
         if not self._link.connected or not self._first:
             return
         try:
@@ -264,6 +277,10 @@ class Gateway:
         except InputError as error:
             log.warning("a report of %s is dropped: %s", topics.device, error)
             self._link.acknowledge(message)
+            return
+        if not self._reports.admits(topics.device):
+            self._dropped[topics.device] += 1
+            self._link.acknowledge(message)  # kept by the broker it would hold up those of others
             return
         received = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._keep({**report, "device": topics.device, "received": received}, message, self._connections)

@@ -245,6 +245,26 @@ def test_a_device_that_asks_too_much_is_told_so_and_others_are_served() -> None:
     assert [throttle.admits("a") for _ in range(3)] == [True, True, False]
 
 
+def test_reports_of_a_device_that_reports_too_much_are_dropped_and_those_of_others_kept(
+    tmp_path: Path, broker: str
+) -> None:
+    fleet = Fleet(tmp_path, broker)
+    with Gateway(fleet.repository, Broker.parse(broker), fleet.name, reports=Throttle(0.001, 5)) as gateway:
+        flood, other = Device(fleet), Device(fleet, "cam-2")
+        for number in range(50):
+            flood.link.publish(flood.topics.update, b'{"id":"%d"}' % number)
+        wait_for(lambda: len(fleet.reports()) == 5)
+        wait_for(lambda: sum(gateway._dropped.values()) == 45)
+        other.link.publish(other.topics.update, b'{"id":"other"}')
+        wait_for(lambda: len(fleet.reports()) == 6)
+        gateway.step()
+        assert not gateway._dropped
+        for device in (flood, other):
+            device.link.close()
+        kept = [report["id"] for report in fleet.reports() if report["device"] == "cam-1"]
+    assert kept == ["0", "1", "2", "3", "4"]
+
+
 def test_a_device_over_its_limit_still_gets_its_update(fleet: Fleet) -> None:
     fleet.gateway._throttle = Throttle(20.0, 2)
     assert fleet.check(request_timeout=0.1) == "active"

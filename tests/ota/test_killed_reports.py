@@ -60,7 +60,7 @@ def lives(folder: Path, broker: str, count: int) -> tuple[int, Counter[str], lis
     repository, state = folder / "repository", folder / "state"
     assert edge_sdk("ota", "init", repository, "--bins", 2).returncode == 0
     arguments = [str(state), broker, str(repository / "root.json"), str(count), "7"]
-    with Service("ota", "serve", repository, "--broker", broker, "--fleet", "f"):
+    with Service("ota", "serve", repository, "--broker", broker, "--fleet", "f", "--report-rate", 1e6):
         done = subprocess.run(
             [sys.executable, "-P", "-c", ZYGOTE, *arguments], capture_output=True, text=True, check=True
         )
