@@ -160,7 +160,10 @@ class Gateway:
         worker: int | None = None,
     ) -> None:
         topics = Topics(fleet, "+")
-        name, shared = ("", "") if worker is None else (f"-{worker}", "$share/repository/")
+        name, shared = ("", "") if worker is None else (f"-{worker}", "$share/repository-")
+        # a group for each: of two filters in one, iotcore 0.4.0 delivers the messages of the first only
+        asked, told = (f"{shared and shared + kind + '/'}{getattr(topics, kind)}" for kind in ("get", "update"))
+        self._asked = asked if shared else None
         self._throttle = throttle or Throttle(500.0, 100)
         self._reports = reports or Throttle(REPORT_RATE, REPORT_BURST)
         self._dropped: Counter[str] = Counter()
@@ -180,7 +183,7 @@ class Gateway:
         self._link = Link(
             broker,
             f"edge-{fleet}-repository{name}",
-            subscriptions=[(shared + topics.get, 0), (shared + topics.update, 1)],
+            subscriptions=[(asked, 0), (told, 1)],
             on_message=self._message,
             on_connected=self._connected,
             on_acknowledged=self._leaving.discard,
@@ -225,6 +228,9 @@ class Gateway:
 
     def close(self) -> None:
         """Disconnect and close the report log."""
+        if self._asked is not None:
+            # the session stays, for reports; without this the broker would go on giving it requests
+            self._link.unsubscribe(self._asked)
         self._link.close()
         self.reports.close()
 

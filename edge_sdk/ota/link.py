@@ -207,6 +207,11 @@ class Link:
         """Tell the broker that a received message is safe (with ``manual_ack``)."""
         self._client.ack(message.mid, message.qos)
 
+    def unsubscribe(self, topic: str) -> None:
+        """Give up one of the topics; its messages of QoS 0 then go to others who share it."""
+        self._subscriptions = [(name, qos) for name, qos in self._subscriptions if name != topic]
+        self._client.unsubscribe(topic)
+
     def close(self, farewell: tuple[str, bytes] | None = None) -> None:
         """Disconnect; ``farewell`` is a last retained message (the will is not published then)."""
         if farewell is not None and self.connected:

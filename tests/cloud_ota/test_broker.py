@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import socket
 from collections.abc import Callable
@@ -12,22 +11,9 @@ import pytest
 from edge_sdk.cloud.ota.broker import EmbeddedBroker
 from edge_sdk.errors import BrokerError, InputError, PortInUseError
 from edge_sdk.ota.link import Broker, Link, Message
+from outside.brokers import ENGINES
 from outside.services import Service, edge_sdk
 from outside.updates import wait_for
-
-ENGINES = [
-    pytest.param(
-        "iotcore",
-        marks=pytest.mark.skipif(importlib.util.find_spec("iotcore") is None, reason="iotcore is not installed"),
-    ),
-    pytest.param(
-        "mosquitto",
-        marks=pytest.mark.skipif(
-            not (shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")),
-            reason="mosquitto is not installed",
-        ),
-    ),
-]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from edge_sdk import canonical
-from edge_sdk.cloud.ota.broker import EmbeddedBroker
+from edge_sdk.cloud.ota.broker import EmbeddedBroker, Engine
 from edge_sdk.cloud.ota.gateway import Gateway, Origin
 from edge_sdk.cloud.ota.reports import ReportLog, last_reports
 from edge_sdk.cloud.ota.throttle import Throttle
 from edge_sdk.errors import StorageError
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.topics import MAX_MESSAGE_BYTES, Topics
+from outside.brokers import ENGINES
 from outside.updates import Fleet, make_bundle, wait_for
 
 
@@ -270,9 +270,9 @@ def test_a_device_over_its_limit_still_gets_its_update(fleet: Fleet) -> None:
     assert fleet.check(request_timeout=0.1) == "active"
 
 
-@pytest.mark.skipif(shutil.which("mosquitto", path="/usr/sbin:/usr/bin") is None, reason="mosquitto is not installed")
-def test_workers_share_requests_and_reports(tmp_path: Path) -> None:
-    with EmbeddedBroker(engine="mosquitto") as embedded:  # iotcore does not deliver all to who shares
+@pytest.mark.parametrize("engine", ENGINES)
+def test_workers_share_requests_and_reports(tmp_path: Path, engine: Engine) -> None:
+    with EmbeddedBroker(engine=engine) as embedded:
         fleet = Fleet(tmp_path, embedded.url)
         fleet.ship(make_bundle(tmp_path, "1.0.0", golden_kib=300))
         workers = [Gateway(fleet.repository, Broker.parse(fleet.broker), fleet.name, worker=n) for n in (1, 2)]
@@ -287,8 +287,12 @@ def test_workers_share_requests_and_reports(tmp_path: Path) -> None:
         assert fleet.check() == "active"
         wait_for(lambda: sum(len(path.read_bytes().splitlines()) for path in logs(fleet)) == 5)
         assert all(answered)
-        for gateway in workers:
-            gateway.close()
+        workers[1].close()
+        left, device = answered[1], Device(fleet, "cam-2")
+        assert {device.ask({"metadata": "timestamp.json"}).properties["status"] for _ in range(8)} == {"200"}
+        assert answered[1] == left
+        device.link.close()
+        workers[0].close()
     assert last_reports(fleet.repository.folder)["cam-1"]["state"] == "active"
 
 
