@@ -23,6 +23,7 @@ from edge_sdk.compression.bridge import bridged
 from edge_sdk.compression.fitting import check_model
 from edge_sdk.compression.rebuild import float32_default, leaves, rebuild
 from edge_sdk.errors import CompressionError, InputError, one_line
+from edge_sdk.files import storage_errors
 
 __all__ = ["Agreement", "Ingested", "agreement", "ingest", "to_float32"]
 
@@ -130,7 +131,8 @@ def ingest(
             raise InputError(f"{source} has no layers to work on; use it as a teacher (edge_sdk.compression.teachers)")
         path = archive.path
         if archive.kind != "saved_model":  # a copy is inspected and loaded, so that nobody changes it between
-            path = Path(shutil.copyfile(path, Path(folder) / f"model{archive.suffix}"))
+            with storage_errors(Path(folder)):
+                path = Path(shutil.copyfile(path, Path(folder) / f"model{archive.suffix}"))
             again = archives.inspect(path)
             if (again.kind, again.suffix) != (archive.kind, archive.suffix):
                 raise CompressionError(f"{source} changed while it was read; try again")
@@ -190,6 +192,11 @@ def _of_memory(
         if layer.compute_dtype in REDUCED:
             raise CompressionError(f"the layer {layer.name!r} still computes in {layer.compute_dtype}")
     check_model(copy := _fixed(copy, shape))
+    if tuple(copy.inputs[0].shape[1:]) != inputs.shape[1:]:
+        raise InputError(
+            f"the model {model.name!r} takes {list(copy.inputs[0].shape[1:])}, and the inputs to compare on are "
+            f"{list(inputs.shape[1:])}"
+        )
     found = agreement(logits_of(model, inputs), logits_of(copy, inputs))
     _gate(model.name, found, least)
     return Ingested(copy, source, policies, found)

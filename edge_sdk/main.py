@@ -171,8 +171,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of a pipe (head, less) left; not an error of ours
         _forget_output()
         return EXIT_FAILED
+    except MemoryError as error:
+        print(f"edge-sdk: error: memory is not enough: {one_line(error, 200)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         _forget_output()
         print(f"edge-sdk: error: {error.strerror}: {error.filename or 'standard output'}", file=sys.stderr)
