@@ -83,7 +83,9 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
                 means[zero] = 0.0
             kernel.assign(means.astype(np.float32)[at].reshape(kernel.shape))
         for factor in self._factors:
-            factor.assign(keras.ops.maximum(factor, 0.0))
+            value = keras.ops.convert_to_numpy(factor)
+            if (value < 0.0).any():  # an assignment takes ten times as long as to look
+                factor.assign(np.maximum(value, 0.0))
 
 
 class Tied(keras.optimizers.Adam):  # type: ignore[misc]
