@@ -25,6 +25,7 @@ from edge_sdk.cloud.ota.reports import ReportLog
 from edge_sdk.cloud.ota.repository import Repository
 from edge_sdk.cloud.ota.throttle import Throttle
 from edge_sdk.errors import EdgeSdkError, InputError, StorageError
+from edge_sdk.ota import topics as wire
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.topics import BLOCK_BYTES, Topics
 
@@ -34,11 +35,11 @@ log = logging.getLogger("edge_sdk.cloud.ota.gateway")
 
 _METADATA = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[a-z][a-z0-9-]{0,63}\.json")
 _TARGET = re.compile(r"(bundles|assignments)/([0-9a-f]{64})\.([A-Za-z0-9][A-Za-z0-9_.-]{0,199})")
-REPORT_RATE = 20.0
+REPORT_RATE = 2 * wire.REPORT_RATE
 """Reports a second that a device may make for long."""
 
-REPORT_BURST = 2000
-"""Reports that a device may make at once: one that was without its broker for weeks has many."""
+REPORT_BURST = 20 * wire.REPORT_BURST
+"""Reports that a device may make at once: starts in a row, and what the broker kept while no service was there."""
 
 _MAX_REQUEST = 1024
 _MAX_REPORT = 16 * 1024

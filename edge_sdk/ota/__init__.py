@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_sdk.ota.health import Limits as Limits
     from edge_sdk.ota.ranges import Ranges as Ranges
     from edge_sdk.ota.records import Event as Event
+    from edge_sdk.ota.reporting import Pace as Pace
     from edge_sdk.ota.rules import Hours as Hours
     from edge_sdk.ota.rules import Rules as Rules
     from edge_sdk.ota.slots import active as active
@@ -31,6 +32,7 @@ __all__ = [
     "Hours",
     "Limits",
     "OtaAgent",
+    "Pace",
     "Ranges",
     "Rules",
     "Soak",
@@ -45,6 +47,7 @@ _HOME = {
     "Hours": "rules",
     "Limits": "health",
     "OtaAgent": "agent",
+    "Pace": "reporting",
     "Ranges": "ranges",
     "Rules": "rules",
     "Soak": "soak",

@@ -34,7 +34,7 @@ from edge_sdk.ota.outbox import Outbox
 from edge_sdk.ota.patching import Patches
 from edge_sdk.ota.ranges import Ranges
 from edge_sdk.ota.records import Assignment, Event, State, Target
-from edge_sdk.ota.reporting import Reporter, now
+from edge_sdk.ota.reporting import Pace, Reporter, now
 from edge_sdk.ota.rules import Rules
 from edge_sdk.ota.slots import Installed, own
 from edge_sdk.ota.soak import Soak, Vitals
@@ -87,6 +87,8 @@ class OtaAgent:
         Where metadata and bundles come from, in place of the broker: files at a URL; closed with the agent.
     device_class
         What kind of device this is; bundles may be signed for some kinds only.
+    pace
+        How fast reports leave; by default half of what the repository service takes of one device.
 
     Raises
     ------
@@ -117,6 +119,7 @@ class OtaAgent:
         rules: Rules | None = None,
         repository: Ranges | None = None,
         device_class: str = "",
+        pace: Pace | None = None,
     ) -> None:
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self.device = check_id("device", device)
@@ -130,7 +133,8 @@ class OtaAgent:
             self._trust = Trust(self._state / "metadata", root)
             self._installer = Installer(self._state, limits=limits, probe=probe, soak=soak, vitals=vitals)
             self._patches = Patches(self._state / "delta", self._trust, self._installer)
-            self._reporter = Reporter(Outbox(self._state / "outbox.db"), self._send_report, on_event)
+            outbox = Outbox(self._state / "outbox.db")
+            self._reporter = Reporter(outbox, self._send_report, on_event, pace or Pace())
         except BaseException:
             self._lock.close()
             raise

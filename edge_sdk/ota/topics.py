@@ -14,13 +14,19 @@ from dataclasses import dataclass
 
 from edge_sdk.errors import InputError
 
-__all__ = ["BLOCK_BYTES", "MAX_MESSAGE_BYTES", "Topics", "check_id"]
+__all__ = ["BLOCK_BYTES", "MAX_MESSAGE_BYTES", "REPORT_BURST", "REPORT_RATE", "Topics", "check_id"]
 
 BLOCK_BYTES = 120 * 1024
 """Bytes of one block; with topic and properties a message stays under `MAX_MESSAGE_BYTES`."""
 
 MAX_MESSAGE_BYTES = 128_000
 """Largest MQTT message that is sent or accepted, headers included (the limit of AWS IoT Core)."""
+
+REPORT_RATE = 10.0
+"""Reports a second that a device sends for long; the repository service takes twice as many."""
+
+REPORT_BURST = 100
+"""Reports that a device sends at once after each of its starts; the repository service takes twenty times as many."""
 
 _ROOT = "edge/v1"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

@@ -20,6 +20,7 @@ ZYGOTE = """
 import os, random, select, signal, sys, time
 from edge_sdk.ota.agent import OtaAgent
 from edge_sdk.ota.records import Event
+from edge_sdk.ota.reporting import Pace
 import paho.mqtt.client, sqlite3, tempfile
 
 state, broker, root, lives, seed = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
@@ -28,7 +29,7 @@ generator = random.Random(seed)
 def live(life, told):
     def on_event(event):
         os.write(told, f"{event.name}\\n".encode())
-    with OtaAgent(state, broker, "f", "cam-1", root, on_event=on_event) as agent:
+    with OtaAgent(state, broker, "f", "cam-1", root, on_event=on_event, pace=Pace(1e6, 100)) as agent:
         agent.start()
         for number in range(10**6):
             agent._reporter.say(Event(device="cam-1", state="idle", name=f"{life}-{number}"))
@@ -67,7 +68,7 @@ def lives(folder: Path, broker: str, count: int) -> tuple[int, Counter[str], lis
         killed = done.stdout.count("killed True")
         told = [line for line in done.stdout.splitlines() if line and not line.startswith("killed")]
         last = ["--state", state, "--broker", broker, "--fleet", "f", "--device", "cam-1"]
-        rest = edge_sdk("agent", *last, "--once", "--root", repository / "root.json")
+        rest = edge_sdk("agent", *last, "--once", "--report-rate", 1e6, "--root", repository / "root.json")
         assert rest.returncode == 0, rest.stderr
         log = repository / "reports.jsonl"
         wait_for(lambda: set(told) <= {json.loads(line)["name"] for line in log.read_bytes().splitlines()})
