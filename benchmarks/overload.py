@@ -15,7 +15,7 @@ refuses what is beyond the peak by its handlers. What the server has gRPC's libr
 example:
   python benchmarks/overload.py --models thumbnail cnn --rounds 7
   python benchmarks/overload.py --models mlp --deadline 50
-  python benchmarks/overload.py --models mlp --deadline 50 --serve front fast
+  python benchmarks/overload.py --models mlp --deadline 50 --serve front=fast
 """
 
 from __future__ import annotations

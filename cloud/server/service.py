@@ -34,7 +34,8 @@ from edge_sdk.errors import InputError, ServiceError
 
 __all__ = ["Shared", "loop_factory", "opened", "reload", "run_alone", "serve"]
 
-_WAITING_SHARE, _LEAST_WAITING = 3 / 8, 32  # of those that may be at work, so many wait in gRPC; and so many at least
+_LEAST_WAITING = 32  # in gRPC; else as many as may be at work
+_LEAST_STREAMS = 16  # of a connection
 _UNREAD_BYTES = 256 * 2**10  # of each message that gRPC takes in before it is asked for
 _LAST_SECONDS = 0.2  # that connections have to be completed which have begun
 _IDLE_CALLS = 16  # for each that is at work, so many may be open: streams that rest, and messages on their way
@@ -157,10 +158,15 @@ async def _lead_away(config: ServerConfig, shared: Shared, stop: asyncio.Event, 
     await are_gone(ports, config.leave_seconds, stop.is_set)
 
 
+def _streams(config: ServerConfig) -> int:
+    """Return how many calls a connection may have open: a client with more waits by itself, so four find room."""
+    return max(_LEAST_STREAMS, config.max_concurrent // 4)
+
+
 async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, port_shared: bool) -> str:
     if config.front == "fast":
         return await _start_fast(config, shared, stack, port_shared)
-    waiting = max(_LEAST_WAITING, round(_WAITING_SHARE * config.max_concurrent))
+    waiting = max(_LEAST_WAITING, config.max_concurrent)
     server = grpc.aio.server(
         interceptors=[CallerInterceptor(shared.access)] if shared.access else [],
         options=[
@@ -173,7 +179,9 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
             ("grpc.http2.bdp_probe", 0),
             ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-            ("grpc.max_concurrent_streams", config.max_concurrent),
+            ("grpc.max_concurrent_streams", _streams(config)),
+            # else it refuses some of a client that holds to that, as it counts calls for longer than the client does
+            ("grpc.http.overload_protection", 0),
             # who waits before Python sees him gets older in no order of deadlines; to cancel his call costs little, and
             # is surer than to refuse it
             ("grpc.server.max_pending_requests", waiting),
@@ -228,7 +236,7 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
         refused=front.refused,
         swift={INFER.encode(): front.take},
         max_message_bytes=config.max_message_bytes,
-        max_streams=config.max_concurrent,
+        max_streams=_streams(config),
         max_calls=_IDLE_CALLS * config.max_concurrent,
         max_held_bytes=shared.core.serving.max_pending_bytes,
         max_connections=room_for(config),

