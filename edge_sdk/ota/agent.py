@@ -280,6 +280,7 @@ class OtaAgent:
         memory = self._installer.memory
         if self.active is not None and self.active.sha256 == target.sha256:
             Download(self._state / "download", target).discard()  # left there if the last run was cut
+            self._patches.clear()
             return self._settle(self.active)
         reason = memory.failure(target.sha256, assignment.counter)
         if reason is None:
@@ -305,6 +306,7 @@ class OtaAgent:
             self._installer.failed(error, target, assignment)
             download.discard()
             return self._refused(one_line(error))
+        self._patches.clear()
         self._installer.supersede()
         self._tell_left()
         try:

@@ -2,8 +2,9 @@
 
 A delta is a list of pieces. Each says which part of the base it needs and how many bytes it makes,
 and holds one Zstandard frame. What a device does with one is bounded whatever it holds: a piece
-makes at most `PIECE_BYTES`, reads at most `BASE_BYTES` and has a window of as many as both; no
-more bytes are made than were signed; and each block is held against its signed hash before it is kept.
+makes at most `PIECE_BYTES`, reads at most `BASE_BYTES` and has a window of as many as both; there are
+hardly more pieces than large ones take; no more bytes are made than were signed; and each block is
+held against its signed hash before it is kept.
 
 Two versions of a network whose weights were all trained on have no bytes in a row in common, but
 small differences. So a piece may hold the differences between weights rather than new bytes.
@@ -53,6 +54,7 @@ HEADER = struct.Struct("<BQIII")
 MATCH, ADD8, ADD32 = 1, 2, 3
 PIECE_BYTES = 4 << 20
 BASE_BYTES = 12 << 20
+_MORE_PIECES = 1024  # each member has two at most, beside those of which large ones have many
 WINDOW_LOG = 24  # 16 MiB: reaches from the end of a piece to the beginning of its base
 
 
@@ -151,10 +153,13 @@ def unpatch(delta: BinaryIO, base: Base, size: int) -> Iterator[bytes]:
     """
     if delta.read(len(MAGIC)) != MAGIC:
         raise TrustError("this is no delta of a form that is known here")
-    left = size
+    left, pieces = size, size // PIECE_BYTES + _MORE_PIECES
     while head := delta.read(HEADER.size):
         if len(head) < HEADER.size:
             raise TrustError("the delta ends within a piece")
+        pieces -= 1
+        if pieces < 0:
+            raise TrustError("the delta has more pieces than it may")
         kind, start, length, made, packed = HEADER.unpack(head)
         if not (0 < made <= min(PIECE_BYTES, left) and length <= BASE_BYTES and packed <= 2 * PIECE_BYTES):
             raise TrustError(f"a piece of the delta makes {made} bytes of {length}: more than it may")

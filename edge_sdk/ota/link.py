@@ -26,8 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_sdk.errors import BrokerError, InputError
-from edge_sdk.ota.packets import Client, Message, Packed
-from edge_sdk.ota.topics import MAX_MESSAGE_BYTES
+from edge_sdk.ota.packets import MAX_PACKET_BYTES, Client, Message, Packed
 
 __all__ = ["Broker", "Link", "Message"]
 
@@ -164,7 +163,7 @@ class Link:
         """
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = self._session_expiry
-        properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 4096
+        properties.MaximumPacketSize = MAX_PACKET_BYTES
         self._client.connect_timeout = timeout
         try:
             self._client.connect(
@@ -257,7 +256,12 @@ class Link:
         properties = message.properties
         user = dict(getattr(properties, "UserProperty", ()))
         correlation = bytes(getattr(properties, "CorrelationData", b""))
-        self._taken(Message(message.topic, bytes(message.payload), correlation, user, message.qos, message.mid))
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # raised here it would end the network thread
+            log.warning("a message whose topic is no text is dropped")
+            return
+        self._taken(Message(topic, bytes(message.payload), correlation, user, message.qos, message.mid))
 
     def _taken(self, message: Message) -> None:
         if self._on_message is None:

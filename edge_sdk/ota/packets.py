@@ -6,6 +6,7 @@ time of a download. What has another form than ours is left to it.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 
-__all__ = ["Client", "Message", "Packed", "read_message"]
+from edge_sdk.ota.topics import MAX_MESSAGE_BYTES
+
+__all__ = ["MAX_PACKET_BYTES", "Client", "Message", "Packed", "read_message"]
+
+log = logging.getLogger("edge_sdk.ota.packets")
+
+MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 4096
+"""Largest packet that is taken."""
 
 _CORRELATION_DATA, _USER_PROPERTY = 0x09, 0x26
 _PUBLISH_QOS_0 = 0x30
@@ -66,6 +74,14 @@ class Client(paho.Client):
 
     take: Callable[[Message], None] | None = None
 
+    def _packet_read(self) -> MQTTErrorCode:
+        # a broker is told the largest packet that is taken; one that sends larger ones would fill the memory
+        result = super()._packet_read()
+        if self._in_packet["remaining_length"] > MAX_PACKET_BYTES:
+            log.warning("the broker sends a packet of %d bytes", self._in_packet["remaining_length"])
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return result
+
     def _handle_publish(self) -> MQTTErrorCode:
         # what paho calls for a message that is complete; were it named otherwise one day, ours would only be slower
         if self.take is not None and self._in_packet["command"] & ~1 == _PUBLISH_QOS_0:
@@ -81,12 +97,12 @@ def read_message(packet: bytes | bytearray) -> Message | None:
     try:
         topic, at = _text(packet, 0)
         length, at = _read_number(packet, at)
-        end, correlation, user = at + length, b"", dict[str, str]()
+        end, correlation, user = at + length, None, dict[str, str]()
         if end > len(packet) or length > _MAX_PROPERTIES:
             return None
         while at < end:
             kind, at = packet[at], at + 1
-            if kind == _CORRELATION_DATA and not correlation:
+            if kind == _CORRELATION_DATA and correlation is None:
                 data, at = _data(packet, at)
                 correlation = bytes(data)
             elif kind == _USER_PROPERTY:
@@ -96,7 +112,9 @@ def read_message(packet: bytes | bytearray) -> Message | None:
                 return None
     except (IndexError, ValueError, struct.error):  # a Unicode error is a ValueError
         return None
-    return Message(topic, bytes(memoryview(packet)[end:]), correlation, user, 0, 0) if at == end and topic else None
+    if at != end or not topic:
+        return None
+    return Message(topic, bytes(memoryview(packet)[end:]), correlation or b"", user, 0, 0)
 
 
 def _data(packet: bytes | bytearray, at: int) -> tuple[Any, int]:
@@ -109,6 +127,8 @@ def _data(packet: bytes | bytearray, at: int) -> tuple[Any, int]:
 
 def _text(packet: bytes | bytearray, at: int) -> tuple[str, int]:
     data, end = _data(packet, at)
+    if 0 in data:
+        raise ValueError
     return data.decode(), end
 
 

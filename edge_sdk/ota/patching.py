@@ -51,7 +51,7 @@ class Patches:
         """
         active = self._slots.active
         if active is None or active.sha256 not in target.deltas or download.path.exists() or not download.missing():
-            self._clear()
+            self.clear()
             return ""
         try:
             delta = self._trust.delta(active.sha256, target, source)
@@ -61,7 +61,7 @@ class Patches:
             self._apply(delta, active, download, target, assignment, source)
         except (EdgeSdkError, ImportError, MemoryError) as error:
             if isinstance(error, StorageError):
-                self._clear()  # it takes up room that the file needs
+                self.clear()  # it takes up room that the file needs
             log.warning("the delta from %s cannot be used: %s", active.version, error)
             return f"the delta from {active.version} cannot be used, the file is fetched: {one_line(error, 300)}"
         return ""
@@ -79,9 +79,12 @@ class Patches:
 
         collected = Download(make_folder(self._folder), delta)
         collected.discard_others()
-        if len(collected.missing()) >= len(download.missing()):
-            self._clear()  # most of the file is here already
+        fetched, missing = collected.missing(), download.missing()
+        if len(fetched) >= len(missing):
+            self.clear()  # most of the file is here already
             return
+        # else it would be fetched for nothing, and at each look again
+        download.check_space(len(missing), len(fetched) * delta.block_bytes)
         try:
             # before anything is fetched: the base is what it was, every byte
             with Base(self._slots.path(active.slot), active.sha256) as base:
@@ -94,7 +97,8 @@ class Patches:
             raise
         collected.discard()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove what was collected of deltas."""
         if self._folder.exists():
             with storage_errors(self._folder, "clear"):
                 for path in self._folder.iterdir():

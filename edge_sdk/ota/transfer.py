@@ -216,7 +216,7 @@ class Download:
                 return self.path
             self.discard()
         missing = self.missing()
-        self._check_space(len(missing))
+        self.check_space(len(missing))
         with storage_errors(self._part):
             descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -282,8 +282,9 @@ class Download:
                 if path not in (self._part, self.path):
                     path.unlink()
 
-    def _check_space(self, blocks: int) -> None:
-        needed = blocks * self._target.block_bytes + self._target.size  # the file, and then what is unpacked from it
+    def check_space(self, blocks: int, beside: int = 0) -> None:
+        """Raise `StorageError` if so many blocks, what is unpacked of the file, and bytes ``beside`` have no room."""
+        needed = blocks * self._target.block_bytes + self._target.size + beside
         with storage_errors(self._part.parent, "measure"):
             free = shutil.disk_usage(self._part.parent).free
         if free < needed:

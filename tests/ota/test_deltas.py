@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,14 +142,16 @@ DAMAGED = {
     "more bytes": MAGIC + piece(MATCH, b"x" * 90, 90) + piece(MATCH, b"x" * 90, 90),
     "a piece of fewer bytes": MAGIC + piece(MATCH, b"x" * 40, 100),
     "empty pieces without an end": MAGIC + piece(MATCH, b"", 0) * 1000,
+    "a base read again for each byte": MAGIC + piece(MATCH, b"x", 1, length=100) * 1100,
     "a window larger than it may be": MAGIC + HEADER.pack(MATCH, 0, 0, 100, 10) + b"\x28\xb5\x2f\xfd\x00\xf8\x01\0\0x",
 }
+SIZES = {"a base read again for each byte": 1100}
 
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_delta_that_breaks_its_form_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(TrustError):
-        applied(DAMAGED[name], bundle_file(WEIGHTS[:100]), 100, tmp_path)
+        applied(DAMAGED[name], bundle_file(WEIGHTS[:100]), SIZES.get(name, 100), tmp_path)
 
 
 def test_a_folder_that_is_not_what_a_delta_was_made_from_is_told(tmp_path: Path) -> None:
@@ -343,6 +347,26 @@ def test_a_delta_that_was_cut_goes_on_where_it_was(fleet: Fleet, ready: Path) ->
     origin = listen(fleet)
     assert fleet.check() == "active"
     assert (origin.blocks(".delta"), origin.blocks(".edge")) == (1, 0)
+
+
+def test_no_delta_is_fetched_where_the_file_has_no_room(
+    fleet: Fleet, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.ship(next_version(ready, "1.1.0"))
+    origin = listen(fleet)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * BLOCK_BYTES))
+        assert [fleet.check(), fleet.check()] == ["idle", "idle"]
+    assert (origin.blocks(".delta"), origin.blocks(".edge")) == (0, 0)
+    assert fleet.check() == "active"
+    assert (origin.blocks(".delta"), origin.blocks(".edge")) == (1, 0)
+
+
+def test_nothing_of_a_delta_that_did_not_come_is_kept_after_the_update(fleet: Fleet, ready: Path) -> None:
+    fleet.ship(next_version(ready, "1.1.0"))
+    listen(fleet, lambda name, block: Reply(404) if name.endswith(".delta") else None)
+    assert fleet.check() == "active"
+    assert list((fleet.folder / "state" / "cam-1" / "delta").iterdir()) == []
 
 
 def test_a_slot_that_was_changed_is_no_base(fleet: Fleet, ready: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import queue
+import socket
 import struct
+import threading
 
 import paho.mqtt.client as paho
 import pytest
@@ -11,9 +14,10 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge_sdk.ota.packets import Packed, read_message
+from edge_sdk.ota.link import Broker, Link
+from edge_sdk.ota.packets import Message, Packed, read_message
 
-TEXT = st.text(max_size=40).filter(lambda text: "\0" not in text and not any(0xD800 <= ord(c) < 0xE000 for c in text))
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), max_size=40)
 OTHERS = [("ResponseTopic", "elsewhere"), ("MessageExpiryInterval", 5), ("ContentType", "x"), ("TopicAlias", 3)]
 
 
@@ -59,6 +63,53 @@ def test_a_message_with_other_properties_is_left_to_paho(name: str, value: objec
 def test_whatever_arrives_is_read_or_left_to_paho(data: bytes) -> None:
     message = read_message(data)
     assert message is None or data.endswith(message.payload)
+
+
+@pytest.mark.parametrize(
+    "properties", [b"\x07\x26\0\1\0\0\1x", b"\x07\x09\0\0\x09\0\1a"], ids=["a null", "two of one kind"]
+)
+def test_what_the_standard_forbids_is_left_to_paho(properties: bytes) -> None:
+    assert read_message(packet("topic", properties, b"payload")) is None
+
+
+class Hostile:
+    """A broker that accepts, and sends these bytes on its first connection."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._connections: list[socket.socket] = []
+        self.url = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        good = packet("topic", b"\0", b"well again")
+        for data in (self._data, bytes([0x30, len(good)]) + good):
+            connection, _ = self._listener.accept()
+            self._connections.append(connection)
+            connection.recv(4096)
+            connection.sendall(b"\x20\x03\0\0\0" + data)
+
+    def close(self) -> None:
+        for connection in (self._listener, *self._connections):
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x30\x05\0\1\xff\0x\xff\0", b"\x30\xff\xff\xff\x7f" + bytes(1000)],
+    ids=["a topic that is no text, and no packet", "a packet of 256 MB"],
+)
+def test_a_broker_that_sends_what_it_must_not_is_left_and_joined_again(data: bytes) -> None:
+    arrived = queue.SimpleQueue[Message]()
+    broker = Hostile(data)
+    link = Link(Broker.parse(broker.url), "edge", on_message=arrived.put)
+    try:
+        link.connect()
+        assert arrived.get(timeout=20).payload == b"well again"
+    finally:
+        link.close()
+        broker.close()
 
 
 @given(st.integers(0, 60))
