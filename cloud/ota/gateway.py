@@ -285,7 +285,8 @@ class Gateway:
             log.warning("a report of %s is dropped: %s", topics.device, error)
             self._link.acknowledge(message)
             return
-        if not self._reports.admits(topics.device):
+        # one that comes again after a crash costs no write, and does not count
+        if identity not in self.reports and not self._reports.admits(topics.device):
             self._dropped[topics.device] += 1
             self._link.acknowledge(message)  # kept by the broker it would hold up those of others
             return

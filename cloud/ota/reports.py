@@ -92,6 +92,11 @@ class ReportLog:
             self._known.add(identity)
             return True
 
+    def __contains__(self, identity: str) -> bool:
+        """Whether a report of this id is known, of the last 10,000."""
+        with self._lock:
+            return identity in self._known
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
