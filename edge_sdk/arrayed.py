@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_sdk.errors import DataError
+from edge_sdk.errors import DataError, one_line
 from edge_sdk.frames import MAX_PIXELS
 
 __all__ = ["Arrays", "read_arrays"]
 
 _NAMES = ("x", "y", "classes", "strata", "times", "columns", "sample_rate")
+
+# what numpy and zipfile raise of archives that are damaged, encrypted, or claim what no memory holds
+_UNUSABLE = (ValueError, EOFError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +94,14 @@ def _content(path: Path, limit: int) -> dict[str, npt.NDArray[Any]]:
         if size > limit:
             raise DataError(f"{path}: {size} bytes unpacked are more than {limit >> 30} GiB")
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in _NAMES if name in arrays.files}
+            found = {name: arrays[name] for name in _NAMES if name in arrays.files}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a usable .npz file: {error}") from error
+    except _UNUSABLE as error:
+        raise DataError(f"{path} is not a usable .npz file: {one_line(error, 200)}") from error
+    if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+        raise DataError(f"{path} is not a usable .npz file: {strange[0]} is no array")
+    return found
 
 
 def _checked_pixels(x: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_sdk.errors import DataError, MissingExtraError
+from edge_sdk.errors import DataError, MissingExtraError, one_line
 from edge_sdk.processing.spec import ProcessingSpec
 from edge_sdk.processing.table_steps import Categories, Columns
 
@@ -25,6 +25,7 @@ __all__ = ["LABEL", "MAX_WORDS", "Table", "as_known", "read_table"]
 
 LABEL = "label"
 TIMES, STRATA = "times", "strata"  # columns that are no features, as the arrays of an .npz file
+INDEX = "__index_level_"  # what pandas calls the number of a row in Parquet, which is no feature
 MAX_WORDS = 1000  # a column of more different texts is no category
 
 
@@ -86,12 +87,10 @@ def read_table(path: Path, *, label: str = LABEL, limit: int = 1 << 33, labelled
     try:
         found = _read(path, limit)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or one_line(error, 200)}") from error
     except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{path} is not a usable table: {' '.join(str(error).split())[:200]}") from error
-    names = found.column_names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path}: two columns are called {twice[0]!r}")
+        raise DataError(f"{path} is not a usable table: {_printable(one_line(error, 200))}") from error
+    names = _checked_names(found.column_names, path)
     if labelled and label not in names:
         raise DataError(f"{path} has no column {label!r} of labels; say which one is, as table:{path}#COLUMN")
     features = tuple(name for name in names if name not in (label, TIMES, STRATA))
@@ -164,13 +163,25 @@ def _read(path: Path, limit: int) -> Any:
         from pyarrow import csv
 
         _check_size(path.stat().st_size, limit)
-        return csv.read_csv(path, convert_options=csv.ConvertOptions(strings_can_be_null=True))
+        return csv.read_csv(
+            path,
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(strings_can_be_null=True),
+        )
     raise ValueError("its name should end in .csv or .parquet")
 
 
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise ValueError(f"{size} bytes unpacked are more than {limit >> 30} GiB")
+
+
+def _checked_names(names: list[str], path: Path) -> list[str]:
+    if index := [name for name in names if not name or name.startswith(INDEX)]:
+        raise DataError(f"{path}: column {index[0]!r} has no name of its own; pandas writes none with index=False")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}: two columns are called {twice[0]!r}")
+    return names
 
 
 def _feature(column: Any, where: str) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
@@ -185,6 +196,8 @@ def _feature(column: Any, where: str) -> tuple[npt.NDArray[np.float64], tuple[st
             column = column.cast(pa.int8())
         return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64), ()
     texts = _texts(column)
+    if texts is None and pa.types.is_binary(kind):
+        raise DataError(f"{where} holds bytes that are no UTF-8 text; write the file in UTF-8, or leave it out")
     if texts is None:
         raise DataError(f"{where} holds {kind}; make numbers or texts of it, or leave it out")
     words = tuple(sorted({text for text in texts if text is not None}))
@@ -222,9 +235,11 @@ def _times(column: Any, path: Path) -> npt.NDArray[np.float64]:
     import pyarrow as pa
 
     kind = column.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        column = column.cast(pa.timestamp("us")).cast(pa.int64())
-        seconds = np.asarray(column.to_numpy(), np.float64) / 1e6
+    if pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
+        parts = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}["ms" if pa.types.is_date64(kind) else kind.unit]
+        seconds = np.asarray(column.cast(pa.int64()).to_numpy(), np.float64) / parts
+    elif pa.types.is_date32(kind):
+        seconds = np.asarray(column.cast(pa.int32()).to_numpy(), np.float64) * 86_400.0
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
         seconds = np.asarray(column.to_numpy(), np.float64)
     else:
@@ -232,3 +247,8 @@ def _times(column: Any, path: Path) -> npt.NDArray[np.float64]:
     if not np.isfinite(seconds).all():
         raise DataError(f"{path}: column {TIMES!r} is empty in {int((~np.isfinite(seconds)).sum())} rows")
     return seconds
+
+
+def _printable(text: str) -> str:
+    """Return a text that a terminal can show: what is no text in a file may steer one."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)

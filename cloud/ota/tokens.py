@@ -105,7 +105,7 @@ class _Elsewhere(Signer):
 
     @classmethod
     def from_priv_key_uri(cls, *args: Any, **kwargs: Any) -> Signer:
-        raise NotImplementedError
+        raise InputError("a key of a token is read from its file, not from a URI alone")
 
     def sign(self, payload: bytes) -> Signature:
         try:

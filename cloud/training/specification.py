@@ -23,6 +23,7 @@ __all__ = ["check_values", "column_names", "processing_for"]
 
 LARGEST_SIDE = 96  # images beyond this are resized by the default specification
 TAILS = (0.001, 0.999)  # numbers are clipped to these quantiles, or one outlier would take the whole grid of int8
+LARGEST = 1e30  # as processing takes in its constants: well within float32
 KNOWN = 10  # times that a text must occur in training to be known; rarer ones teach what an unknown one is
 FRAME, HOP = 0.025, 0.01  # seconds, of sound
 CLIPS = 500  # of which the mean spectrum is taken, at most
@@ -78,6 +79,7 @@ def check_values(splits: Splits, spec: ProcessingSpec) -> None:
     numbers = [at for at, name in enumerate(column_names(splits.train)) if name not in splits.train.words]
     for name in splits.digests:
         values = np.asarray(getattr(splits, name).images).reshape(-1, splits.train.channels)[:, numbers]
+        values = np.where(np.abs(values) > LARGEST, np.inf, values)
         wrong = np.isinf(values) if spec.find(Impute) is not None else ~np.isfinite(values)
         if wrong.any():
             row, at = (int(place) for place in np.argwhere(wrong)[0])
@@ -170,6 +172,8 @@ def _number(column: npt.NDArray[np.float64], where: str) -> tuple[float, float, 
     there = column[np.isfinite(column)].astype(np.float64)
     if not len(there):
         raise DataError(f"{where} has no number in training; leave it out")
+    if np.abs(there).max() > LARGEST:
+        raise DataError(f"{where} has numbers beyond {LARGEST:.0e}, too large for float32; scale them, or leave it out")
     low, high = np.quantile(there, TAILS)
     if low == high:  # rare values may be what matters
         low, high = there.min(), there.max()

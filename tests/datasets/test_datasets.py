@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,49 @@ def test_a_truncated_npz_is_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "d.npz").read_bytes()
     (tmp_path / "d.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"d\.npz is not a usable"):
+        load(f"npz:{tmp_path / 'd.npz'}")
+
+
+def claiming(shape: str) -> bytes:
+    """Return an array of little content whose header claims a shape."""
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (claiming("(10000000000000, 6)"), "not a usable .npz file: Unable to allocate"),
+        (claiming("(99999999999999999999, 6)"), "not a usable .npz file: "),
+        (claiming("(-4, 6)"), "not a usable .npz file: "),
+        (claiming("(400, 6)"), "not a usable .npz file: EOF"),
+        (b"hello", "not a usable .npz file: x is no array"),
+    ],
+)
+def test_an_array_that_is_not_what_it_claims_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+        archive.writestr("y.npy", claiming("(16,)"))
+    with pytest.raises(DataError, match=says):
+        load(f"npz:{tmp_path / 'd.npz'}")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (6, 1),  # encrypted
+        (8, 99),  # packed in a way that nobody knows
+        (60, 0xFF),  # packed wrongly
+    ],
+)
+def test_an_archive_that_cannot_be_unpacked_is_refused(place: int, value: int, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "d.npz", x=np.ones((60, 6), np.float32), y=np.arange(60) % 2)
+    whole = bytearray((tmp_path / "d.npz").read_bytes())
+    whole[place] = value
+    if place < 10:
+        whole[whole.find(b"PK\x01\x02") + place + 2] = value  # the directory says the same
+    (tmp_path / "d.npz").write_bytes(whole)
+    with pytest.raises(DataError, match=r"d\.npz is not a usable \.npz file"):
         load(f"npz:{tmp_path / 'd.npz'}")
 
 

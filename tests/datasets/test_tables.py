@@ -88,6 +88,7 @@ def test_texts_are_said_in_the_words_of_the_model(tmp_path: Path) -> None:
         ("a,a,label\n1,2,0\n", "two columns are called 'a'"),
         ("a,b,label\n1,,0\n2,,1\n", "column 'b' is empty; leave it out"),
         ("a,day,label\n1,2026-01-02,0\n2,2026-01-03,1\n", "column 'day' holds date32"),
+        (",label\n0,a\n1,b\n", "column '' has no name of its own; pandas writes none with index=False"),
         ("label\n0\n1\n", "has 2 rows of 0 columns beside 'label'"),
         ("a,label\n1,0\n1,2,3\n", "is not a usable table: CSV parse error"),
         ("", "is not a usable table"),
@@ -115,6 +116,46 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read_table(write(tmp_path / "d.parquet", "PAR1 and then nothing"))
     with pytest.raises(DataError, match="are more than 0 GiB"):
         read_table(write(tmp_path / "d.csv", "a,label\n1,0\n"), limit=4)
+
+
+def test_texts_may_have_several_lines_wherever_the_file_is_cut_for_reading(tmp_path: Path) -> None:
+    rows = 40_000  # more than one block of the reader
+    lines = [f'{i},"first\nand {i % 3:030d}",{i % 2}' for i in range(rows)]
+    table = read_table(write(tmp_path / "d.csv", "\n".join(["a,text,label", *lines])))
+    assert table.values[:, 0].tolist() == list(range(rows))
+    assert table.words == {"text": tuple(f"first\nand {i:030d}" for i in range(3))}
+
+
+def test_bytes_that_are_no_text_are_told_so_and_never_steer_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_bytes("city,label\nKöln,0\nBonn,1\n".encode("latin-1"))
+    with pytest.raises(DataError, match="column 'city' holds bytes that are no UTF-8 text"):
+        read_table(tmp_path / "d.csv")
+    with pytest.raises(DataError, match="CSV parse error") as caught:
+        read_table(write(tmp_path / "d.csv", "a,label\n1,2,\x1b[2J\n"))
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        (pa.array([1, 1_500_000_001, -3], pa.timestamp("ns")), [1e-9, 1.500000001, -3e-9]),
+        (pa.array([10**15, 0, 1], pa.timestamp("s")), [1e15, 0, 1]),  # beyond what microseconds can say
+        (pa.array([1, 20_000, -1], pa.date32()), [86_400, 20_000 * 86_400, -86_400]),
+        (pa.array([86_400_000, 0, 1], pa.timestamp("ms")).cast(pa.date64(), safe=False), [86_400, 0, 0]),
+    ],
+)
+def test_times_are_seconds_whatever_a_file_counts_in(times: pa.Array, seconds: list[float], tmp_path: Path) -> None:
+    rows = {"x": [1.0, 2.0, 3.0], "label": [0, 1, 0], "times": times}
+    pq.write_table(pa.table(rows), tmp_path / "d.parquet")
+    found = read_table(tmp_path / "d.parquet").times
+    assert found is not None
+    np.testing.assert_allclose(found, seconds, rtol=1e-12)
+
+
+def test_the_number_of_a_row_that_pandas_writes_is_no_feature(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1.0], "label": [0], "__index_level_0__": [7]}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="'__index_level_0__' has no name of its own"):
+        read_table(tmp_path / "d.parquet")
 
 
 def test_an_npz_may_name_its_columns_and_its_sample_rate(tmp_path: Path) -> None:

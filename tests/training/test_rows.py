@@ -116,6 +116,9 @@ def test_a_column_of_nothing_and_an_infinite_number_are_named() -> None:
     rows[3, 1] = np.inf
     with pytest.raises(DataError, match="column 'dose' has 1 values in train that are infinite"):
         train(with_train(rows))
+    rows[3, 1] = -1e31
+    with pytest.raises(DataError, match="column 'dose' has numbers beyond 1e\\+30, too large for float32"):
+        train(with_train(rows))
     rows[:, 1] = np.nan
     with pytest.raises(DataError, match="column 'dose' has no number in training"):
         processing_for(with_train(rows).train)
