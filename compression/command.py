@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -62,6 +63,9 @@ ROWS = {
     "student_pruned": "pruned",
     "student_clustered": "clustered",
 }
+ADDRESSES = 4 << 30
+"""Bytes of address space below which TensorFlow may abort the process, which cannot say anything then."""
+
 TOLD = (
     "pixels (0 to 255: it scales them itself), unit (0 to 1), signed (-1 to 1), a JSON file as of 'edge-sdk pack', "
     "or a folder of 'edge-sdk train', which has it"
@@ -135,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     if args.teacher_out is not None and args.teacher_out.resolve() == args.out.resolve():
         raise InputError(f"--out and --teacher-out both name {args.out}")
     changes = _changes(args)
+    _check_memory()
     splits = load_splits(args.data, seed=args.seed, limit=args.limit)
     unlabelled = None if args.unlabelled is None else load_unlabelled(args.unlabelled)
     with terminal.quiet() as console, terminal.remarks(console):
@@ -176,6 +181,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(result)
     return 0
+
+
+def _check_memory() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < ADDRESSES:
+        raise InputError(
+            f"this process may take {limit / 2**30:.1f} GiB of addresses (ulimit -v); TensorFlow needs "
+            f"{ADDRESSES >> 30} GiB, give it so much"
+        )
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:

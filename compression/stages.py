@@ -122,7 +122,8 @@ class Course:
         options = self.options
         if options.backend == "tfmot":
             fitting = self._plain(FINE_RATE, 1)
-            return tfmot.step(student, self.labelled, method="prune", share=options.prune, fitting=fitting)
+            share, tell = options.prune, self._on_progress
+            return tfmot.step(*(student, self.labelled), on_progress=tell, method="prune", share=share, fitting=fitting)
         return prune(
             student,
             self.data,
@@ -138,7 +139,10 @@ class Course:
         options = self.options
         if options.backend == "tfmot":
             fitting = self._plain(CLUSTER_RATE, 2)
-            return tfmot.step(student, self.labelled, method="cluster", clusters=options.cluster, fitting=fitting)
+            count, tell = options.cluster, self._on_progress
+            return tfmot.step(
+                *(student, self.labelled), on_progress=tell, method="cluster", clusters=count, fitting=fitting
+            )
         return cluster(
             student,
             self.data,
@@ -155,7 +159,8 @@ class Course:
             plain = to_float32_onnx(student, some)
             return student, plain if options.quantize == "float32" else to_int8_onnx(plain, some)
         if options.quantize == "int8-trained" and options.backend == "tfmot":
-            return student, tfmot.optimize(student, self.labelled, method="qat", fitting=self._plain(GRID_RATE, 3))
+            fitting, tell = self._plain(GRID_RATE, 3), self._on_progress
+            return student, tfmot.optimize(student, self.labelled, on_progress=tell, method="qat", fitting=fitting)
         if options.quantize not in ("int8", "int8-trained"):
             return student, to_tflite(student, options.quantize, some)
         kept, full = self._kept(student)

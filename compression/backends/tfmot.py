@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ import numpy as np
 from keras import layers
 
 from edge_sdk.compression.backends import tfmot_worker
-from edge_sdk.compression.fitting import Fitting, FittingData, copied, loss_of, options_of
+from edge_sdk.compression.fitting import Fitting, FittingData, Progress, copied, loss_of, options_of
 from edge_sdk.compression.weights import prunable, shared
 from edge_sdk.errors import CompressionError, MissingExtraError
 from edge_sdk.files import storage_errors
@@ -80,7 +81,7 @@ class Optimizing:
             raise CompressionError("tfmot's worker neither augments nor distils; leave augmentation and learning out")
 
 
-def optimize(model: keras.Model, data: FittingData, **options: Any) -> bytes:
+def optimize(model: keras.Model, data: FittingData, *, on_progress: Progress | None = None, **options: Any) -> bytes:
     """Let tfmot train a model, and return its TFLite file.
 
     Parameters
@@ -89,6 +90,8 @@ def optimize(model: keras.Model, data: FittingData, **options: Any) -> bytes:
         Functional or sequential, in float32; it is not changed.
     data
         Inputs and labels.
+    on_progress
+        Called after every step with (``prune``, ``cluster`` or ``quantize``, steps done, steps in all).
     **options
         Fields of `Optimizing`.
 
@@ -106,16 +109,16 @@ def optimize(model: keras.Model, data: FittingData, **options: Any) -> bytes:
         A layer has no counterpart in legacy Keras, tfmot does not do what is asked with it (its own words
         are given), or the worker takes too long.
     """
-    with _worked(model, data, options_of(Optimizing, options)) as folder:
+    with _worked(model, data, options_of(Optimizing, options), on_progress) as folder:
         return (folder / "model.tflite").read_bytes()
 
 
-def step(model: keras.Model, data: FittingData, **options: Any) -> keras.Model:
+def step(model: keras.Model, data: FittingData, *, on_progress: Progress | None = None, **options: Any) -> keras.Model:
     """Let tfmot prune or cluster a model, and return it as Keras 3 has it; a step of compression.
 
     Parameters
     ----------
-    model, data, **options
+    model, data, on_progress, **options
         As of `optimize`; the method is ``prune`` or ``cluster``.
 
     Raises
@@ -127,14 +130,14 @@ def step(model: keras.Model, data: FittingData, **options: Any) -> keras.Model:
     if chosen.method not in ("prune", "cluster"):
         raise CompressionError(f"tfmot gives a file and no model after {chosen.method}; use optimize")
     result = copied(model)
-    with _worked(model, data, chosen) as folder:
+    with _worked(model, data, chosen, on_progress) as folder:
         values = [np.load(folder / f"weight{at}.npy", allow_pickle=False) for at in range(len(model.weights))]
     result.set_weights(values)
     return result
 
 
 @contextmanager
-def _worked(model: keras.Model, data: FittingData, chosen: Optimizing) -> Iterator[Path]:
+def _worked(model: keras.Model, data: FittingData, chosen: Optimizing, on_progress: Progress | None) -> Iterator[Path]:
     """Let a worker do it; gives the folder that has its weights and its file."""
     data.check(model)
     assert data.labels is not None  # checked above
@@ -154,34 +157,62 @@ def _worked(model: keras.Model, data: FittingData, chosen: Optimizing) -> Iterat
                 np.save(folder / f"weight{at}.npy", value.astype(np.float32), allow_pickle=False)
             np.save(folder / "inputs.npy", data.taken(), allow_pickle=False)
             np.save(folder / "labels.npy", data.labels, allow_pickle=False)
-        _run(folder, chosen)
+        _run(folder, chosen, on_progress)
         yield folder
 
 
-def _run(folder: Path, chosen: Optimizing) -> None:
+def _run(folder: Path, chosen: Optimizing, on_progress: Progress | None) -> None:
     python = os.environ.get(PYTHON, sys.executable)
     # the worker's file by itself: another Python need not have edge-sdk
     command = [python, "-P", str(Path(tfmot_worker.__file__).resolve()), str(folder)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=chosen.seconds, check=False, env=os.environ | quiet
-        )
-    except subprocess.TimeoutExpired as error:
+    errors = folder / "errors.txt"  # a pipe that nobody reads would fill
+    with storage_errors(folder), errors.open("wb") as stream:
+        try:
+            worker = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stream, text=True, errors="replace", env=os.environ | quiet
+            )
+        except OSError as error:
+            raise CompressionError(f"{PYTHON} is {python}, which does not run: {error.strerror or error}") from error
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        worker.kill()
+
+    timer = threading.Timer(chosen.seconds, stop)
+    with worker:
+        timer.start()
+        try:
+            _relay(worker, on_progress)
+            worker.wait()
+        except BaseException:
+            worker.kill()
+            raise
+        finally:
+            timer.cancel()
+    if late.is_set():
         raise CompressionError(
             f"tfmot did not finish {chosen.method} within {chosen.seconds:g} s; train for less long, or give it more"
-        ) from error
-    except OSError as error:
-        raise CompressionError(f"{PYTHON} is {python}, which does not run: {error.strerror or error}") from error
+        )
     report = folder / "report.json"
     if not report.is_file():
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        lines = errors.read_text(errors="replace").strip().splitlines() or [f"exit code {worker.returncode}"]
         raise CompressionError(f"tfmot's worker ended in {chosen.method}: {lines[-1][:SAID]}")
     said = json.loads(report.read_text())
     if said.get("missing"):
         raise MissingExtraError("tensorflow-model-optimization", "tfmot")
     if said.get("refused"):
         raise CompressionError(f"tfmot cannot do {chosen.method} with {said['stage']}: {said['refused'][:SAID]}")
+
+
+def _relay(worker: subprocess.Popen[str], on_progress: Progress | None) -> None:
+    """Pass on how far a worker is, until it has nothing more to say; libraries may say something, too."""
+    assert worker.stdout is not None  # a pipe
+    for line in worker.stdout:
+        if on_progress is not None and line.startswith(tfmot_worker.PROGRESS):
+            stage, done, total = line.removeprefix(tfmot_worker.PROGRESS).split()
+            on_progress(stage, int(done), int(total))
 
 
 def _written(model: keras.Model) -> dict[str, Any]:

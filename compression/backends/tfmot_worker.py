@@ -2,11 +2,12 @@
 
 Run as a file, ``python tfmot_worker.py FOLDER``: it needs nothing of edge-sdk. It reads ``task.json``, the
 weights and the data of the folder, and writes ``model.tflite``, ``report.json`` and, of a model that was pruned or
-clustered, its weights.
+clustered, its weights. On standard output it says after each step how far it is.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LAYERS", "WORDS"]
+__all__ = ["LAYERS", "PROGRESS", "WORDS"]
 
 LAYERS = frozenset(
     {
@@ -35,6 +36,9 @@ WORDS = frozenset(
     }
 )  # fmt: skip
 """Words of configurations that both understand; the others are of initializers, regularizers and dtypes."""
+
+PROGRESS = "edge-sdk progress:"
+"""Begins a line of standard output; then come the stage, steps done and steps in all."""
 
 RAMP = 0.5  # of the steps in which sparsity rises
 EVERY = 8  # steps between two choices of masks
@@ -92,7 +96,9 @@ def store(model: Any, graph: dict[str, Any], folder: Path) -> None:
             np.save(folder / f"weight{at}.npy", value, allow_pickle=False)
 
 
-def fit(keras: Any, model: Any, task: dict[str, Any], folder: Path, callbacks: tuple[Any, ...] = ()) -> None:
+def fit(
+    keras: Any, model: Any, task: dict[str, Any], folder: Path, stage: str, callbacks: tuple[Any, ...] = ()
+) -> None:
     """Train as the native steps do: the same order of samples, rate and loss."""
     import tensorflow as tf
 
@@ -117,7 +123,11 @@ def fit(keras: Any, model: Any, task: dict[str, Any], folder: Path, callbacks: t
     )
     source = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=options["seed"])
     source = source.batch(batch, drop_remainder=True).repeat()
-    model.fit(source, epochs=options["epochs"], steps_per_epoch=steps, callbacks=list(callbacks), verbose=0)
+    done = itertools.count(1)
+    said = keras.callbacks.LambdaCallback(
+        on_batch_end=lambda *_, **__: print(PROGRESS, stage, next(done), total, flush=True)  # noqa: T201 - the parent reads it
+    )
+    model.fit(source, epochs=options["epochs"], steps_per_epoch=steps, callbacks=[*callbacks, said], verbose=0)
 
 
 def prune(keras: Any, tfmot: Any, model: Any, task: dict[str, Any], folder: Path) -> Any:
@@ -125,11 +135,14 @@ def prune(keras: Any, tfmot: Any, model: Any, task: dict[str, Any], folder: Path
     options = task["options"]
     count = len(np.load(folder / "labels.npy", mmap_mode="r"))
     total = options["fitting"]["epochs"] * (count // min(options["fitting"]["batch"], count))
+    rise = max(int(total * RAMP), 1)
+    every = min(EVERY, rise)
+    # masks are chosen in multiples of a frequency, the last of which has to be the end, or the share is not reached
     schedule = tfmot.sparsity.keras.PolynomialDecay(
-        0.0, options["share"], begin_step=0, end_step=max(int(total * RAMP), 1), frequency=EVERY
+        0.0, options["share"], begin_step=0, end_step=rise // every * every, frequency=every
     )
     wrapped = tfmot.sparsity.keras.prune_low_magnitude(model, pruning_schedule=schedule)
-    fit(keras, wrapped, task, folder, (tfmot.sparsity.keras.UpdatePruningStep(),))
+    fit(keras, wrapped, task, folder, "prune", (tfmot.sparsity.keras.UpdatePruningStep(),))
     return tfmot.sparsity.keras.strip_pruning(wrapped)
 
 
@@ -142,7 +155,7 @@ def cluster(keras: Any, tfmot: Any, model: Any, task: dict[str, Any], folder: Pa
         cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
         preserve_sparsity=options["method"] == "pcqat" or task["zeros"],
     )
-    fit(keras, wrapped, task, folder)
+    fit(keras, wrapped, task, folder, "cluster")
     return tfmot.clustering.keras.strip_clustering(wrapped)
 
 
@@ -160,7 +173,7 @@ def qat(keras: Any, tfmot: Any, model: Any, task: dict[str, Any], folder: Path) 
         wrapped = quantization.quantize_apply(quantization.quantize_annotate_model(model), scheme)
     else:
         wrapped = quantization.quantize_model(model)
-    fit(keras, wrapped, task, folder)
+    fit(keras, wrapped, task, folder, "quantize")
     return wrapped
 
 

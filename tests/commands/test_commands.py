@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def pack_arguments(files, out: Path, **changes: object) -> list[object]:
 
 
 # ---- pack
+
+
+def test_a_file_that_memory_does_not_hold_is_one_line(files, tmp_path: Path) -> None:
+    large = tmp_path / "large.onnx"
+    with large.open("wb") as file:
+        file.truncate(4 << 30)  # of which the disk keeps nothing
+    limit = (2 << 30,) * 2
+    done = run(
+        *pack_arguments(files, tmp_path / "x.edge", model=large),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+    )
+    assert "memory is not enough" in refused(done)
+    assert not (tmp_path / "x.edge").exists()
 
 
 def test_pack_wraps_somebody_elses_model_and_predict_runs_it(files, tmp_path):

@@ -3,31 +3,56 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from learning import stripes, stripes_npz, stripes_splits, teacher
+from learning import CLASSES, stripes, stripes_npz, stripes_splits, teacher
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.training.evaluate import logits_of, model_digest
 from edge_sdk.compression import sources
 from edge_sdk.compression.export import to_onnx
 from edge_sdk.compression.ingest import to_float32
+from edge_sdk.compression.pipeline import compress
+from edge_sdk.compression.prune import sparsity
 from edge_sdk.compression.report import Options
 from edge_sdk.compression.stages import Course
-from edge_sdk.datasets import load_unlabelled
+from edge_sdk.compression.teaching import Prepared
+from edge_sdk.datasets import Dataset, load_unlabelled, split
 from edge_sdk.errors import CompressionError, DataError, InputError
 from edge_sdk.main import main
-from edge_sdk.processing import ProcessingSpec
+from edge_sdk.processing import Letterbox, ProcessingSpec
 
 # Keras turns TensorFlow's tensors into arrays in a way that NumPy 2 finds old
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning"),
 ]
+
+START = (
+    "import resource, signal, sys; from edge_sdk.main import main; "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "  # which is ignored by what a shell runs beside itself
+    "{}; sys.exit(main(sys.argv[1:]))"
+)
+
+KERAS_2 = """
+import sys
+import numpy as np
+import tf_keras as keras
+L = keras.layers
+blocks = [(L.Conv2D(n, 3, 2, "same", use_bias=False), L.BatchNormalization(), L.ReLU()) for n in (8, 16)]
+model = keras.Sequential([L.Input((12, 12, 1)), *blocks[0], *blocks[1], L.Flatten(), L.Dense(3)])
+with np.load(sys.argv[1]) as file:
+    model.set_weights([file[name] for name in file.files])
+model.save(sys.argv[2])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +72,11 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     body.layers[-1].bias.assign(np.full(3, np.nan, np.float32))
     body.save(folder / "nan.keras")
     return folder
+
+
+def letterboxing() -> ProcessingSpec:
+    first, _, *others = teacher().processing.steps
+    return ProcessingSpec((first, Letterbox(12, 12), *others))
 
 
 def run(room: Path, out: Path, line: str) -> int:
@@ -85,6 +115,20 @@ def test_all_methods_together_come_out_of_one_command(
     lineage = Bundle.open(tmp_path / "small.edge").manifest.lineage
     assert lineage["compression"]["cluster_layers"] == {"logits": 16}
     assert len(lineage["distilled_from"]) == 2
+
+
+@pytest.mark.slow
+def test_a_file_of_keras_2_is_compressed(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tf_keras")
+    np.savez(room / "weights.npz", *keras.saving.load_model(room / "own.keras").get_weights())
+    files = [str(room / "weights.npz"), str(room / "legacy.h5")]
+    subprocess.run([sys.executable, "-P", "-c", KERAS_2, *files], check=True, capture_output=True)
+    line = "legacy.h5 --processing own.json --epochs 1 --prune 0 --quantize float32 --json"
+    assert run(room, tmp_path, line) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (
+        printed["accuracy"]["student_float32"]["test"]["value"] == printed["accuracy"]["model"]["test"]["value"] > 0.8
+    )
 
 
 @pytest.mark.slow
@@ -193,6 +237,71 @@ def test_unlabelled_images_may_lie_anywhere_in_a_folder(tmp_path: Path) -> None:
     for at, path in enumerate(("a.png", "deep/b.png")):
         image.fromarray(np.full((5, 5), 60 * at, np.uint8)).save(tmp_path / path)
     assert len(load_unlabelled(f"folder:{tmp_path}")) == 2
+
+
+def test_images_of_differing_size_are_resized_and_anything_else_is_one_error(room: Path, tmp_path: Path) -> None:
+    small, large = stripes(300, side=12), stripes(300, side=16)
+    images, labels = (*small.images, *large.images), np.concatenate([small.labels, large.labels])
+    splits = split(Dataset(images, labels, CLASSES), spec="mixed", seed=0)
+    model = sources.open_model(room / "own.keras", splits, processing=teacher().processing)
+    wide = keras.Sequential([keras.Input((24, 24, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    options = {"out": tmp_path / "x.edge", "name": "x", "version": "1.0.0", "keep": True}
+    with pytest.raises(CompressionError, match=r"differ in size, the teacher takes \[24, 24, 1\] and the model \[12"):
+        compress(model, splits, teacher=Prepared(wide, ProcessingSpec.image(24, 24, 1)), **options)
+    with pytest.raises(CompressionError, match="letterboxes, for which the images should have one size; they differ"):
+        sources.open_model(room / "own.keras", splits, processing=letterboxing())
+    assert not list(tmp_path.iterdir())
+
+
+def command(line: str, out: Path, first: str = "pass") -> list[str]:
+    """Return a command of a process of its own, which does something before."""
+    return [sys.executable, "-P", "-c", START.format(first), *line.split(), "-o", str(out)]
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_the_model_of_the_last_finished_step(room: Path, tmp_path: Path) -> None:
+    line = "compress own.keras --data npz:data.npz --processing own.json --cluster 8 --epochs 200"
+    left = tmp_path / "small.finished.keras"
+    with subprocess.Popen(
+        command(line, tmp_path / "small.edge"), cwd=room, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not left.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1].count("is in") == 1
+    assert process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == [left.name]
+    assert sparsity(keras.saving.load_model(left)).share == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("line", "first", "message"),
+    [
+        pytest.param(
+            "compress own.keras --data npz:data.npz --processing own.json --prune 0",
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({8 << 10},) * 2)",
+            "File too large",
+            marks=pytest.mark.slow,
+        ),
+        (
+            "compress own.keras --data npz:data.npz --processing own.json",
+            f"resource.setrlimit(resource.RLIMIT_AS, ({1 << 30},) * 2)",
+            "may take 1.0 GiB of addresses (ulimit -v); TensorFlow needs 4 GiB",
+        ),
+    ],
+    ids=["disk", "memory"],
+)
+def test_a_full_disk_and_too_little_memory_are_one_line(
+    line: str, first: str, message: str, room: Path, tmp_path: Path
+) -> None:
+    found = subprocess.run(
+        command(line, tmp_path / "no.edge", first), cwd=room, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

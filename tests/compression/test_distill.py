@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from keras import layers
 
 from edge_sdk.cloud.training.data import Augmentation
 from edge_sdk.cloud.training.evaluate import logits_of, model_digest
-from edge_sdk.compression.distill import Hint, distill
+from edge_sdk.compression.distill import Guidance, Hint, distill
 from edge_sdk.compression.export import to_onnx
 from edge_sdk.compression.fitting import Fitting, FittingData
+from edge_sdk.compression.prune import prune, sparsity
 from edge_sdk.errors import CompressionError
 from edge_sdk.processing import ProcessingSpec
 
@@ -93,6 +95,19 @@ def test_the_same_teacher_teaches_the_same_whether_asked_before_or_in_keras_or_i
     for other in others:
         for one, two in zip(first.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_a_model_learns_from_a_teacher_while_it_is_pruned(x: np.ndarray, teacher: keras.Model) -> None:
+    student = network(4, 2, name="student")
+    before = model_digest(student), model_digest(teacher)
+    data = FittingData(x, (logits_of(teacher, x).argmax(1) + 1) % CLASSES)  # always another answer than the teacher's
+    misled, taught = (
+        prune(student, data, share=0.5, fitting=replace(SHORT, learning=learning))
+        for learning in (None, Guidance(teachers=[teacher], alpha=1.0))
+    )
+    assert (model_digest(student), model_digest(teacher)) == before
+    assert sparsity(taught).share == sparsity(misled).share == pytest.approx(0.5, abs=0.01)
+    assert same(misled, teacher, x) < same(student, teacher, x) < same(taught, teacher, x)
 
 
 def test_alpha_decides_between_labels_and_teacher(x: np.ndarray, teacher: keras.Model) -> None:

@@ -15,7 +15,7 @@ from edge_sdk.cloud.training.evaluate import logits_of, model_digest
 from edge_sdk.compression.cluster import cluster
 from edge_sdk.compression.export import export, session_logits
 from edge_sdk.compression.fakequant import QuantizedKernel
-from edge_sdk.compression.fitting import Fitting, fit
+from edge_sdk.compression.fitting import Fitting, fit, loss_of
 from edge_sdk.compression.prune import prune
 from edge_sdk.compression.qat import quantize_aware, sensitivities, with_levels
 from edge_sdk.compression.quantize import float_tensors, to_int8_tflite
@@ -95,6 +95,31 @@ def test_zeros_and_shared_values_are_exact_in_the_file() -> None:
     assert inexact(tflite, small, values=6) == []
     assert float_tensors(tflite) == ()
     assert accuracy(quantized) >= accuracy(small) - 0.05
+
+
+@pytest.mark.parametrize(
+    ("last", "logits"),
+    [
+        ([layers.Dense(3, activation="softmax")], False),
+        ([layers.Dense(3), layers.Softmax()], False),
+        ([layers.Dense(3), layers.Activation("softmax")], False),
+        ([layers.Dense(3)], True),
+    ],
+    ids=["activation", "layer", "activation layer", "logits"],
+)
+def test_a_softmax_is_known_behind_the_ranges_of_int8(last: list[layers.Layer], logits: bool) -> None:
+    model = keras.Sequential([keras.Input((4,)), *last])
+    on_grid, _ = with_levels(model, np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32))
+    assert loss_of(on_grid).get_config()["from_logits"] is logits
+
+
+def test_probabilities_are_trained_on_the_grid_and_stay_such() -> None:
+    data = stripes_data()
+    soft = keras.Sequential([*trained().layers, layers.Softmax()])
+    quantized = quantize_aware(soft, data, fitting=SHORT)
+    answers = logits_of(quantized, data.taken(validation=True))
+    assert np.abs(answers.sum(axis=1) - 1.0).max() < 0.02
+    assert np.mean(answers.argmax(axis=1) == data.validation_labels) >= accuracy(trained()) - 0.1
 
 
 @pytest.mark.slow

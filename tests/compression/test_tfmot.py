@@ -13,9 +13,11 @@ import pytest
 from keras import layers
 
 from edge_sdk.cloud.training.evaluate import model_digest
-from edge_sdk.compression.backends.tfmot import PYTHON, optimize
+from edge_sdk.compression.backends.tfmot import PYTHON, optimize, step
 from edge_sdk.compression.export import session_logits
 from edge_sdk.compression.fitting import Fitting, FittingData
+from edge_sdk.compression.prune import sparsity
+from edge_sdk.compression.weights import distinct
 from edge_sdk.errors import CompressionError, MissingExtraError
 from edge_sdk.runtime import open_session
 
@@ -65,6 +67,37 @@ def test_each_method_gives_a_file_that_the_device_runs(
     answers = session_logits(session, data.inputs)
     session.close()
     assert np.mean(answers.argmax(1) == data.labels) > 0.9
+
+
+@pytest.mark.slow
+def test_zeros_and_shared_values_go_through_all_steps_which_say_how_far_they_are(
+    tfmot: None, model: keras.Model, data: FittingData
+) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def tell(*progress: Any) -> None:
+        told.append(progress)
+
+    before = model_digest(model)
+    pruned = step(model, data, method="prune", share=0.5, fitting=SHORT, on_progress=tell)
+    assert model_digest(model) == before
+    assert set(sparsity(pruned).by_layer.values()) == {0.5}
+    before = model_digest(pruned)
+    clustered = step(pruned, data, method="cluster", clusters=8, fitting=SHORT, on_progress=tell)
+    assert model_digest(pruned) == before
+    assert min(sparsity(clustered).by_layer.values()) >= 0.5
+    assert max(distinct(clustered).values()) <= 8
+    session = open_session(optimize(clustered, data, method="qat", fitting=SHORT, on_progress=tell), "litert")
+    answers = session_logits(session, data.inputs)
+    session.close()
+    assert np.mean(answers.argmax(1) == data.labels) > 0.9
+    assert told == [(stage, done, 8) for stage in ("prune", "cluster", "quantize") for done in range(1, 9)]
+
+
+@pytest.mark.slow
+def test_the_share_is_reached_however_short_the_training_is(tfmot: None, model: keras.Model, data: FittingData) -> None:
+    once = Fitting(epochs=1, batch=128)
+    assert sparsity(step(model, data, method="prune", share=0.5, fitting=once)).share == 0.5
 
 
 @pytest.mark.slow
