@@ -7,8 +7,10 @@ any cut the device has the old version or the new one. What failed is kept in ``
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -86,7 +88,7 @@ class Pointer:
 
 
 def own(state: Path) -> BinaryIO:
-    """Lock a state folder until the returned file is closed; raise `StorageError` if another agent has it."""
+    """Lock a state folder until the returned file is closed; raise `StorageError` if it is not ours to write in."""
     with storage_errors(state, "lock"):
         handle = (state / "lock").open("ab")
         try:
@@ -94,8 +96,14 @@ def own(state: Path) -> BinaryIO:
         except BlockingIOError:
             handle.close()
             raise StorageError(f"another agent works in {state}; give each device a folder of its own") from None
-    for folder in (state, state / "metadata", state / "metadata" / "root_history"):
-        clear_unfinished(folder)
+    try:
+        for folder in (state, state / "metadata", state / "metadata" / "root_history"):
+            if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):  # its files may be ours all the same
+                raise StorageError(f"cannot write in {folder}: {os.strerror(errno.EACCES)}; whose is it?")
+            clear_unfinished(folder)
+    except BaseException:
+        handle.close()
+        raise
     return handle
 
 
