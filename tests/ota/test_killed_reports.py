@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -79,13 +78,11 @@ def lives(folder: Path, broker: str, count: int) -> tuple[int, Counter[str], lis
     "count", [10, pytest.param(int(os.environ.get("EDGE_SDK_KILLS", "10000")), marks=pytest.mark.slow)]
 )
 @pytest.mark.timeout(7200)
-def test_no_report_is_lost_when_agents_are_killed_while_they_report(broker: str, count: int) -> None:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        started = time.monotonic()
-        killed, arrived, told = lives(Path(folder), broker, count)
-        print(f"{killed} killed, {len(told)} reports told, {len(arrived)} arrived, {time.monotonic() - started:.0f} s")
-        assert killed == count
-        assert len(told) >= count
-        assert set(told) <= set(arrived)
-        assert set(arrived.values()) == {1}
+def test_no_report_is_lost_when_agents_are_killed_while_they_report(tmp_path: Path, broker: str, count: int) -> None:
+    started = time.monotonic()
+    killed, arrived, told = lives(tmp_path, broker, count)
+    print(f"{killed} killed, {len(told)} reports told, {len(arrived)} arrived, {time.monotonic() - started:.0f} s")
+    assert killed == count
+    assert len(told) >= count
+    assert set(told) <= set(arrived)
+    assert set(arrived.values()) == {1}

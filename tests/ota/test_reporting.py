@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +17,9 @@ from outside.updates import Fleet, wait_for
 
 
 @pytest.fixture
-def fleet(broker: str) -> Iterator[Fleet]:
-    """Return a fleet in memory, where there is such a folder: thousands of reports are as many writes."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Fleet(Path(folder), broker)
+def fleet(tmp_path: Path, broker: str) -> Fleet:
+    """Return a fleet that is not being served."""
+    return Fleet(tmp_path, broker)
 
 
 def fill(fleet: Fleet, count: int) -> list[str]:
