@@ -64,7 +64,7 @@ class Clustering:
     clusters: int = 16
     layers: Mapping[str, int] = field(default_factory=dict)
     start: Start = "kmeans++"
-    thrift: float = 8.0
+    thrift: float = 4.0
     fitting: Fitting = field(default_factory=Fitting)
 
     def __post_init__(self) -> None:

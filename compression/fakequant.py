@@ -114,9 +114,10 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
         ``linear``, ``relu`` or ``relu6``, which the kernels fuse.
     folded
         Whether channels have a factor of their own.
-    shared
-        Whether weights share few values. Then the grid is that of the whole kernel before the
-        factors, so that one value is one integer in every channel.
+    values
+        How many values weights share, zero aside; 0: each has its own. Where they share, every weight but zeros is seen
+        as the value nearest to it. Values and weights learn, so weights change their value; see `settle`. The grid is
+        that of the whole kernel before the factors, so that one value is one integer in every channel.
     rounded
         Whether there is a grid. Without, weights stay in float32, in the file, too.
     **kwargs
@@ -133,24 +134,30 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
         padding: str = "valid",
         activation: str = "linear",
         folded: bool = False,
-        shared: bool = False,
+        values: int = 0,
         rounded: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.kind, self.shape, self.padding = kind, tuple(shape), padding
         self.strides, self.dilation = tuple(strides), tuple(dilation)
-        self.activation, self.folded, self.shared, self.rounded = activation, folded, shared, rounded
+        self.activation, self.folded, self.count, self.rounded = activation, folded, values, rounded
         self.channels = math.prod(self.shape[-2:]) if kind == "depthwise" else self.shape[-1]
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Make the weights."""
-        positive = keras.constraints.NonNeg() if self.shared else None
+        positive = keras.constraints.NonNeg() if self.count else None
         self.kernel = self.add_weight(name="kernel", shape=self.shape)
         self.scale = self.add_weight(
             name="scale", shape=(self.channels,), initializer="ones", constraint=positive, trainable=self.folded
         )
         self.bias = self.add_weight(name="bias", shape=(self.channels,), initializer="zeros")
+        self.values = self.add_weight(name="values", shape=(self.count,)) if self.count else None
+
+    def settle(self) -> None:
+        """Let the kernel be what it is seen as."""
+        if self.values is not None:
+            self.kernel.assign(self._seen())
 
     @property
     def per_channel(self) -> bool:
@@ -159,13 +166,13 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
 
     def weights_on_grid(self) -> tuple[Any, Any]:
         """Return the folded kernel, channels last, and the largest weight of its grids (``[channels]`` or scalar)."""
-        kernel = self.kernel
+        kernel = self._seen()
         if self.kind == "depthwise":
             kernel = ops.reshape(kernel, (*self.shape[:2], self.channels))
         elif self.kind == "dense" and self.folded:  # it is computed as a convolution of one pixel
             kernel = ops.reshape(kernel, (1, 1, *self.shape))
         everywhere = ops.maximum(ops.max(ops.abs(kernel)), LEAST)
-        if self.shared and self.rounded:
+        if self.count and self.rounded:
             # first on the common grid, or a value halfway between two integers would be one here and the other there
             kernel = tf.quantization.fake_quant_with_min_max_vars(kernel, -everywhere, everywhere, narrow_range=True)
             limit = everywhere * self.scale if self.per_channel else everywhere
@@ -195,6 +202,15 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
             outputs = -(self._apply(inputs, -kernel) - bias)
         return {"relu": tf.nn.relu, "relu6": tf.nn.relu6}.get(self.activation, tf.identity)(outputs)
 
+    def _seen(self) -> Any:
+        """Return the kernel with each weight as the value nearest to it; both have the gradient of that."""
+        if self.values is None:
+            return self.kernel
+        kernel, values = ops.convert_to_tensor(self.kernel), ops.sort(ops.convert_to_tensor(self.values))
+        at = tf.searchsorted((values[1:] + values[:-1]) / 2, ops.reshape(tf.stop_gradient(kernel), (-1,)))
+        nearest = ops.reshape(ops.take(values, at), self.shape)
+        return ops.where(kernel == 0.0, 0.0, nearest + (kernel - tf.stop_gradient(kernel)))
+
     def _apply(self, inputs: Any, kernel: Any) -> Any:
         if self.kind == "dense" and not self.folded:
             return ops.matmul(inputs, kernel)
@@ -217,8 +233,8 @@ class QuantizedKernel(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        names = ("kind", "shape", "strides", "dilation", "padding", "activation", "folded", "shared", "rounded")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        names = ("kind", "shape", "strides", "dilation", "padding", "activation", "folded", "rounded")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}, "values": self.count}
 
 
 def _numpy(value: Any) -> Any:

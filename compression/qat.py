@@ -2,7 +2,7 @@
 
 Convolutions and dense layers get weights on a grid, with the BatchNormalization that follows folded into
 them; every tensor between layers gets 256 levels of a range. Zeros stay zero, and shared values
-become as many integers.
+become as many integers; weights may change theirs.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def quantize_aware(
     Parameters
     ----------
     model
-        In float32; it is not changed. Its zeros and shared values stay.
+        In float32; it is not changed. Its zeros stay, and its kernels keep as few values; which weight has which
+        is learned.
     data
         To train on, with labels, or with `Fitting.learning`.
     on_progress
@@ -299,6 +300,7 @@ class _Builder:
         few = kind != "depthwise" and shared(kernel)
         if few and factor.ndim:  # the factors are 0 or more: else they would mirror the shared values
             kernel, factor = kernel * np.where(factor < 0.0, -1.0, 1.0), np.abs(factor)
+        values = np.unique(kernel[kernel != 0.0]) if few else ()
         options: dict[str, Any] = {}
         if kind != "dense":
             one = layer.rank == 1
@@ -311,13 +313,15 @@ class _Builder:
             kernel.shape,
             activation=activation,
             folded=factor.ndim > 0,
-            shared=few,
+            values=len(values),
             rounded=rounded,
             name=layer.name,
             **options,
         )
         made.build(())
         made.kernel.assign(kernel)
+        if made.values is not None:
+            made.values.assign(values)
         made.scale.assign(np.broadcast_to(factor, made.scale.shape).astype(np.float32))
         made.bias.assign(np.broadcast_to(bias, made.bias.shape).astype(np.float32))
         return made

@@ -26,7 +26,7 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the zeros and the shared values of kernels through training, exactly.
 
     After each step, what was zero is zero again, and weights that had one value get the mean
-    of what the step made of them; see `Tied`.
+    of what the step made of them; see `Tied`. A `QuantizedKernel` keeps its own, and settles at the end.
 
     Parameters
     ----------
@@ -42,7 +42,10 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self._zeros: list[tuple[Any, npt.NDArray[np.float32]]] = []
         self._shared: list[tuple[Any, npt.NDArray[Any], npt.NDArray[Any], int]] = []
-        others = {id(kernel) for kernel in free}
+        self._learning = [
+            layer for layer in leaves(model) if isinstance(layer, QuantizedKernel) and layer.values is not None
+        ]
+        others = {id(kernel) for kernel in (*free, *(layer.kernel for layer in self._learning))}
         for kernel in (kernel for _, kernel in prunable(model) if id(kernel) not in others):
             value = keras.ops.convert_to_numpy(kernel)
             if not value.any():  # made so and not trained yet: no step leaves a kernel without any weight
@@ -86,6 +89,11 @@ class Holding(keras.callbacks.Callback):  # type: ignore[misc]
             value = keras.ops.convert_to_numpy(factor)
             if (value < 0.0).any():  # an assignment takes ten times as long as to look
                 factor.assign(np.maximum(value, 0.0))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Settle the kernels that learn which weight has which value."""
+        for layer in self._learning:
+            layer.settle()
 
 
 class Tied(keras.optimizers.Adam):  # type: ignore[misc]

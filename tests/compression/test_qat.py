@@ -93,6 +93,7 @@ def test_zeros_and_shared_values_are_exact_in_the_file() -> None:
     assert max(distinct(quantized).values()) <= 6
     tflite = to_int8_tflite(quantized)
     assert inexact(tflite, small, values=6) == []
+    assert inexact(tflite, quantized, values=6) == []
     assert float_tensors(tflite) == ()
     assert accuracy(quantized) >= accuracy(small) - 0.05
 
@@ -120,6 +121,32 @@ def test_probabilities_are_trained_on_the_grid_and_stay_such() -> None:
     answers = logits_of(quantized, data.taken(validation=True))
     assert np.abs(answers.sum(axis=1) - 1.0).max() < 0.02
     assert np.mean(answers.argmax(axis=1) == data.validation_labels) >= accuracy(trained()) - 0.1
+
+
+def test_weights_change_their_value_while_they_train_for_int8_but_zeros_stay() -> None:
+    x = keras.Input((12, 12, 1))
+    model = keras.Model(x, layers.Dense(3)(layers.Flatten()(x)))
+    before = np.random.default_rng(0).choice([-0.2, 0.0, 0.1, 0.2], model.layers[-1].kernel.shape).astype(np.float32)
+    model.layers[-1].kernel.assign(before)
+    quantized = quantize_aware(model, stripes_data(), fitting=Fitting(epochs=2, batch=8, rate=1e-2))
+    after = kernels(quantized)[model.layers[-1].name]
+    np.testing.assert_array_equal(after == 0.0, before == 0.0)
+    assert len(np.unique(after)) <= 4
+    assert len(np.unique([before.ravel(), after.ravel()], axis=1).T) > 4  # of one value, some went to another
+
+
+def test_a_negative_factor_mirrors_shared_values_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    x = keras.Input((6, 6, 2))
+    conv, norm = layers.Conv2D(4, 3, use_bias=False), layers.BatchNormalization()
+    model = keras.Model(x, layers.ReLU()(norm(conv(x))))
+    conv.kernel.assign(rng.choice([-0.3, 0.1, 0.2], conv.kernel.shape))
+    norm.gamma.assign([1.0, -1.0, 0.5, -2.0])
+    inputs = rng.normal(size=(32, 6, 6, 2)).astype(np.float32)
+    on_grid, _ = with_levels(model, inputs)
+    expected = logits_of(model, inputs)
+    assert np.abs(logits_of(on_grid, inputs) - expected).max() < 0.05 * np.ptp(expected)
+    assert distinct(on_grid)[conv.name] == 6
 
 
 @pytest.mark.slow
