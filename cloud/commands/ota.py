@@ -72,14 +72,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--no-delta", action="store_true", help="make no delta: devices fetch the whole file")
 
     assign = action("assign", "sign what a device should run")
-    assign.add_argument("--device", required=True, help="device id")
+    assign.add_argument("--device", required=True, help="device id; DEVICE/NAME for one of several models, by its name")
     assign.add_argument("--target", required=True, metavar="NAME-VERSION", help="a bundle that was added")
     assign.add_argument("--downgrade", action="store_true", help="allow a version lower than the active one")
     assign.add_argument("--days", type=_days, default=90, help="how long it may be followed (default %(default)s)")
 
     expire = action("expire", "withdraw what a device was assigned, or a bundle from all devices")
     which = expire.add_mutually_exclusive_group(required=True)
-    which.add_argument("--device", help="device id: it is assigned nothing more")
+    which.add_argument("--device", help="device id, or DEVICE/NAME: it is assigned nothing more")
     which.add_argument("--target", metavar="NAME-VERSION", help="a bundle: no device installs it any more")
 
     action("publish", "sign anew what has lived half its life, and snapshot and timestamp in any case")
@@ -166,8 +166,8 @@ def run(args: argparse.Namespace) -> int:
         )
         _say(
             args,
-            {"device": signed.device, "target": args.target, "counter": signed.counter},
-            f"assigned {args.target} to {signed.device} (counter {signed.counter})",
+            {"device": args.device, "target": args.target, "counter": signed.counter},
+            f"assigned {args.target} to {args.device} (counter {signed.counter})",
         )
     else:
         _OTHERS[args.action](args, repository)

@@ -27,14 +27,14 @@ from edge_sdk.cloud.ota.throttle import Throttle
 from edge_sdk.errors import EdgeSdkError, InputError, StorageError
 from edge_sdk.ota import topics as wire
 from edge_sdk.ota.link import Broker, Link, Message
-from edge_sdk.ota.topics import BLOCK_BYTES, Topics
+from edge_sdk.ota.topics import BLOCK_BYTES, Topics, device_and_model
 
 __all__ = ["REPORT_BURST", "REPORT_RATE", "Gateway", "Origin", "Reply"]
 
 log = logging.getLogger("edge_sdk.cloud.ota.gateway")
 
 _METADATA = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[a-z][a-z0-9-]{0,63}\.json")
-_TARGET = re.compile(r"(bundles|assignments)/([0-9a-f]{64})\.([A-Za-z0-9][A-Za-z0-9_.-]{0,199})")
+_TARGET = re.compile(r"(bundles|assignments)/([0-9a-f]{64})\.([A-Za-z0-9][A-Za-z0-9_.~-]{0,199})")
 REPORT_RATE = 2 * wire.REPORT_RATE
 """Reports a second that a device may make for long."""
 
@@ -95,7 +95,7 @@ class Origin:
         if match is None:
             return None
         folder, digest, name = match.groups()
-        if folder == "assignments" and name != f"{device}.json":
+        if folder == "assignments" and name.removesuffix(".json").partition("~")[0] != device:
             raise PermissionError
         return self._targets / folder / f"{digest}.{name}"
 
@@ -242,12 +242,13 @@ class Gateway:
         self.close()
 
     def _announce(self) -> None:
-        for device, assignment in self._repository.assignments().items():
-            if self._hinted.get(device) == assignment.counter:
+        for place, assignment in self._repository.assignments().items():
+            if self._hinted.get(place) == assignment.counter:
                 continue
+            device, _ = device_and_model(place)
             hint = {"counter": assignment.counter, "name": assignment.name, "version": assignment.version}
             self._link.publish(Topics(self._fleet, device).desired, canonical.dumps(hint), retain=True)
-            self._hinted[device] = assignment.counter
+            self._hinted[place] = assignment.counter
 
     def _connected(self) -> None:
         self._connections += 1

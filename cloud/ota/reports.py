@@ -120,7 +120,7 @@ class ReportLog:
 
 
 def last_reports(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the last report of each device in a repository's logs, those of all workers.
+    """Return the last report of each device, or ``DEVICE/MODEL``, in a repository's logs, those of all workers.
 
     Raises
     ------
@@ -133,9 +133,10 @@ def last_reports(folder: Path) -> dict[str, dict[str, Any]]:
             for line in stream:
                 try:
                     report = json.loads(line)
-                    known = last.get(report["device"])
+                    place = f"{report['device']}/{report['model']}" if report.get("model") else report["device"]
+                    known = last.get(place)
                     if known is None or report["received"] >= known["received"]:
-                        last[report["device"]] = report
+                        last[place] = report
                 except (ValueError, KeyError, TypeError):
                     continue
     return last

@@ -1,4 +1,4 @@
-"""A repository of signed updates: TUF roles on disk, bundles, and one assignment a device.
+"""A repository of signed updates: TUF roles on disk, bundles, and one assignment a device or a model of it.
 
 Which roles there are and who signs them is in `edge_sdk.cloud.ota.roles`, how they lie on disk and
 in which order they are written in `edge_sdk.cloud.ota.rolefiles`. One writer at a time holds a
@@ -30,8 +30,8 @@ from edge_sdk.cloud.ota.rotation import heal, renew, rotate, signer_of
 from edge_sdk.errors import InputError, TrustError
 from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
 from edge_sdk.ota.needs import Needs
-from edge_sdk.ota.records import Assignment, Target, delta_path
-from edge_sdk.ota.topics import check_id
+from edge_sdk.ota.records import Assignment, Target, assignment_path, delta_path
+from edge_sdk.ota.topics import device_and_model
 
 __all__ = ["Lifetimes", "Repository", "RoleStatus"]
 
@@ -202,7 +202,7 @@ class Repository:
         Parameters
         ----------
         device
-            Device id.
+            Device id; ``DEVICE/MODEL`` for one of several models, by the name of its bundles.
         target
             ``NAME-VERSION`` of a bundle that was added.
         downgrade
@@ -213,16 +213,18 @@ class Repository:
         Raises
         ------
         InputError
-            There is no such target, or the device id cannot stand in a topic.
+            There is no such target, its name is not the model's, or the device id cannot stand in a topic.
         """
-        check_id("device", device)
+        own, model = device_and_model(device)
         with self._acting("assign", "assigner", device=device, target=target, downgrade=downgrade) as done:
             file = self._bundle(target)
-            path = f"assignments/{device}.json"
+            path = assignment_path(own, model)
             previous = self._files.find(path)
             signed_target = target_of(file)
+            if model and signed_target.name != model:
+                raise InputError(f"{device} runs bundles named {model}, which {target} is not")
             assignment = Assignment(
-                device=device,
+                device=own,
                 counter=(previous.custom["counter"] if previous is not None else 0) + 1,
                 expires=(now() + (expires or self._files.lifetimes.assignment)),
                 name=signed_target.name,
@@ -236,20 +238,20 @@ class Repository:
         return assignment
 
     def withdraw(self, device: str) -> Assignment:
-        """Let a device be assigned nothing more: its last assignment is signed anew as one that has expired.
+        """Let a device, or ``DEVICE/MODEL``, be assigned nothing more: its last assignment is signed anew as expired.
 
         Raises
         ------
         InputError
             The device was assigned nothing.
         """
-        check_id("device", device)
+        path = assignment_path(*device_and_model(device))
         with self._acting("withdraw assignment", "assigner", device=device) as done:
             last = self.assignments().get(device)
             if last is None:
                 raise InputError(f"nothing is assigned to {device}")
             ended = replace(last, counter=last.counter + 1, expires=now())
-            self._put_assignment(f"assignments/{device}.json", ended)
+            self._put_assignment(path, ended)
             done["counter"] = ended.counter
         return ended
 
@@ -335,12 +337,12 @@ class Repository:
         return {names.get(base, base): file.length for base, file in files.items() if file is not None}
 
     def assignments(self) -> dict[str, Assignment]:
-        """Return the current assignment of each device."""
+        """Return the current assignment of each ``DEVICE``, and of each ``DEVICE/MODEL`` of those with several."""
         found = {}
         for file in self._files.all("assignments"):
             with storage_errors(self._stored(file), "read"):
-                assignment = Assignment.from_bytes(self._stored(file).read_bytes())
-            found[assignment.device] = assignment
+                place = file.path.removeprefix("assignments/").removesuffix(".json").replace("~", "/")
+                found[place] = Assignment.from_bytes(self._stored(file).read_bytes())
         return found
 
     def target_file(self, target: str) -> Path:

@@ -5,6 +5,14 @@ until the broker has them.
 
 example:
   edge-sdk agent --state /var/lib/edge --broker mqtt://broker:1883 --fleet shop --device cam-1 --root root.json
+
+the same in a file for --config, with two models, which lie in /var/lib/edge/models/faces and .../sound:
+  state = "/var/lib/edge"
+  broker = "mqtt://broker:1883"
+  fleet = "shop"
+  device = "cam-1"
+  root = "root.json"
+  models = ["faces", "sound"]
 """
 
 from __future__ import annotations
@@ -46,6 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fleet", help="fleet id; an enrolled device knows it, as what follows")
     parser.add_argument("--device", help="device id")
     parser.add_argument("--device-class", metavar="CLASS", help="kind of device; bundles may be for some kinds only")
+    parser.add_argument(
+        "--model",
+        action="append",
+        dest="models",
+        metavar="NAME",
+        help="one of the device's several models, by its bundles' name; repeatable (in a file: models = [...])",
+    )
     parser.add_argument("--root", type=Path, metavar="FILE", help="pinned root metadata (root.json)")
     parser.add_argument("--poll", type=float, metavar="SECONDS", help="between looks without a hint (default 60)")
     parser.add_argument("--once", action="store_true", help="look once, send the reports, end; 1 if refused")
@@ -117,10 +132,11 @@ def run(args: argparse.Namespace) -> int:
         repository=web,
         device_class=args.device_class or "",
         pace=None if args.report_rate is None else Pace(args.report_rate),
+        models=args.models or (),
     ) as agent:
         agent.start()
-        now = f"{agent.active.name}-{agent.active.version}" if agent.active else "none"
-        print(f"ready agent={args.device} broker={broker} active={now}", flush=True)
+        active = ",".join(_active(agent, name) for name in agent.models or ("",))
+        print(f"ready agent={args.device} broker={broker} active={active}", flush=True)
         if args.once:
             state = agent.check()
             agent.flush()
@@ -140,7 +156,7 @@ def _configured(args: argparse.Namespace) -> None:
         name = key.replace("-", "_")
         if name in ("config", "once") or not hasattr(args, name):
             raise InputError(f"{args.config}: {key!r} is not an option of edge-sdk agent")
-        kinds = {"json": bool, "soak_requests": int, "max_memory": int}
+        kinds = {"json": bool, "soak_requests": int, "max_memory": int, "models": list}
         text = name in (*_NAMES, *_PATHS)
         if type(value) not in ((str,) if text else (kinds[name],) if name in kinds else (int, float)):
             raise InputError(f"{args.config}: {key} cannot be {value!r}")
@@ -148,7 +164,12 @@ def _configured(args: argparse.Namespace) -> None:
             setattr(args, name, Path(value) if name in _PATHS else value)
 
 
+def _active(agent: OtaAgent, name: str) -> str:
+    now = agent.model(name).active
+    return f"{now.name}-{now.version}" if now else f"{name}-none".lstrip("-")
+
+
 def _text(event: Event) -> str:
-    version = f" {event.name}-{event.version}" if event.version else ""
+    version = f" {event.name}-{event.version}" if event.version else f" {event.model}".rstrip()
     reason = f": {event.reason}" if event.reason else ""
     return f"{event.state}{version} ({event.seconds:.2f} s, {event.bytes} bytes){reason}"

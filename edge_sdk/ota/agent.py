@@ -2,7 +2,7 @@
 
 The agent works in one thread, the caller's; the network thread only hands messages over. Each
 step is durable before the next begins, and a success is reported only after it is. Whatever
-fails, the version that runs goes on running.
+fails, the version that runs goes on running. What becomes of one model is in `edge_sdk.ota.updates`.
 """
 
 from __future__ import annotations
@@ -11,52 +11,34 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from edge_sdk.bundle import Bundle
-from edge_sdk.errors import (
-    BundleError,
-    EdgeSdkError,
-    HealthError,
-    InstallError,
-    StorageError,
-    TransferError,
-    TrustError,
-)
-from edge_sdk.files import make_folder
+from edge_sdk.errors import InputError, StorageError
+from edge_sdk.files import clear_unfinished, make_folder
 from edge_sdk.ota.health import Limits
-from edge_sdk.ota.installer import Installer, one_line
+from edge_sdk.ota.installer import Installer
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.outbox import Outbox
-from edge_sdk.ota.patching import Patches
 from edge_sdk.ota.ranges import Ranges
-from edge_sdk.ota.records import Assignment, Event, State, Target
-from edge_sdk.ota.reporting import Pace, Reporter, now
+from edge_sdk.ota.records import Event, State
+from edge_sdk.ota.reporting import Pace, Reporter
 from edge_sdk.ota.rules import Rules
 from edge_sdk.ota.slots import Installed, own
 from edge_sdk.ota.soak import Soak, Vitals
-from edge_sdk.ota.topics import Topics, check_id
-from edge_sdk.ota.transfer import Channel, Download
+from edge_sdk.ota.topics import Topics, check_id, check_model
+from edge_sdk.ota.transfer import Channel
 from edge_sdk.ota.trust import Trust
+from edge_sdk.ota.updates import Updates, Workshop
 
 __all__ = ["OtaAgent"]
 
 log = logging.getLogger("edge_sdk.ota.agent")
 
 
-@dataclass(frozen=True, slots=True)
-class _Update:
-    """The update under way: what events say about it."""
-
-    name: str = ""
-    version: str = ""
-    digest: str = ""
-    counter: int = 0
-    started: float = 0.0
-    bytes_before: int = 0
+_LEAST_GOOD_FIRST: tuple[State, ...] = ("refused", "rolled_back", "idle", "soaking", "active")
 
 
 class OtaAgent:
@@ -89,11 +71,15 @@ class OtaAgent:
         What kind of device this is; bundles may be signed for some kinds only.
     pace
         How fast reports leave; by default half of what the repository service takes of one device.
+    models
+        Names of the bundles that the device runs side by side, each assigned as ``DEVICE/NAME`` and kept in
+        ``state_dir/models/NAME``, which is what `active` and `follow` take. None: the device has one model, of any
+        name, in ``state_dir``. Limits, probe, soak and vitals hold for each.
 
     Raises
     ------
     InputError
-        An id, the broker's URL or the root's path has another form.
+        An id, a model's name, the broker's URL or the root's path has another form.
     TrustError
         The root is not valid root metadata with a threshold of two.
     StorageError
@@ -120,31 +106,34 @@ class OtaAgent:
         repository: Ranges | None = None,
         device_class: str = "",
         pace: Pace | None = None,
+        models: Sequence[str] = (),
     ) -> None:
+        names = _checked(models)
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self.device = check_id("device", device)
         self._topics = Topics(fleet, device)
         self._poll_seconds = poll_seconds
-        self._rules = rules
-        self._device_class = device_class
-        self._state = make_folder(Path(state_dir))
-        self._lock = own(self._state)
-        try:
-            self._trust = Trust(self._state / "metadata", root)
-            self._installer = Installer(self._state, limits=limits, probe=probe, soak=soak, vitals=vitals)
-            self._patches = Patches(self._state / "delta", self._trust, self._installer)
-            outbox = Outbox(self._state / "outbox.db")
-            self._reporter = Reporter(outbox, self._send_report, on_event, pace or Pace())
-        except BaseException:
-            self._lock.close()
-            raise
         rate = rules.bytes_per_second if rules is not None else None
         self._channel = Channel(self._request, window=window, timeout=request_timeout, rate=rate)
         self._source = repository or self._channel
         self._inbox: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-        self._trouble = ""
-        self._update = _Update()
         self._stop = threading.Event()
+        state = make_folder(Path(state_dir))
+        self._lock = own(state)
+        try:
+            self._trust = Trust(state / "metadata", root)
+            folders = {name: make_folder(state / "models" / name) for name in names} or {"": state}
+            installers = {}
+            for name, folder in folders.items():
+                clear_unfinished(folder)
+                installers[name] = Installer(folder, limits=limits, probe=probe, soak=soak, vitals=vitals)
+            outbox = Outbox(state / "outbox.db")
+            self._reporter = Reporter(outbox, self._send_report, on_event, pace or Pace())
+        except BaseException:
+            self._lock.close()
+            raise
+        workshop = Workshop(device, device_class, self._trust, self._source, self._reporter, rules, self._stop)
+        self._models = [Updates(name, folders[name], installers[name], workshop) for name in folders]
         self._busy = threading.RLock()
         self._closed = False
         self._link = Link(
@@ -160,16 +149,29 @@ class OtaAgent:
 
     @property
     def active(self) -> Installed | None:
-        """The version that runs, or None."""
-        return self._installer.active
+        """The version that runs, or None; `InputError` where there are several models: ask `model`."""
+        return self.model("").active
 
     @property
     def trouble(self) -> str:
-        """Why the last look did not end well; empty if it did."""
-        return self._trouble
+        """Why the last look did not end well; empty if it did. Of several models, each that has any is named."""
+        return "; ".join(f"{m.name}: {m.trouble}" if m.name else m.trouble for m in self._models if m.trouble)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the device's several models; empty where it has one."""
+        return tuple(model.name for model in self._models if model.name)
+
+    def model(self, name: str) -> Updates:
+        """Return one of several models; raise `InputError` if this agent keeps none of that name."""
+        for model in self._models:
+            if model.name == name:
+                return model
+        kept = ", ".join(self.models) or "one, of any name"
+        raise InputError(f"this agent has no model {name!r}; it keeps: {kept}")
 
     def start(self) -> None:
-        """Check the active slot, then connect; `run` and `check` do it if it was not done.
+        """Check the active slots, then connect; `run` and `check` do it if it was not done.
 
         Raises
         ------
@@ -179,8 +181,8 @@ class OtaAgent:
         with self._busy:
             if self._started:
                 return
-            self._installer.recover()
-            self._tell_left()
+            for model in self._models:
+                model.recover(patient=len(self._models) > 1)
             self._link.connect()
             self._started = True
 
@@ -199,7 +201,8 @@ class OtaAgent:
     def check(self) -> State:
         """Ask once what this device should run and do it; return the state that this led to.
 
-        Failures become events and reports, not exceptions.
+        Failures become events and reports, not exceptions. Several models are updated one after the other, whatever
+        becomes of those before, and the state is that of the one that is least well off.
 
         Raises
         ------
@@ -208,19 +211,9 @@ class OtaAgent:
         """
         with self._busy:
             self.start()
-            self._update = _Update(started=time.monotonic(), bytes_before=self._source.bytes_received)
-            try:
-                state = self._follow_assignment()
-            except (TrustError, BundleError) as error:
-                state = self._once("refused", error)
-            except (TransferError, StorageError, InstallError) as error:
-                if self._stop.is_set():
-                    return "idle"
-                state = self._once("idle", error)
-            else:
-                self._trouble = ""
+            states: list[State] = [model.look() for model in self._models if not self._stop.is_set()]
             self._reporter.pump()
-            return state
+            return min(states, key=_LEAST_GOOD_FIRST.index, default="idle")
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send waiting reports; return whether the broker acknowledged all of them in time."""
@@ -257,121 +250,7 @@ class OtaAgent:
         self.close()
 
     def _trial_over(self) -> bool:
-        try:
-            return self._installer.soaking and self._installer.watch()
-        except StorageError as error:
-            log.warning("%s", error)
-            return False
-
-    # one update
-
-    def _follow_assignment(self) -> State:
-        found = self._trust.resolve(self.device, self._source)
-        if found is None:
-            return "active" if self.active else "idle"
-        assignment, target = found
-        self._update = replace(
-            self._update,
-            name=assignment.name,
-            version=assignment.version,
-            digest=target.bundle_digest,
-            counter=assignment.counter,
-        )
-        memory = self._installer.memory
-        if self.active is not None and self.active.sha256 == target.sha256:
-            Download(self._state / "download", target).discard()  # left there if the last run was cut
-            self._patches.clear()
-            return self._settle(self.active)
-        reason = memory.failure(target.sha256, assignment.counter)
-        if reason is None:
-            reason = self._installer.objection(assignment, self._trust.time.now())
-            reason = reason or target.needs.objection(self._device_class)
-            if reason is None:
-                return self._install(assignment, target)
-            memory.fail(target.sha256, assignment.counter, reason, for_good=False)
-        return self._refused(reason)
-
-    def _install(self, assignment: Assignment, target: Target) -> State:
-        download = Download(self._state / "download", target)
-        download.discard_others()
-        if self._rules is not None:
-            self._rules.check()
-        self._say("downloading")
-        trouble = self._patches.fill(download, target, assignment, self._source)
-        if trouble and not self._stop.is_set():
-            self._say("downloading", trouble)
-        try:
-            path = download.fetch(self._source)
-        except TrustError as error:
-            self._installer.failed(error, target, assignment)
-            download.discard()
-            return self._refused(one_line(error))
-        self._patches.clear()
-        self._installer.supersede()
-        self._tell_left()
-        try:
-            installed = self._installer.install(path, assignment, target, self._say)
-        except (TrustError, BundleError, HealthError) as error:
-            download.discard()
-            return self._refused(one_line(error))
-        download.discard()
-        return self._settle(installed)
-
-    def _settle(self, installed: Installed) -> State:
-        """Say where the active version stands: on trial, kept, or rolled back from."""
-        update = replace(self._update, name=installed.name, version=installed.version, digest=installed.digest)
-        self._update = replace(update, counter=max(update.counter, installed.counter))
-        if not self._installer.watch():
-            self._say("soaking", key=f"soaking:{installed.install}")
-            return "soaking"
-        if self.active != installed:
-            self._tell_left()
-            return "rolled_back"
-        # the key makes this the one report of it, also if the last run ended before it was stored
-        self._say("active", key=f"active:{self._update.counter}:{installed.install}")
-        return "active"
-
-    def _refused(self, reason: str) -> State:
-        self._say("refused", reason, key=f"refused:{self._update.counter}:{self._update.digest}")
-        return "refused"
-
-    def _tell_left(self) -> None:
-        """Report the last rolling back, if that was not done: it may have been cut off."""
-        left, now, update = self._installer.left, self.active, self._update
-        if left is None:
-            return
-        runs = f"runs {now.name}-{now.version} again" if now else "has no intact version and fetches one"
-        self._update = _Update(started=time.monotonic(), bytes_before=self._source.bytes_received)
-        if now is not None:
-            self._update = replace(self._update, name=now.name, version=now.version, digest=now.digest)
-        reason = f"{left.name}-{left.version}: {left.reason}; the device {runs}"
-        self._say("rolled_back", reason, key=f"rolled_back:{left.install}")
-        self._update = update
-
-    # events and reports
-
-    def _once(self, state: State, error: EdgeSdkError) -> State:
-        reason = one_line(error)
-        if reason != self._trouble:
-            self._trouble = reason
-            self._say(state, reason, best_effort=True)
-        return state
-
-    def _say(self, state: State, reason: str = "", *, key: str | None = None, best_effort: bool = False) -> None:
-        update = self._update
-        event = Event(
-            device=self.device,
-            state=state,
-            name=update.name,
-            version=update.version,
-            digest=update.digest,
-            counter=update.counter,
-            seconds=round(time.monotonic() - update.started, 3),
-            bytes=self._source.bytes_received - update.bytes_before,
-            reason=reason,
-            time=now(),
-        )
-        self._reporter.say(event, key, best_effort=best_effort)
+        return any([model.trial_over() for model in self._models])
 
     def _wait(self, seconds: float) -> bool:
         """Handle what the network thread handed over; return whether a hint was among it."""
@@ -409,3 +288,12 @@ class OtaAgent:
     def _connected(self) -> None:
         self._link.publish(self._topics.status, b'{"online":true}', retain=True)
         self._inbox.put(("connected", 0))
+
+
+def _checked(models: Sequence[str]) -> list[str]:
+    if isinstance(models, str):
+        raise InputError(f"models are a list of names, not {models!r}")
+    names = [check_model(name) for name in models]
+    if len(set(names)) < len(names):
+        raise InputError(f"a model is named twice: {', '.join(names)}")
+    return names

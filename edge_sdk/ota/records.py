@@ -13,7 +13,17 @@ from edge_sdk.errors import InputError, TrustError
 from edge_sdk.ota.needs import Needs
 from edge_sdk.ota.topics import BLOCK_BYTES, check_id
 
-__all__ = ["MAX_DELTAS", "STATES", "Assignment", "Delta", "Event", "State", "Target", "delta_path"]
+__all__ = [
+    "MAX_DELTAS",
+    "STATES",
+    "Assignment",
+    "Delta",
+    "Event",
+    "State",
+    "Target",
+    "assignment_path",
+    "delta_path",
+]
 
 State = Literal[
     "idle", "downloading", "verifying", "installing", "testing", "soaking", "active", "refused", "rolled_back"
@@ -46,7 +56,7 @@ class Assignment:
     device
         Device id.
     counter
-        Grows with each assignment of the device; an older one is never followed.
+        Grows with each assignment of the device, or of one of its several models; an older one is never followed.
     expires
         After this time (UTC) the assignment is no longer followed.
     name, version
@@ -245,6 +255,11 @@ def delta_path(base: str, result: str) -> str:
     return f"bundles/{base}-{result}.delta"
 
 
+def assignment_path(device: str, model: str = "") -> str:
+    """Return the target path of what a device should run, or of what one of its several models should be."""
+    return f"assignments/{device}~{model}.json" if model else f"assignments/{device}.json"  # no id or name has a ~
+
+
 def _stored(path: str, sha256: str) -> str:
     folder, _, name = path.rpartition("/")
     return f"{folder}/{sha256}.{name}"
@@ -281,6 +296,8 @@ class Event:
         Why, for states that need one; one line.
     time
         When, UTC, ISO 8601.
+    model
+        Which of the device's several models; empty where it has one.
     """
 
     device: str
@@ -293,6 +310,7 @@ class Event:
     bytes: int = 0
     reason: str = ""
     time: str = ""
+    model: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-compatible values."""

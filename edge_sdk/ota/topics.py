@@ -12,9 +12,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from edge_sdk.bundle.manifest import NAME
 from edge_sdk.errors import InputError
 
-__all__ = ["BLOCK_BYTES", "MAX_MESSAGE_BYTES", "REPORT_BURST", "REPORT_RATE", "Topics", "check_id"]
+__all__ = [
+    "BLOCK_BYTES",
+    "MAX_MESSAGE_BYTES",
+    "REPORT_BURST",
+    "REPORT_RATE",
+    "Topics",
+    "check_id",
+    "check_model",
+    "device_and_model",
+]
 
 BLOCK_BYTES = 120 * 1024
 """Bytes of one block; with topic and properties a message stays under `MAX_MESSAGE_BYTES`."""
@@ -39,6 +49,19 @@ def check_id(kind: str, value: str) -> str:
             f"{kind} id {value!r} is not 1-64 letters, digits, '_', '.', '-' beginning with a letter or digit"
         )
     return value
+
+
+def check_model(name: str) -> str:
+    """Return the name of one of a device's several models; raise `InputError` if no bundle can have it."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InputError(f"model {name!r} is not the name of a bundle: 1-64 of a-z, 0-9, '_', '.', '-'")
+    return name
+
+
+def device_and_model(place: str) -> tuple[str, str]:
+    """Split ``DEVICE`` or ``DEVICE/MODEL``; raise `InputError` for another form. The model may be empty."""
+    device, slash, model = place.partition("/")
+    return check_id("device", device), check_model(model) if slash else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError, TransferError, TrustError, one_line
 from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
 from edge_sdk.ota.clock import TrustedTime
-from edge_sdk.ota.records import Assignment, Delta, Target, delta_path
+from edge_sdk.ota.records import Assignment, Delta, Target, assignment_path, delta_path
 from edge_sdk.ota.transfer import Source
 
 __all__ = ["MIN_ROOT_THRESHOLD", "SIGNED_AT", "TIME_FORM", "Source", "Trust", "open_assigned"]
@@ -90,8 +90,17 @@ class Trust:
         """Bring the metadata of the top-level roles up to date; raise as `resolve` does."""
         self._with_updater(source, lambda updater, fetcher: None)
 
-    def resolve(self, device: str, source: Source) -> tuple[Assignment, Target] | None:
+    def resolve(self, device: str, source: Source, model: str = "") -> tuple[Assignment, Target] | None:
         """Fetch and verify what the device is assigned; None if it is assigned nothing.
+
+        Parameters
+        ----------
+        device
+            Device id.
+        source
+            Where the repository is.
+        model
+            Which of the device's several models; empty where it has one.
 
         Raises
         ------
@@ -102,9 +111,9 @@ class Trust:
         StorageError
             The metadata could not be stored.
         """
-        found = self._with_updater(source, lambda updater, fetcher: _assigned(device, updater, fetcher))
+        found = self._with_updater(source, lambda updater, fetcher: _assigned(device, model, updater, fetcher))
         if found is not None:
-            self._count(found[0])
+            self._count(found[0], model)
         return found
 
     def delta(self, base: str, target: Target, source: Source) -> Delta:
@@ -209,9 +218,9 @@ class Trust:
                 raise ExpiredMetadataError(f"{role}.json is expired")
         return bool(metadata["root"].consistent_snapshot)
 
-    def _count(self, assignment: Assignment) -> None:
+    def _count(self, assignment: Assignment, model: str) -> None:
         """Refuse an assignment older than one seen; what keys signed that were replaced since counts no more."""
-        path, keys = self._folder / "assignment", self._assignment_keys()
+        path, keys = self._folder / (f"assignment~{model}" if model else "assignment"), self._assignment_keys()
         try:
             document = canonical.loads(path.read_bytes(), limit=16_384)
             seen = int(document["counter"]) if document["keys"] == keys else 0
@@ -278,13 +287,15 @@ def _is(path: Path, info: TargetFile) -> bool:
     return True
 
 
-def _assigned(device: str, updater: Updater, fetcher: _Fetcher) -> tuple[Assignment, Target] | None:
-    info = updater.get_targetinfo(f"assignments/{device}.json")
+def _assigned(device: str, model: str, updater: Updater, fetcher: _Fetcher) -> tuple[Assignment, Target] | None:
+    info = updater.get_targetinfo(assignment_path(device, model))
     if info is None:
         return None
     assignment = Assignment.from_bytes(fetcher.target(info, _MAX_ASSIGNMENT_BYTES))
     if assignment.device != device:
         raise TrustError(f"the assignment is for the device {assignment.device}, not for {device}")
+    if model and assignment.name != model:
+        raise TrustError(f"the assignment is for the model {assignment.name}, not for {model}")
     found = updater.get_targetinfo(assignment.target)
     if found is None:
         raise TrustError(f"the assigned bundle {assignment.target} is not signed")

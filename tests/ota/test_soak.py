@@ -16,6 +16,7 @@ from edge_sdk.errors import InputError
 from edge_sdk.ota import Event, OtaAgent, Soak, Vitals, active, follow
 from edge_sdk.ota.follower import Counted
 from edge_sdk.ota.soak import read_vitals, write_vitals
+from edge_sdk.ota.updates import Updates
 from outside.bundles import SIDE
 from outside.updates import Fleet, wait_for
 
@@ -102,7 +103,7 @@ def test_another_assignment_during_a_trial_does_not_cost_the_proven_version(
         fleet.ship_version("3.0.0")
         assert agent.check() == "soaking"
         assert agent.active.version == "3.0.0"
-        assert agent._installer.slots.sound_previous().version == "1.0.0"
+        assert agent.model("")._installer.slots.sound_previous().version == "1.0.0"
 
 
 def test_a_first_version_is_not_put_on_trial(fleet: Fleet) -> None:
@@ -113,12 +114,12 @@ def test_a_first_version_is_not_put_on_trial(fleet: Fleet) -> None:
 def test_a_rolling_back_that_was_cut_off_before_its_report_is_reported_at_the_next_start(
     fleet: Fleet, device: Callable[..., OtaAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(agent: OtaAgent) -> None:
-        if agent._installer.left is not None:
+    def cut(model: Updates) -> None:
+        if model._installer.left is not None:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(OtaAgent, "_tell_left", cut)
+        patch.setattr(Updates, "_tell_left", cut)
         with pytest.raises(KeyboardInterrupt), device(soak=TRIAL, vitals=seen(requests=50, errors=25)) as agent:
             settle(agent)
     for _ in range(2):
