@@ -217,10 +217,8 @@ class Repository:
         """
         own, model = device_and_model(device)
         with self._acting("assign", "assigner", device=device, target=target, downgrade=downgrade) as done:
-            file = self._bundle(target)
-            path = assignment_path(own, model)
-            previous = self._files.find(path)
-            signed_target = target_of(file)
+            signed_target = target_of(self._bundle(target))
+            previous = self._files.find(path := assignment_path(own, model))
             if model and signed_target.name != model:
                 raise InputError(f"{device} runs bundles named {model}, which {target} is not")
             assignment = Assignment(
@@ -229,7 +227,7 @@ class Repository:
                 expires=(now() + (expires or self._files.lifetimes.assignment)),
                 name=signed_target.name,
                 version=signed_target.version,
-                target=file.path,
+                target=signed_target.path,
                 sha256="sha256:" + signed_target.sha256,
                 downgrade=downgrade,
             )
@@ -238,7 +236,7 @@ class Repository:
         return assignment
 
     def withdraw(self, device: str) -> Assignment:
-        """Let a device, or ``DEVICE/MODEL``, be assigned nothing more: its last assignment is signed anew as expired.
+        """Let a device or ``DEVICE/MODEL`` be assigned nothing more: its last assignment is signed anew as expired.
 
         Raises
         ------

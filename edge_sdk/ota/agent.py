@@ -250,7 +250,7 @@ class OtaAgent:
         self.close()
 
     def _trial_over(self) -> bool:
-        return any([model.trial_over() for model in self._models])
+        return any(model.trial_over() for model in self._models)
 
     def _wait(self, seconds: float) -> bool:
         """Handle what the network thread handed over; return whether a hint was among it."""

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -395,3 +396,68 @@ def test_an_agent_killed_at_every_step_of_an_update_leaves_nothing_undone(
         number += 1
     print(f"killed before each of {number - first} steps")
     assert number - first > 150
+
+
+TWO = ("faces", "sound")
+
+
+def runs(state: Path) -> dict[str, str | None]:
+    """Return what an app finds of each of two models."""
+    folders = {name: active(state / "models" / name) for name in TWO}
+    return {name: folder and Bundle.open(folder).manifest.version for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, scratch: Path, broker: str) -> Iterator[Recording]:
+    """Record the update of two models of one device, one after the other."""
+    folder, place = tmp_path_factory.mktemp("recording"), Path(tempfile.mkdtemp(dir=scratch))
+    fleet = Fleet(folder, broker)
+    fleet.serve()
+    for version in ("1.0.0", NEW):
+        for name in TWO:
+            fleet.ship(make_bundle(folder, version, name=name), f"cam-1/{name}")
+        if version != NEW:
+            fleet.check(models=TWO)
+    shutil.copytree(folder / "state" / "cam-1", place / "state")
+    start = read_tree(place)
+    models = [argument for name in TWO for argument in ("--model", name)]
+    done = record([*agent_command(fleet, place / "state"), *models], folder / "calls")
+    assert done.returncode == 0, done.stderr
+    yield Recording(fleet, place / "state", start, folder / "calls", "1.0.0", healthy=True)
+    fleet.stop()
+
+
+def check_two(recording: Recording, states: list[tuple[Cut, Tree]], scratch: Path) -> None:
+    """Fail if an agent of both models finds any state of the disk in which one has not the old version or the new."""
+    root = recording.fleet.repository.root_path
+    for cut, tree in states:
+        state = lay_out(tree, scratch / "two") / "state"
+        found, where = runs(state), f"cut {cut.number}, after {cut.call}"
+        for name, version in found.items():
+            reported = re.search(rb'"model":"%b"[^{}]*"state":"active"' % name.encode(), cut.sent)
+            assert version in ({NEW} if reported else {"1.0.0", NEW}), f"{where}: {found}"
+        assert found["sound"] == "1.0.0" or found["faces"] == NEW, f"{where}: {found}"  # one after the other
+        with OtaAgent(state, NOBODY, recording.fleet.name, "cam-1", root, models=TWO) as agent:
+            with pytest.raises(BrokerError):
+                agent.start()
+            assert {name: agent.model(name).active.version for name in TWO} == found, where
+            kept = [json.loads(report.payload) for report in agent._reporter._outbox.pending()]
+        assert all(found[report["model"]] == NEW for report in kept if report["state"] == "active"), where
+        assert not list(state.rglob(".*")), where
+        shutil.rmtree(scratch / "two")
+
+
+def test_a_power_cut_leaves_each_of_two_models_its_old_version_or_its_new_one(two: Recording, scratch: Path) -> None:
+    states = list(two.states(most=4))
+    assert len(states) > 500
+    check_two(two, random.Random(15).sample(states, 60), scratch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_every_power_cut_leaves_each_of_two_models_its_old_version_or_its_new_one(
+    two: Recording, scratch: Path
+) -> None:
+    states = list(two.states(most=64))
+    check_two(two, states, scratch)
+    print(len(states), "states")
