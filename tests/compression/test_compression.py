@@ -37,13 +37,13 @@ def samples() -> np.ndarray:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> CompressionReport:
     out = tmp_path_factory.mktemp("bundles") / "stripes.edge"
-    return compress(teacher(), stripes_splits(), out=out, name="stripes", version="1.0.0", epochs=16, prune=0.5)
+    return compress(teacher(), stripes_splits(), out=out, name="stripes", version="1.0.0", epochs=12, prune=0.5)
 
 
 # ---- ingest
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])  # and the next is of mixed bfloat16
 def test_a_model_of_any_policy_is_rebuilt_in_float32_with_the_same_answers(policy: str, samples: np.ndarray) -> None:
     keras.utils.set_random_seed(3)
     model = architecture.residual((12, 12, 1), 3, policy)
@@ -93,7 +93,7 @@ def test_sparsity_only_rises_and_ends_at_the_target(end: int, target: float, ste
     assert polynomial(end, end, target) == pytest.approx(target)
 
 
-@pytest.mark.parametrize("target", [0.0, 0.37, 0.9])
+@pytest.mark.parametrize("target", [0.37, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.9))])
 def test_pruned_weights_are_exactly_zero_after_fine_tuning_with_momentum(target: float, samples: np.ndarray) -> None:
     keras.utils.set_random_seed(0)
     model = distill.student((12, 12, 1), 3)
@@ -138,16 +138,17 @@ def test_what_packing_would_refuse_is_refused_before_the_work(name: str, version
 # ---- distill
 
 
+@pytest.mark.slow
 def test_distillation_moves_the_student_and_not_the_teacher(samples: np.ndarray) -> None:
     trained = teacher()
     before = trained.digest
     student = distill.student((12, 12, 1), 3)
     trainer = distill.Distillation(student, trained.body, temperature=2.0, alpha=1.0)
     assert {id(weight) for weight in trainer.weights} == {id(weight) for weight in student.weights}
-    trainer.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    trainer.compile(keras.optimizers.Adam(3e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     # with alpha 1 the labels say nothing: what the student learns, the teacher taught
     wrong = (stripes_splits().validation.labels + 1) % 3
-    trainer.fit(samples, wrong, batch_size=len(samples) // 2, epochs=40, verbose=0)
+    trainer.fit(samples, wrong, batch_size=len(samples) // 2, epochs=15, verbose=0)
     taught = evaluate.logits_of(trained.body, samples).argmax(axis=1)
     assert np.mean(evaluate.logits_of(student, samples).argmax(axis=1) == taught) > 0.8
     assert trained.digest == before
@@ -156,6 +157,7 @@ def test_distillation_moves_the_student_and_not_the_teacher(samples: np.ndarray)
 # ---- export
 
 
+@pytest.mark.slow
 def test_an_int8_file_has_int8_ends_and_runs_in_the_device_runtime(samples: np.ndarray) -> None:
     model, _ = ingest.to_float32(teacher().body, samples)
     tflite = quantize.to_int8_tflite(model, samples)
@@ -265,6 +267,7 @@ def test_an_interruption_leaves_the_model_of_the_last_finished_step(
             out=tmp_path / "x.edge",
             name="x",
             version="1.0.0",
+            keep=True,
             prune=0.5,
             cluster=4,
             epochs=1,
@@ -318,7 +321,7 @@ def test_the_command_writes_both_bundles_and_prints_one_object(
     folder = teacher().save(tmp_path / "teacher")
     spec = stripes_npz(tmp_path / "s.npz", len(stripes()))  # the same images: the same splits
     bundles = ["-o", str(tmp_path / "s.edge"), "--teacher-out", str(tmp_path / "cloud.edge")]
-    assert main(["compress", str(folder), "--data", spec, *bundles, "--epochs", "2", "--json"]) == 0
+    assert main(["compress", str(folder), "--data", spec, *bundles, "--epochs", "1", "--prune", "0", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert Bundle.open(printed["bundle"]).manifest.name == "s"
     assert Bundle.open(printed["teacher_bundle"]).manifest.name == "cloud"

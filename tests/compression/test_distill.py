@@ -63,7 +63,9 @@ def same(student: keras.Model, teacher: keras.Model, x: np.ndarray) -> float:
     return float(np.mean(logits_of(student, x).argmax(1) == logits_of(teacher, x).argmax(1)))
 
 
-@pytest.mark.parametrize("kind", ["keras", "onnx", "function", "logits"])
+@pytest.mark.parametrize(
+    "kind", ["keras", "onnx", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("function", "logits"))]
+)
 def test_a_student_without_labels_learns_to_answer_as_its_teacher(
     kind: str, x: np.ndarray, teacher: keras.Model, onnx: Path
 ) -> None:
@@ -142,7 +144,7 @@ def test_an_ensemble_teaches_the_mean_of_its_probabilities(x: np.ndarray, teache
         np.testing.assert_allclose(first, second, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["keras", "onnx"])
+@pytest.mark.parametrize("kind", [pytest.param("keras", marks=pytest.mark.slow), "onnx"])
 def test_hints_bring_the_insides_of_both_closer(kind: str, x: np.ndarray, teacher: keras.Model, onnx: Path) -> None:
     import onnx as reader
 

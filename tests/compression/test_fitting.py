@@ -57,7 +57,7 @@ def test_a_kernel_that_starts_as_zeros_is_trained() -> None:
     assert history["accuracy"][-1] > 0.95
 
 
-@pytest.mark.parametrize("last", [None, "softmax"])
+@pytest.mark.parametrize("last", [pytest.param(None, marks=pytest.mark.slow), "softmax"])
 def test_training_learns_from_logits_and_from_probabilities(last: str | None) -> None:
     history = fit(network(last=last), blobs(), Fitting(epochs=20, batch=16, rate=0.02), stage="train")
     assert history["accuracy"][-1] > 0.95
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
     digests = []
     for seed in (3, 3, 4):
         model = copied(network())
-        fit(model, blobs(), Fitting(epochs=2, batch=16, seed=seed), stage="train")
+        fit(model, blobs(), Fitting(epochs=1, batch=32, seed=seed), stage="train")
         digests.append(model_digest(model))
     assert digests[0] == digests[1] != digests[2]
 

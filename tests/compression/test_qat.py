@@ -8,15 +8,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from compressing import SHORT, accuracy, inexact, kernels, stripes_data, trained
+from compressing import SHORT, accuracy, clustered, inexact, kernels, stripes_data, trained
 from keras import layers
 
 from edge_sdk.cloud.training.evaluate import logits_of, model_digest
-from edge_sdk.compression.cluster import cluster
 from edge_sdk.compression.export import export, session_logits
 from edge_sdk.compression.fakequant import QuantizedKernel
 from edge_sdk.compression.fitting import Fitting, fit, loss_of
-from edge_sdk.compression.prune import prune
 from edge_sdk.compression.qat import quantize_aware, sensitivities, with_levels
 from edge_sdk.compression.quantize import float_tensors, to_int8_tflite
 from edge_sdk.compression.rebuild import leaves
@@ -63,7 +61,7 @@ def nested() -> keras.Model:
     return keras.Model(x, layers.Dense(3)(layers.LeakyReLU()(inner(x) + x)))
 
 
-@pytest.mark.parametrize("build", [branches, series, nested])
+@pytest.mark.parametrize("build", [branches, series, pytest.param(nested, marks=pytest.mark.slow)])
 def test_every_block_becomes_integers_that_say_what_keras_said_on_the_grid(build: Callable[[], keras.Model]) -> None:
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -86,7 +84,7 @@ def test_every_block_becomes_integers_that_say_what_keras_said_on_the_grid(build
 
 def test_zeros_and_shared_values_are_exact_in_the_file() -> None:
     data = stripes_data()
-    small = cluster(prune(trained(), data, share=0.6, fitting=SHORT), data, clusters=6, fitting=SHORT)
+    small = clustered()
     before = model_digest(small)
     quantized = quantize_aware(small, data, fitting=SHORT)
     assert model_digest(small) == before

@@ -145,6 +145,7 @@ def test_a_teacher_trains_in_bfloat16_with_the_processing_as_its_first_layer() -
     assert trained.lineage["splits"] == stripes_splits().digests
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights() -> None:
     first, again = (train(stripes_splits(), epochs=1, seed=5, network=network) for _ in range(2))
     assert first.digest == again.digest
@@ -239,13 +240,19 @@ def test_the_command_writes_a_teacher_and_prints_one_object(tmp_path: Path, caps
     [
         (["--data", "npz:/does/not/exist.npz"], "No such file"),
         (["--data", "stars"], "unknown data 'stars'"),
-        (["--data", "mnist", "--limit", "200", "--size", "-3"], "height must be an integer"),
-        (["--data", "mnist", "--limit", "200", "--strategy", "tpu"], "needs the address of a TPU"),
+        (["--data", "npz:s.npz", "--size", "-3"], "height must be an integer"),
+        (["--data", "npz:s.npz", "--strategy", "tpu"], "needs the address of a TPU"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
-    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    stripes_npz(tmp_path / "s.npz", 200)
     assert main(["train", *arguments, "-o", str(tmp_path / "t")]) == 2
     error = capsys.readouterr().err
     assert says in error
