@@ -141,10 +141,12 @@ def test_the_answer_goes_to_the_devices_own_topic_whatever_it_asks_for(fleet: Fl
 
 def test_hints_are_retained_and_follow_each_assignment(fleet: Fleet) -> None:
     first = Device(fleet)
-    hint = json.loads(first.inbox.get(timeout=10).payload)
-    assert hint == {"counter": 1, "name": "tiny", "version": "1.0.0"}
+    hint = {"counter": 1, "name": "tiny", "version": "1.0.0"}
+    assert json.loads(first.inbox.get(timeout=10).payload) == hint
     fleet.repository.assign("cam-1", "tiny-1.0.0")
-    assert json.loads(first.inbox.get(timeout=10).payload)["counter"] == 2
+    while (said := json.loads(first.inbox.get(timeout=10).payload)) == hint:
+        pass  # subscribed while it was announced: a broker may say it twice
+    assert said == {**hint, "counter": 2}
     first.link.close()
 
 

@@ -56,7 +56,7 @@ def perceptron() -> bytes:
     return model
 
 
-def test_a_server_that_is_asked_for_far_more_than_it_can_do_goes_on_answering_in_time(service, tmp_path: Path) -> None:
+def test_a_server_that_is_asked_for_twice_what_it_can_do_goes_on_answering_in_time(service, tmp_path: Path) -> None:
     model, message = tmp_path / "perceptron.onnx", tmp_path / "message"
     model.write_bytes(perceptron())
     request = messages.ModelInferRequest(model_name="perceptron")
@@ -71,9 +71,9 @@ def test_a_server_that_is_asked_for_far_more_than_it_can_do_goes_on_answering_in
 
     calm, failed = offer("--seconds", "0.5")
     assert failed == {}
-    deadline = 20 + 200 / (2e-3 * len(calm))  # ms in which it answers 200, beside what the way takes
+    deadline = 20 + 600 / (2e-3 * len(calm))  # ms in which it answers 600, beside what the way takes
     for _ in range(4):  # the machine may be busy with other work for once
-        answers, _ = offer("--seconds", "1", "--rate", str(8 * len(calm)), "--timeout", f"{1000 * deadline:.0f}u")
+        answers, _ = offer("--seconds", "1", "--rate", str(4 * len(calm)), "--timeout", f"{1000 * deadline:.0f}u")
         in_time = sum(took < deadline for took in answers)
         if in_time > len(calm):
             break
