@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edge_sdk.bundle import Bundle
-from edge_sdk.errors import BundleError, HealthError, InstallError, TrustError
+from edge_sdk.errors import BundleError, HealthError, InstallError, TrustError, one_line
 from edge_sdk.ota import health
 from edge_sdk.ota.needs import precedence
 from edge_sdk.ota.records import Assignment, State, Target
@@ -21,7 +21,7 @@ from edge_sdk.ota.slots import Installed, Left, Memory, Slots
 from edge_sdk.ota.soak import Soak, Vitals, read_vitals
 from edge_sdk.ota.trust import open_assigned
 
-__all__ = ["Installer", "one_line"]
+__all__ = ["Installer"]
 
 _MAX_TRIALS = 3
 
@@ -89,7 +89,7 @@ class Installer:
         try:
             self.slots.check(installed)
         except InstallError as error:
-            self.slots.fall_back(one_line(error))
+            self.slots.fall_back(one_line(error, 500))
             return
         if self.soaking:
             self._since = time.monotonic()
@@ -154,7 +154,7 @@ class Installer:
         """Remember a failure: of unhealthy bytes for good, else under this assignment."""
         # a full memory or disk may pass, and only this assignment is given up
         for_good = isinstance(error, HealthError) and not isinstance(error.__cause__, (MemoryError, OSError))
-        self.memory.fail(target.sha256, assignment.counter, one_line(error), for_good=for_good)
+        self.memory.fail(target.sha256, assignment.counter, one_line(error, 500), for_good=for_good)
 
     def watch(self) -> bool:
         """Judge the version on trial; return whether the trial is over, one way or the other.
@@ -190,8 +190,3 @@ class Installer:
             self.slots.commit()  # a version of which there is doubt is more than none
         else:
             self.slots.fall_back(reason)
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's text in one line of at most 500 characters."""
-    return " ".join(str(error).split())[:500]

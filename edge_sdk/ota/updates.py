@@ -16,8 +16,9 @@ from edge_sdk.errors import (
     StorageError,
     TransferError,
     TrustError,
+    one_line,
 )
-from edge_sdk.ota.installer import Installer, one_line
+from edge_sdk.ota.installer import Installer
 from edge_sdk.ota.patching import Patches
 from edge_sdk.ota.ranges import Ranges
 from edge_sdk.ota.records import Assignment, Event, State, Target
@@ -184,7 +185,7 @@ class Updates:
         except TrustError as error:
             self._installer.failed(error, target, assignment)
             download.discard()
-            return self._refused(one_line(error))
+            return self._refused(one_line(error, 500))
         self._patches.clear()
         self._installer.supersede()
         self._tell_left()
@@ -192,7 +193,7 @@ class Updates:
             installed = self._installer.install(path, assignment, target, self._say)
         except (TrustError, BundleError, HealthError) as error:
             download.discard()
-            return self._refused(one_line(error))
+            return self._refused(one_line(error, 500))
         download.discard()
         return self._settle(installed)
 
@@ -216,13 +217,13 @@ class Updates:
 
     def _tell_left(self) -> None:
         """Report the last rolling back, if that was not done: it may have been cut off."""
-        left, now, update = self._installer.left, self.active, self._update
+        left, active, update = self._installer.left, self.active, self._update
         if left is None:
             return
-        runs = f"runs {now.name}-{now.version} again" if now else "has no intact version and fetches one"
+        runs = f"runs {active.name}-{active.version} again" if active else "has no intact version and fetches one"
         self._update = _Update(started=time.monotonic(), bytes_before=self._shop.source.bytes_received)
-        if now is not None:
-            self._update = replace(self._update, name=now.name, version=now.version, digest=now.digest)
+        if active is not None:
+            self._update = replace(self._update, name=active.name, version=active.version, digest=active.digest)
         reason = f"{left.name}-{left.version}: {left.reason}; the device {runs}"
         self._say("rolled_back", reason, key=f"rolled_back:{left.install}")
         self._update = update
@@ -230,7 +231,7 @@ class Updates:
     # events and reports
 
     def _once(self, state: State, error: EdgeSdkError) -> State:
-        reason = one_line(error)
+        reason = one_line(error, 500)
         if reason != self.trouble:
             self.trouble = reason
             self._say(state, reason, best_effort=True)
