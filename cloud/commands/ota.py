@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk.cloud.commands.ota_devices import configure_enrol, configure_revoke, enrol, revoke
-from edge_sdk.cloud.ota.gateway import REPORT_BURST, REPORT_RATE, Gateway
+from edge_sdk.cloud.ota.gateway import REPORT_BURST, REPORT_RATE, REQUEST_RATE, Gateway
 from edge_sdk.cloud.ota.operators import ROLES
 from edge_sdk.cloud.ota.reports import last_reports
 from edge_sdk.cloud.ota.repository import Repository
@@ -109,6 +109,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--fleet", required=True, help="fleet id, a part of every topic")
     serve.add_argument("--worker", type=int, metavar="N", help="number of this one of several that share the work")
+    serve.add_argument(
+        "--request-rate",
+        type=float,
+        metavar="N",
+        default=REQUEST_RATE,
+        help="requests a second of one device, and as many at once, that are answered (default %(default)g)",
+    )
     serve.add_argument(
         "--report-rate",
         type=float,
@@ -211,8 +218,8 @@ def _serve(args: argparse.Namespace, repository: Repository) -> None:
     if args.broker is None:
         raise InputError("no broker is named: give --broker URL or set EDGE_SDK_BROKER")
     broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
-    reports = Throttle(args.report_rate, REPORT_BURST)
-    with Gateway(repository, broker, args.fleet, reports=reports, worker=args.worker) as gateway:
+    throttle, reports = Throttle(args.request_rate), Throttle(args.report_rate, REPORT_BURST)
+    with Gateway(repository, broker, args.fleet, throttle=throttle, reports=reports, worker=args.worker) as gateway:
         print(f"ready repository={args.folder} broker={broker} fleet={args.fleet}", flush=True)
         gateway.run()
 

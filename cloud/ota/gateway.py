@@ -29,12 +29,15 @@ from edge_sdk.ota import topics as wire
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.topics import BLOCK_BYTES, Topics, device_and_model
 
-__all__ = ["REPORT_BURST", "REPORT_RATE", "Gateway", "Origin", "Reply"]
+__all__ = ["REPORT_BURST", "REPORT_RATE", "REQUEST_RATE", "Gateway", "Origin", "Reply"]
 
 log = logging.getLogger("edge_sdk.cloud.ota.gateway")
 
 _METADATA = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[a-z][a-z0-9-]{0,63}\.json")
 _TARGET = re.compile(r"(bundles|assignments)/([0-9a-f]{64})\.([A-Za-z0-9][A-Za-z0-9_.~-]{0,199})")
+REQUEST_RATE = 2000.0
+"""Requests a second that a device may make for long, and as many at once: blocks of 245 MB."""
+
 REPORT_RATE = 2 * wire.REPORT_RATE
 """Reports a second that a device may make for long."""
 
@@ -134,7 +137,7 @@ class Gateway:
     poll_seconds
         How often the folder is looked at for new assignments.
     throttle
-        How much a device may ask; what is more is answered with status 429.
+        How much a device may ask; what is more is answered with status 429 and when to ask again.
     reports
         How much a device may report; what is more is dropped, for each costs everybody a write to the disk.
     worker
@@ -165,7 +168,7 @@ class Gateway:
         # a group for each: of two filters in one, iotcore 0.4.0 delivers the messages of the first only
         asked, told = (f"{shared and shared + kind + '/'}{getattr(topics, kind)}" for kind in ("get", "update"))
         self._asked = asked if shared else None
-        self._throttle = throttle or Throttle(500.0, 100)
+        self._throttle = throttle or Throttle(REQUEST_RATE)
         self._reports = reports or Throttle(REPORT_RATE, REPORT_BURST)
         self._dropped: Counter[str] = Counter()
         self._leaving: set[int] = set()
@@ -269,6 +272,8 @@ class Gateway:
             admitted = self._throttle.admits(topics.device)
             reply = self._origin.answer(topics.device, message.payload) if admitted else Reply(429)
             properties = {"status": str(reply.status), "size": str(reply.size)}
+            if not admitted:
+                properties["retry"] = f"{self._throttle.seconds:.3g}"
             # QoS 0: a lost block is asked for again, and an acknowledgement of each costs a round trip
             self._leaving.add(
                 self._link.publish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,7 +22,7 @@ class Throttle:
     rate
         Requests a second that a device may make for long.
     burst
-        Requests that it may make at once.
+        Requests that it may make at once; None: those of a second.
     clock
         Seconds, of any beginning.
 
@@ -31,15 +32,19 @@ class Throttle:
         Rate or burst is not positive.
     """
 
-    def __init__(self, rate: float, burst: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        if not (rate > 0 and burst > 0):
-            raise InputError(
-                f"a device may make {rate} requests a second and {burst} at once: neither may be 0 or less"
-            )
+    def __init__(self, rate: float, burst: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if not 0 < rate < math.inf or (burst is not None and burst <= 0):
+            at_once = "" if burst is None else f" and {burst} at once"
+            raise InputError(f"a device may make {rate} requests a second{at_once}: say a number above 0")
         self._rate = rate
-        self._burst = burst
+        self._burst = max(1, int(rate)) if burst is None else burst
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    @property
+    def seconds(self) -> float:
+        """In what time a device may make one more request."""
+        return 1.0 / self._rate
 
     def admits(self, device: str) -> bool:
         """Whether a request of this device may be answered now; it is counted if so."""

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from edge_sdk import canonical
 from edge_sdk.errors import StorageError, TransferError, TrustError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors
+from edge_sdk.ota.pacing import Pacer
 from edge_sdk.ota.records import Delta, Target
 from edge_sdk.ota.topics import BLOCK_BYTES
 
@@ -35,11 +36,15 @@ _MAX_WAITING = 128  # replies: at most 16 MB, whatever a broker sends
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer of the repository: a status as in HTTP, a block, and the size of its file in bytes."""
+    """One answer of the repository: a status as in HTTP, a block, and the size of its file in bytes.
+
+    ``retry`` goes with status 429: in how many seconds the service answers one more request, or 0.
+    """
 
     status: int
     data: bytes
     size: int
+    retry: float = 0.0
 
 
 class Source(Protocol):
@@ -57,6 +62,7 @@ class Source(Protocol):
 class _Flight:
     index: int
     payload: bytes
+    sent: float
     deadline: float
     attempts: int = 1
 
@@ -75,7 +81,8 @@ class Channel:
     timeout
         Seconds until a request is sent again; doubled each time.
     attempts
-        Times a request is sent before the transfer fails.
+        Times a request is sent before the transfer fails. That the service has too much to do is no failure, but
+        said for as long as silence would be borne it is.
     rate
         Bytes a second that replies may take up, on average; None: as many as come.
     """
@@ -94,8 +101,7 @@ class Channel:
         self._window = window if rate is None else max(1, min(window, int(rate // BLOCK_BYTES)))
         self._timeout = timeout
         self._attempts = attempts
-        self._rate = rate
-        self._free = 0.0
+        self._pacer = Pacer(rate, timeout * (2**attempts - 1))
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
         self._replies: queue.SimpleQueue[tuple[bytes, Reply] | None] = queue.SimpleQueue()
@@ -107,7 +113,8 @@ class Channel:
         if not correlation.startswith(self._prefix) or self._replies.qsize() >= _MAX_WAITING:
             return
         try:
-            reply = Reply(int(properties["status"]), payload, int(properties["size"]))
+            retry = float(properties.get("retry", 0.0))
+            reply = Reply(int(properties["status"]), payload, int(properties["size"]), retry if retry > 0 else 0.0)
         except (KeyError, ValueError):
             return
         self._replies.put((correlation, reply))
@@ -123,25 +130,35 @@ class Channel:
         Raises
         ------
         TransferError
-            A request stayed without an answer, or the channel was cancelled.
+            A request stayed without an answer, all are refused, or the channel was cancelled.
         """
         waiting = deque((index, canonical.dumps(dict(request))) for index, request in enumerate(requests))
         flights: dict[bytes, _Flight] = {}
+        pacer = self._pacer
         while waiting or flights:
-            while waiting and len(flights) < self._window and (not flights or time.monotonic() >= self._free):
-                self._stop.wait(self._free - time.monotonic())
+            while waiting and len(flights) < self._window and (not flights or time.monotonic() >= pacer.due):
+                self._stop.wait(pacer.due - time.monotonic())
                 index, payload = waiting.popleft()
                 correlation = self._prefix + next(self._numbers).to_bytes(6, "big")
-                flights[correlation] = _Flight(index, payload, time.monotonic() + self._timeout)
+                now = time.monotonic()
+                flights[correlation] = _Flight(index, payload, now, now + self._timeout)
+                pacer.sent()
                 self._send(payload, correlation)
             self._repeat_late(flights)
             due = min(flight.deadline for flight in flights.values())
-            arrived = self._receive(min(due, self._free) if waiting and len(flights) < self._window else due)
+            arrived = self._receive(min(due, pacer.due) if waiting and len(flights) < self._window else due)
             if arrived is None or arrived[0] not in flights:
                 continue  # a repeated request may be answered twice
-            if arrived[1].status >= 500 or arrived[1].status == 429:
-                continue  # the origin has trouble, or too much to do: asked again when the request is late
-            yield flights.pop(arrived[0]).index, arrived[1]
+            correlation, reply = arrived
+            if reply.status >= 500:
+                continue  # the origin has trouble: asked again when the request is late
+            flight = flights.pop(correlation)
+            if reply.status == 429:
+                pacer.refused(flight.sent, reply.retry)
+                waiting.appendleft((flight.index, flight.payload))
+                continue
+            pacer.answered()
+            yield flight.index, reply
 
     def _receive(self, deadline: float) -> tuple[bytes, Reply] | None:
         try:
@@ -152,8 +169,7 @@ class Channel:
             raise TransferError("the transfer was stopped")
         if arrived is not None:
             self.bytes_received += len(arrived[1].data)
-            if self._rate is not None:
-                self._free = max(self._free, time.monotonic()) + len(arrived[1].data) / self._rate
+            self._pacer.received(len(arrived[1].data))
         return arrived
 
     def _repeat_late(self, flights: Mapping[bytes, _Flight]) -> None:
@@ -165,7 +181,7 @@ class Channel:
                 raise TransferError(
                     f"the repository did not answer within {self._attempts} attempts; is `edge-sdk ota serve` running?"
                 )
-            flight.deadline = now + self._timeout * 2**flight.attempts
+            flight.sent, flight.deadline = now, now + self._timeout * 2**flight.attempts
             flight.attempts += 1
             self._send(flight.payload, correlation)
 

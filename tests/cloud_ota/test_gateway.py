@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +17,11 @@ from edge_sdk.cloud.ota.broker import EmbeddedBroker, Engine
 from edge_sdk.cloud.ota.gateway import Gateway, Origin
 from edge_sdk.cloud.ota.reports import ReportLog, last_reports
 from edge_sdk.cloud.ota.throttle import Throttle
-from edge_sdk.errors import StorageError
+from edge_sdk.errors import InputError, StorageError
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.topics import MAX_MESSAGE_BYTES, Topics
 from outside.brokers import ENGINES
+from outside.services import edge_sdk
 from outside.updates import Fleet, make_bundle, wait_for
 
 
@@ -270,9 +273,37 @@ def test_reports_of_a_device_that_reports_too_much_are_dropped_and_those_of_othe
     assert kept == ["0", "1", "2", "3", "4"]
 
 
-def test_a_device_over_its_limit_still_gets_its_update(fleet: Fleet) -> None:
-    fleet.gateway._throttle = Throttle(20.0, 2)
-    assert fleet.check(request_timeout=0.1) == "active"
+def test_a_device_over_its_limit_goes_on_at_the_services_rate(tmp_path: Path, broker: str) -> None:
+    fleet = Fleet(tmp_path, broker)
+    fleet.ship(make_bundle(tmp_path, "1.0.0", golden_kib=6000))
+    blocks = len(fleet.repository.bundles()["tiny-1.0.0"].blocks)
+    assert blocks > 50
+    throttle, asked = Throttle(50.0, 10), []
+
+    def admits(device: str) -> bool:
+        asked.append(throttle.admits(device))
+        return asked[-1]
+
+    counting = SimpleNamespace(admits=admits, seconds=throttle.seconds)
+    with Gateway(fleet.repository, Broker.parse(broker), fleet.name, throttle=counting):
+        started = time.monotonic()
+        assert fleet.check(request_timeout=60) == "active"  # no request is late: only what was refused comes again
+        seconds = time.monotonic() - started
+    assert seconds >= (sum(asked) - 10) / 50.0
+    assert 0 < asked.count(False) <= asked.count(True) / 2
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_a_rate_at_which_nothing_or_no_number_of_requests_is_answered_is_refused(rate: float) -> None:
+    with pytest.raises(InputError, match=f"may make {rate} requests a second: say a number above 0"):
+        Throttle(rate)
+
+
+def test_the_service_takes_its_rate_as_an_option(tmp_path: Path) -> None:
+    folder = Fleet(tmp_path, "").repository.folder
+    done = edge_sdk("ota", "serve", folder, "--broker", "mqtt://127.0.0.1:1", "--fleet", "f", "--request-rate", "0")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "a device may make 0.0 requests a second: say a number above 0" in done.stderr
 
 
 @pytest.mark.parametrize("engine", ENGINES)

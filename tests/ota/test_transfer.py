@@ -68,6 +68,35 @@ def test_trouble_at_the_origin_is_waited_out() -> None:
     assert (index, reply.status) == (0, 200)
 
 
+@pytest.mark.parametrize("hint", [{}, {"retry": "0.02"}, {"retry": "nan"}, {"retry": "-1"}])
+def test_what_is_refused_is_asked_for_again_long_before_it_is_late(hint: dict[str, str]) -> None:
+    sent: list[bytes] = []
+
+    def send(payload: bytes, correlation: bytes) -> None:
+        sent.append(correlation)
+        refused = len(sent) % 8 == 1
+        channel.deliver(correlation, payload, {"status": "429", "size": "0", **hint} if refused else OK)
+
+    channel = Channel(send, timeout=60.0, attempts=1)
+    replies = dict(channel.fetch([{"block": n} for n in range(14)]))
+    assert {n: reply.data for n, reply in replies.items()} == {n: b'{"block":%d}' % n for n in range(14)}
+    assert len(sent) == len(set(sent)) == 16
+
+
+@pytest.mark.parametrize("hint", ["0", "1e-9", "0.01", "inf"])
+def test_a_service_that_only_refuses_fails_the_transfer_after_few_requests(hint: str) -> None:
+    sent: list[bytes] = []
+
+    def send(payload: bytes, correlation: bytes) -> None:
+        sent.append(correlation)
+        channel.deliver(correlation, b"", {"status": "429", "size": "0", "retry": hint})
+
+    channel = Channel(send, timeout=0.1, attempts=3)
+    with pytest.raises(TransferError, match="only that this device asks too often"):
+        list(channel.fetch([{"block": n} for n in range(3)]))
+    assert len(sent) < 200
+
+
 def test_a_repository_that_stays_silent_fails_the_transfer() -> None:
     channel = Channel(lambda payload, correlation: None, timeout=0.01, attempts=3)
     with pytest.raises(TransferError, match="did not answer within 3 attempts"):

@@ -1,0 +1,88 @@
+"""When the next request to a repository may leave: as the link's rate allows, and as often as the service answers."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from edge_sdk.errors import TransferError
+
+__all__ = ["Pacer"]
+
+_PAUSE = (0.1, 0.2)  # seconds after a refusal that does not say how long
+_LONGEST = 5.0
+_EASING = 0.95  # of the time between two requests, with each that is answered: until the next refusal
+
+
+class Pacer:
+    """Spaces requests; for one thread.
+
+    A service that was asked too often says in what time it answers one more request. From then on this much time
+    lies between two of ours, a little less after each answer: so the device goes on at the service's rate, not in
+    bursts that are refused.
+
+    Parameters
+    ----------
+    rate
+        Bytes a second that replies may take up, on average; None: as many as come.
+    patience
+        Seconds of nothing but refusals after which `refused` raises.
+    """
+
+    def __init__(self, rate: float | None, patience: float) -> None:
+        self._rate = rate
+        self._patience = patience
+        self._gap = 0.0
+        self._slowed = 0.0
+        self._refused_since: float | None = None
+        self.due = 0.0
+        """When the next request may leave, on the monotonic clock."""
+
+    def sent(self) -> None:
+        """Count a request that has just left."""
+        if self._gap:
+            self.due = max(self.due, time.monotonic()) + self._gap
+
+    def received(self, size: int) -> None:
+        """Count the bytes of a reply, of whatever kind."""
+        if self._rate is not None:
+            self.due = max(self.due, time.monotonic()) + size / self._rate
+
+    def answered(self) -> None:
+        """Count a request that was answered."""
+        self._refused_since = None
+        self._gap *= _EASING
+        if self._gap < 1e-4:
+            self._gap = 0.0
+
+    def refused(self, sent: float, pause: float) -> None:
+        """Slow down after the word that we ask too often.
+
+        Parameters
+        ----------
+        sent
+            When the request had left: of many that were under way, the first refusal counts.
+        pause
+            In how many seconds the service answers one more request; 0 where it did not say.
+
+        Raises
+        ------
+        TransferError
+            It has said nothing else for too long.
+        """
+        now = time.monotonic()
+        again = self._refused_since is not None
+        if self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= self._patience:
+            raise TransferError(
+                f"for {self._patience:.0f} s the repository answered only that this device asks too often; "
+                "what does `edge-sdk ota serve --request-rate` say, and who else has this device's id?"
+            )
+        if sent < self._slowed:
+            return
+        self._slowed = now
+        self._gap = min(
+            _LONGEST, self._patience, max(pause or random.uniform(*_PAUSE), 2 * self._gap if again else 0.0)
+        )
+        self.due = max(self.due, now + self._gap * random.uniform(1.0, 1.5))
