@@ -199,37 +199,41 @@ class _Following(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self.kernel = kernel
         value = keras.ops.convert_to_numpy(kernel)
-        self.free = value != 0.0
-        self.weights = value[self.free].astype(np.float64)
-        self.zeros = value.size - len(self.weights)
+        self.shape = value.shape
+        self.free = np.flatnonzero(value)
+        self.zeros = value.size - len(self.free)
+        self.weights = self._of(value).astype(np.float32)
         if not len(self.weights):
             return
         found = _not_zero(centres(self.weights, count - bool(self.zeros), wanted.start, rng))
         self.found = np.sort(np.append(found, [0.0] * bool(self.zeros)))
         self.sizes = np.ones(len(self.found))  # as if all were as frequent: the nearest
         self.slope = 0.0
-        at = self._shared()
-        self.slope = wanted.thrift * float(np.mean((self.weights - self.found[at]) ** 2))
+        values = self._shared()
+        self.slope = wanted.thrift * float(np.mean((self.weights - values) ** 2))
         for _ in range(SETTLING if wanted.thrift else 0):
-            before, at = at, self._shared()
-            if np.array_equal(before, at):
+            before, values = values, self._shared()
+            if np.array_equal(before, values):
                 break
-        self._assign(at)
+        self._assign(values)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Let the weights take the step that the kernel took, and the kernel be their centres again."""
         if not len(self.weights):
             return
-        self.weights += (keras.ops.convert_to_numpy(self.kernel) - self.seen)[self.free]
+        self.weights += self._of(self.kernel.value.numpy()) - self.seen
         self._assign(self._shared())
 
-    def _shared(self) -> npt.NDArray[np.int64]:
-        """Give each weight a centre, and move the centres to the means of their weights; return which is whose."""
+    def _of(self, kernel: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return kernel.reshape(-1)[self.free] if self.zeros else kernel.reshape(-1)
+
+    def _shared(self) -> npt.NDArray[np.float32]:
+        """Give each weight a centre, and move the centres to the means of their weights; return each weight's."""
         bits = -np.log2(np.maximum(self.sizes, 1.0) / self.sizes.sum())
         used, borders = cells(self.found, self.slope * bits)
-        at = _position(borders, self.weights)
+        at, counts = _position(borders.astype(np.float32), self.weights)
         sizes, sums = np.zeros(len(self.found)), np.zeros(len(self.found))
-        sizes[used] = np.bincount(at, minlength=len(used))
+        sizes[used] = counts
         sums[used] = np.bincount(at, weights=self.weights, minlength=len(used))
         moved = _not_zero(np.where(sizes > 0, sums / np.maximum(sizes, 1), self.found))
         if self.zeros:
@@ -237,23 +241,30 @@ class _Following(keras.callbacks.Callback):  # type: ignore[misc]
             sizes[self.found == 0.0] += self.zeros
         order = np.argsort(moved, kind="stable")  # unused ones stay, and may be overtaken
         self.found, self.sizes = moved[order], sizes[order]
-        places: npt.NDArray[np.int64] = np.argsort(order, kind="stable")[used][at]
-        return places
+        return np.take(moved[used].astype(np.float32), at)
 
-    def _assign(self, at: npt.NDArray[np.int64]) -> None:
-        self.seen = np.zeros(self.free.shape, np.float32)
-        self.seen[self.free] = self.found.astype(np.float32)[at]
-        self.kernel.assign(self.seen)
+    def _assign(self, values: npt.NDArray[np.float32]) -> None:
+        kernel = self.seen = values
+        if self.zeros:
+            kernel = np.zeros(math.prod(self.shape), np.float32)
+            kernel[self.free] = values
+        self.kernel.value.assign(kernel.reshape(self.shape), read_value=False)
 
 
-def _position(borders: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Do what `numpy.searchsorted` does; to compare all values with few borders is ten times faster."""
+def _position(
+    borders: npt.NDArray[np.float32], values: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Do what `numpy.searchsorted` does, and count; to compare all values with few borders is ten times faster."""
     if len(borders) > COMPARED:
-        return np.searchsorted(borders, values)
-    at = np.zeros(len(values), np.uint8)
+        at = np.searchsorted(borders, values)
+        return at, np.bincount(at, minlength=len(borders) + 1)
+    places = np.zeros(len(values), np.uint8)
+    above = [len(values)]
     for border in borders:
-        at += values > border
-    return at.astype(np.int64)
+        greater = values > border
+        above.append(int(np.count_nonzero(greater)))
+        places += greater
+    return places.astype(np.int64), -np.diff(above, append=0)
 
 
 def cells(
