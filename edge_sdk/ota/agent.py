@@ -69,6 +69,8 @@ class OtaAgent:
         Where metadata and bundles come from, in place of the broker: files at a URL; closed with the agent.
     device_class
         What kind of device this is; bundles may be signed for some kinds only.
+    pauses
+        Seconds until a file whose blocks were not the signed ones is asked for again: the first time, and at most.
     pace
         How fast reports leave; by default half of what the repository service takes of one device.
     models
@@ -105,6 +107,7 @@ class OtaAgent:
         rules: Rules | None = None,
         repository: Ranges | None = None,
         device_class: str = "",
+        pauses: tuple[float, float] = (60.0, 4 * 3600.0),
         pace: Pace | None = None,
         models: Sequence[str] = (),
     ) -> None:
@@ -115,7 +118,7 @@ class OtaAgent:
         self._poll_seconds = poll_seconds
         rate = rules.bytes_per_second if rules is not None else None
         self._channel = Channel(self._request, window=window, timeout=request_timeout, rate=rate)
-        self._source = repository or self._channel
+        self._sources = (repository, self._channel) if repository else (self._channel,)
         self._inbox: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._stop = threading.Event()
         state = make_folder(Path(state_dir))
@@ -132,7 +135,7 @@ class OtaAgent:
         except BaseException:
             self._lock.close()
             raise
-        workshop = Workshop(device, device_class, self._trust, self._source, self._reporter, rules, self._stop)
+        workshop = Workshop(device, device_class, self._trust, self._sources, self._reporter, rules, self._stop, pauses)
         self._models = [Updates(name, folders[name], installers[name], workshop) for name in folders]
         self._busy = threading.RLock()
         self._closed = False
@@ -226,7 +229,8 @@ class OtaAgent:
     def stop(self) -> None:
         """Ask `run` to end soon; may be called on any thread, by the callback too."""
         self._stop.set()
-        self._source.cancel()
+        for source in self._sources:
+            source.cancel()
         self._inbox.put(("stop", 0))
 
     def close(self) -> None:
@@ -238,8 +242,9 @@ class OtaAgent:
             self._closed = True
             if self._started:
                 self._link.close(farewell=(self._topics.status, b'{"online":false}'))
-            if isinstance(self._source, Ranges):
-                self._source.close()
+            for source in self._sources:
+                if isinstance(source, Ranges):
+                    source.close()
             self._reporter.close()
             self._lock.close()
 

@@ -131,7 +131,7 @@ class Installer:
                 raise HealthError(f"the probe did not end in {_MAX_TRIALS} trials")
             health.probe(staged, self._limits, self._probe)
         except (TrustError, BundleError, HealthError) as error:
-            self.failed(error, target, assignment)
+            self._failed(error, target, assignment)
             if slot is not None:
                 self.slots.clear(slot)
             raise
@@ -150,7 +150,7 @@ class Installer:
         self._since = time.monotonic()
         return installed
 
-    def failed(self, error: TrustError | BundleError | HealthError, target: Target, assignment: Assignment) -> None:
+    def _failed(self, error: TrustError | BundleError | HealthError, target: Target, assignment: Assignment) -> None:
         """Remember a failure: of unhealthy bytes for good, else under this assignment."""
         # a full memory or disk may pass, and only this assignment is given up
         for_good = isinstance(error, HealthError) and not isinstance(error.__cause__, (MemoryError, OSError))

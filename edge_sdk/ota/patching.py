@@ -8,9 +8,10 @@ download goes on with the blocks that are missing after it: all of them, at wors
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
-from edge_sdk.errors import EdgeSdkError, StorageError, TrustError, one_line
+from edge_sdk.errors import EdgeSdkError, StorageError, TransferError, TrustError, one_line
 from edge_sdk.files import make_folder, storage_errors
 from edge_sdk.ota.installer import Installer
 from edge_sdk.ota.records import Assignment, Delta, Target
@@ -38,6 +39,7 @@ class Patches:
         self._folder = folder
         self._trust = trust
         self._slots, self._memory = installer.slots, installer.memory
+        self._failed: tuple[str, str, float] | None = None  # base, result, and bytes that were missing then
 
     def fill(self, download: Download, target: Target, assignment: Assignment, source: Source) -> str:
         """Put into a download what a delta from the active version makes; return why it did not help, or ''.
@@ -53,6 +55,9 @@ class Patches:
         if active is None or active.sha256 not in target.deltas or download.path.exists() or not download.missing():
             self.clear()
             return ""
+        known_here = self._failed is not None and self._failed[:2] == (active.sha256, target.sha256)
+        if known_here and self._failed is not None and download.missing_bytes() < self._failed[2]:
+            return ""  # the file comes, and the delta did not
         try:
             delta = self._trust.delta(active.sha256, target, source)
             known = self._memory.failure(delta.sha256, assignment.counter)
@@ -62,6 +67,11 @@ class Patches:
         except (EdgeSdkError, ImportError, MemoryError) as error:
             if isinstance(error, StorageError):
                 self.clear()  # it takes up room that the file needs
+            # where nothing came since, the link was down, and the delta still is the shorter way
+            until = download.missing_bytes() if isinstance(error, TransferError) else math.inf
+            self._failed = (active.sha256, target.sha256, until)
+            if known_here:
+                return ""
             log.warning("the delta from %s cannot be used: %s", active.version, error)
             return f"the delta from {active.version} cannot be used, the file is fetched: {one_line(error, 300)}"
         return ""
@@ -80,7 +90,7 @@ class Patches:
         collected = Download(make_folder(self._folder), delta)
         collected.discard_others()
         fetched, missing = collected.missing(), download.missing()
-        if len(fetched) >= len(missing):
+        if collected.missing_bytes() >= download.missing_bytes():
             self.clear()  # most of the file is here already
             return
         # else it would be fetched for nothing, and at each look again

@@ -210,6 +210,11 @@ class Download:
         with storage_errors(self._part, "read"), self._part.open("rb") as stream:
             return [number for number in missing if not self._matches(number, stream.read(self._target.block_bytes))]
 
+    def missing_bytes(self) -> int:
+        """Return how many bytes the missing blocks have."""
+        step = self._target.block_bytes
+        return sum(min(step, self._target.size - number * step) for number in self.missing())
+
     def fetch(self, source: Source, *, sync_every: int = 8) -> Path:
         """Fetch what is missing and return the whole, checked file.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from edge_sdk.errors import (
 )
 from edge_sdk.ota.installer import Installer
 from edge_sdk.ota.patching import Patches
+from edge_sdk.ota.patience import Patience
 from edge_sdk.ota.ranges import Ranges
 from edge_sdk.ota.records import Assignment, Event, State, Target
 from edge_sdk.ota.reporting import Reporter, now
@@ -41,23 +43,36 @@ class Workshop:
     ----------
     device, device_class
         Which device it is, and of what kind.
-    trust, source
-        What is signed, and where it comes from.
+    trust, sources
+        What is signed, and where it comes from; bundles from the others too where the first has wrong bytes.
     reporter
         Takes events.
     rules
         When and how fast bundles may be fetched.
     stopped
         Set when the agent is to end.
+    pauses
+        Seconds until wrong blocks are asked for again: the first time, and at most.
     """
 
     device: str
     device_class: str
     trust: Trust
-    source: Channel | Ranges
+    sources: Sequence[Channel | Ranges]
     reporter: Reporter
     rules: Rules | None
     stopped: threading.Event
+    pauses: tuple[float, float]
+
+    @property
+    def source(self) -> Channel | Ranges:
+        """The first source."""
+        return self.sources[0]
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes that came from all sources."""
+        return sum(source.bytes_received for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,7 @@ class Updates:
         self.trouble = ""
         self._installer = installer
         self._shop = workshop
+        self._patience = Patience(folder / "pause.json", workshop.pauses)
         self._patches = Patches(folder / "delta", workshop.trust, installer)
         self._recovered = False
         self._update = _Update()
@@ -125,7 +141,7 @@ class Updates:
 
     def look(self) -> State:
         """Ask once what should run and do it; return the state that this led to."""
-        self._update = _Update(started=time.monotonic(), bytes_before=self._shop.source.bytes_received)
+        self._update = _Update(started=time.monotonic(), bytes_before=self._shop.bytes_received)
         try:
             if not self._recovered:
                 self.recover()
@@ -162,16 +178,20 @@ class Updates:
             Download(self.folder / "download", target).discard()  # left there if the last run was cut
             self._patches.clear()
             return self._settle(self.active)
+        trial = f"{target.sha256}:{assignment.counter}"  # one assigned anew is not waited for
         reason = memory.failure(target.sha256, assignment.counter)
         if reason is None:
             reason = self._installer.objection(assignment, self._shop.trust.time.now())
             reason = reason or target.needs.objection(self._shop.device_class)
+            if reason is not None:
+                memory.fail(target.sha256, assignment.counter, reason, for_good=False)
+            else:
+                reason = self._patience.pause(trial)
             if reason is None:
-                return self._install(assignment, target)
-            memory.fail(target.sha256, assignment.counter, reason, for_good=False)
-        return self._refused(reason)
+                return self._install(assignment, target, trial)
+        return self._refused(reason, self._patience.rounds(trial))
 
-    def _install(self, assignment: Assignment, target: Target) -> State:
+    def _install(self, assignment: Assignment, target: Target, trial: str) -> State:
         download = Download(self.folder / "download", target)
         download.discard_others()
         if self._shop.rules is not None:
@@ -181,11 +201,9 @@ class Updates:
         if trouble and not self._shop.stopped.is_set():
             self._say("downloading", trouble)
         try:
-            path = download.fetch(self._shop.source)
+            path = self._patience.fetch(download, trial, self._shop.sources)
         except TrustError as error:
-            self._installer.failed(error, target, assignment)
-            download.discard()
-            return self._refused(one_line(error, 500))
+            return self._refused(one_line(error, 500), self._patience.rounds(trial))
         self._patches.clear()
         self._installer.supersede()
         self._tell_left()
@@ -211,8 +229,9 @@ class Updates:
         self._say("active", key=f"active:{self._update.counter}:{installed.install}")
         return "active"
 
-    def _refused(self, reason: str) -> State:
-        self._say("refused", reason, key=f"refused:{self._update.counter}:{self._update.digest}")
+    def _refused(self, reason: str, rounds: int = 0) -> State:
+        again = f":{rounds}" if rounds else ""
+        self._say("refused", reason, key=f"refused:{self._update.counter}:{self._update.digest}{again}")
         return "refused"
 
     def _tell_left(self) -> None:
@@ -221,7 +240,7 @@ class Updates:
         if left is None:
             return
         runs = f"runs {active.name}-{active.version} again" if active else "has no intact version and fetches one"
-        self._update = _Update(started=time.monotonic(), bytes_before=self._shop.source.bytes_received)
+        self._update = _Update(started=time.monotonic(), bytes_before=self._shop.bytes_received)
         if active is not None:
             self._update = replace(self._update, name=active.name, version=active.version, digest=active.digest)
         reason = f"{left.name}-{left.version}: {left.reason}; the device {runs}"
@@ -247,7 +266,7 @@ class Updates:
             digest=update.digest,
             counter=update.counter,
             seconds=round(time.monotonic() - update.started, 3),
-            bytes=self._shop.source.bytes_received - update.bytes_before,
+            bytes=self._shop.bytes_received - update.bytes_before,
             reason=reason,
             time=now(),
             model=self.name,
