@@ -32,11 +32,12 @@ from pathlib import Path
 import aiohttp
 
 from edge_sdk.cloud.ota.broker import EmbeddedBroker
+from edge_sdk.ota.channel import Channel, Source
 from edge_sdk.ota.link import Broker, Link, Message
 from edge_sdk.ota.ranges import Ranges
 from edge_sdk.ota.records import Target
 from edge_sdk.ota.topics import BLOCK_BYTES, Topics
-from edge_sdk.ota.transfer import Channel, Download, Source
+from edge_sdk.ota.transfer import Download
 
 FLEET, DEVICE = "bench", "cam-1"
 NGINX = """\

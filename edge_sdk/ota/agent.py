@@ -18,6 +18,7 @@ from typing import Self
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError, StorageError
 from edge_sdk.files import clear_unfinished, make_folder
+from edge_sdk.ota.channel import Channel
 from edge_sdk.ota.health import Limits
 from edge_sdk.ota.installer import Installer
 from edge_sdk.ota.link import Broker, Link, Message
@@ -29,7 +30,6 @@ from edge_sdk.ota.rules import Rules
 from edge_sdk.ota.slots import Installed, own
 from edge_sdk.ota.soak import Soak, Vitals
 from edge_sdk.ota.topics import Topics, check_id, check_model
-from edge_sdk.ota.transfer import Channel
 from edge_sdk.ota.trust import Trust
 from edge_sdk.ota.updates import Updates, Workshop
 
@@ -37,7 +37,7 @@ __all__ = ["OtaAgent"]
 
 log = logging.getLogger("edge_sdk.ota.agent")
 
-
+_JUDGE_SECONDS = 1.0
 _LEAST_GOOD_FIRST: tuple[State, ...] = ("refused", "rolled_back", "idle", "soaking", "active")
 
 
@@ -135,10 +135,13 @@ class OtaAgent:
         except BaseException:
             self._lock.close()
             raise
+        for source in self._sources:
+            source.meanwhile = self._judge_in_time
         workshop = Workshop(device, device_class, self._trust, self._sources, self._reporter, rules, self._stop, pauses)
         self._models = [Updates(name, folders[name], installers[name], workshop) for name in folders]
         self._busy = threading.RLock()
         self._closed = False
+        self._judged = 0.0
         self._link = Link(
             self.broker,
             f"edge-{fleet}-{device}",
@@ -198,14 +201,15 @@ class OtaAgent:
                 if time.monotonic() >= due:
                     self.check()
                     due = time.monotonic() + self._poll_seconds
-                if self._wait(min(1.0, max(0.0, due - time.monotonic()))) or self._trial_over():
+                if self._wait(min(_JUDGE_SECONDS, max(0.0, due - time.monotonic()))) or self._judge():
                     due = time.monotonic()
 
     def check(self) -> State:
         """Ask once what this device should run and do it; return the state that this led to.
 
         Failures become events and reports, not exceptions. Several models are updated one after the other, whatever
-        becomes of those before, and the state is that of the one that is least well off.
+        becomes of those before, and the state is that of the one that is least well off. Where the repository answers
+        nothing, it is asked for the first only.
 
         Raises
         ------
@@ -214,7 +218,10 @@ class OtaAgent:
         """
         with self._busy:
             self.start()
-            states: list[State] = [model.look() for model in self._models if not self._stop.is_set()]
+            states: list[State] = []
+            for model in self._models:
+                if not self._stop.is_set():
+                    states.append(model.look(self._sources[0].silent if states else ""))
             self._reporter.pump()
             return min(states, key=_LEAST_GOOD_FIRST.index, default="idle")
 
@@ -254,8 +261,16 @@ class OtaAgent:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _trial_over(self) -> bool:
-        return any(model.trial_over() for model in self._models)
+    def _judge(self) -> bool:
+        """Judge the trials that are under way; return whether one ended."""
+        self._judged = time.monotonic()
+        ended = [model.judge() for model in self._models]  # each, not until one has ended
+        return any(ended)
+
+    def _judge_in_time(self) -> None:
+        """Judge the trials while a model waits for the repository, which may take hours."""
+        if time.monotonic() - self._judged >= _JUDGE_SECONDS:
+            self._judge()
 
     def _wait(self, seconds: float) -> bool:
         """Handle what the network thread handed over; return whether a hint was among it."""

@@ -2,7 +2,7 @@
 
 Callbacks run on the network thread; they must not block and must not call `Link.close`. What the
 connection does not do: keep messages across a crash (see `edge_sdk.ota.outbox`) or answer requests
-(see `edge_sdk.ota.transfer`).
+(see `edge_sdk.ota.channel`).
 """
 
 from __future__ import annotations

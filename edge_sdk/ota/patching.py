@@ -13,10 +13,11 @@ from pathlib import Path
 
 from edge_sdk.errors import EdgeSdkError, StorageError, TransferError, TrustError, one_line
 from edge_sdk.files import make_folder, storage_errors
+from edge_sdk.ota.channel import Source
 from edge_sdk.ota.installer import Installer
 from edge_sdk.ota.records import Assignment, Delta, Target
 from edge_sdk.ota.slots import Installed
-from edge_sdk.ota.transfer import Download, Source
+from edge_sdk.ota.transfer import Download
 from edge_sdk.ota.trust import Trust
 
 __all__ = ["Patches"]

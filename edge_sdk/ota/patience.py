@@ -15,7 +15,8 @@ from pathlib import Path
 from edge_sdk import canonical
 from edge_sdk.errors import InputError, TransferError, TrustError, one_line
 from edge_sdk.files import storage_errors, write_durably
-from edge_sdk.ota.transfer import Download, Source
+from edge_sdk.ota.channel import Source
+from edge_sdk.ota.transfer import Download
 
 __all__ = ["Patience"]
 

@@ -13,14 +13,14 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from edge_sdk.errors import InputError, TransferError, one_line
+from edge_sdk.ota.channel import Reply
 from edge_sdk.ota.topics import BLOCK_BYTES
-from edge_sdk.ota.transfer import Reply
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
@@ -53,6 +53,11 @@ class Ranges:
         Times a request is made before the transfer fails.
     rate
         Bytes a second, on average; None: as many as come.
+
+    Attributes
+    ----------
+    bytes_received, silent, meanwhile
+        As of `edge_sdk.ota.channel.Channel`; called between two reads, each of which waits ``timeout`` at most.
 
     Raises
     ------
@@ -90,6 +95,8 @@ class Ranges:
         self._connection: http.client.HTTPConnection | None = None
         self._stop = threading.Event()
         self.bytes_received = 0
+        self.silent = ""
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def __str__(self) -> str:
         return f"{self._host}{'' if self._port is None else f':{self._port}'}{self._path}"
@@ -110,8 +117,10 @@ class Ranges:
             yield index, self._repeated(request)
 
     def _repeated(self, request: Mapping[str, Any]) -> Reply:
-        reason = ""
+        reason, heard = "", self.bytes_received
+        self.silent = ""
         for attempt in range(self._attempts):
+            self.meanwhile()
             if self._stop.wait(_PAUSE * 2**attempt if reason else 0):
                 break
             try:
@@ -125,7 +134,9 @@ class Ranges:
             reason = f"status {reply.status}"
         if self._stop.is_set():
             raise TransferError("the transfer was stopped")
-        raise TransferError(f"the repository at {self} did not answer within {self._attempts} attempts: {reason}")
+        reason = f"the repository at {self} did not answer within {self._attempts} attempts: {reason}"
+        self.silent = reason if self.bytes_received == heard else ""
+        raise TransferError(reason)
 
     def _ask(self, request: Mapping[str, Any]) -> Reply:
         kind, name = ("metadata", request["metadata"]) if "metadata" in request else ("targets", request["target"])
@@ -168,6 +179,7 @@ class Ranges:
                 raise http.client.IncompleteRead(bytes(data), length - len(data))
             data += part
             self.bytes_received += len(part)
+            self.meanwhile()
             if self._stop.wait(len(part) / self._rate if self._rate is not None else 0):
                 raise TransferError("the transfer was stopped")
         return bytes(data)

@@ -1,4 +1,4 @@
-"""Requests to the repository and their replies; and downloads that go on where they were cut.
+"""Downloads that go on where they were cut.
 
 A download's file is its own record of progress: on resumption every block that lies in it is
 hashed against the signed list, and those that match are there. So neither a torn write nor a
@@ -9,181 +9,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import os
-import queue
 import shutil
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-from edge_sdk import canonical
 from edge_sdk.errors import StorageError, TransferError, TrustError
 from edge_sdk.files import fsync_dir, make_folder, storage_errors
-from edge_sdk.ota.pacing import Pacer
+from edge_sdk.ota.channel import Source
 from edge_sdk.ota.records import Delta, Target
-from edge_sdk.ota.topics import BLOCK_BYTES
 
-__all__ = ["Channel", "Download", "Reply", "Source"]
+__all__ = ["Download"]
 
 _MAX_STRIKES = 3
-_MAX_WAITING = 128  # replies: at most 16 MB, whatever a broker sends
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer of the repository: a status as in HTTP, a block, and the size of its file in bytes.
-
-    ``retry`` goes with status 429: in how many seconds the service answers one more request, or 0.
-    """
-
-    status: int
-    data: bytes
-    size: int
-    retry: float = 0.0
-
-
-class Source(Protocol):
-    """Where metadata and targets come from, block by block: a `Channel`, or `edge_sdk.ota.ranges.Ranges`.
-
-    What a source says is believed by nobody; who asks verifies it.
-    """
-
-    def fetch(self, requests: Sequence[Mapping[str, Any]], /) -> Iterator[tuple[int, Reply]]:
-        """Yield the reply to each request with its index."""
-        ...
-
-
-@dataclass(slots=True)
-class _Flight:
-    index: int
-    payload: bytes
-    sent: float
-    deadline: float
-    attempts: int = 1
-
-
-class Channel:
-    """Requests with correlation data, several under way at a time, each repeated until answered.
-
-    One thread fetches; `deliver` may be called from another.
-
-    Parameters
-    ----------
-    send
-        Publishes one request: payload and correlation data.
-    window
-        Requests under way at a time.
-    timeout
-        Seconds until a request is sent again; doubled each time.
-    attempts
-        Times a request is sent before the transfer fails. That the service has too much to do is no failure, but
-        said for as long as silence would be borne it is.
-    rate
-        Bytes a second that replies may take up, on average; None: as many as come.
-    """
-
-    def __init__(
-        self,
-        send: Callable[[bytes, bytes], object],
-        *,
-        window: int = 8,
-        timeout: float = 2.0,
-        attempts: int = 4,
-        rate: float | None = None,
-    ) -> None:
-        self._send = send
-        # at most a second's worth at once, or a block
-        self._window = window if rate is None else max(1, min(window, int(rate // BLOCK_BYTES)))
-        self._timeout = timeout
-        self._attempts = attempts
-        self._pacer = Pacer(rate, timeout * (2**attempts - 1))
-        self._prefix = os.urandom(8)
-        self._numbers = itertools.count()
-        self._replies: queue.SimpleQueue[tuple[bytes, Reply] | None] = queue.SimpleQueue()
-        self._stop = threading.Event()
-        self.bytes_received = 0
-
-    def deliver(self, correlation: bytes, payload: bytes, properties: Mapping[str, str]) -> None:
-        """Take in a reply from the network; one that nobody asked for or that has no known form is dropped."""
-        if not correlation.startswith(self._prefix) or self._replies.qsize() >= _MAX_WAITING:
-            return
-        try:
-            retry = float(properties.get("retry", 0.0))
-            reply = Reply(int(properties["status"]), payload, int(properties["size"]), retry if retry > 0 else 0.0)
-        except (KeyError, ValueError):
-            return
-        self._replies.put((correlation, reply))
-
-    def cancel(self) -> None:
-        """Make a running and every later fetch raise `TransferError`."""
-        self._stop.set()
-        self._replies.put(None)
-
-    def fetch(self, requests: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Reply]]:
-        """Yield the reply to each request with its index, as they arrive.
-
-        Raises
-        ------
-        TransferError
-            A request stayed without an answer, all are refused, or the channel was cancelled.
-        """
-        waiting = deque((index, canonical.dumps(dict(request))) for index, request in enumerate(requests))
-        flights: dict[bytes, _Flight] = {}
-        pacer = self._pacer
-        while waiting or flights:
-            while waiting and len(flights) < self._window and (not flights or time.monotonic() >= pacer.due):
-                self._stop.wait(pacer.due - time.monotonic())
-                index, payload = waiting.popleft()
-                correlation = self._prefix + next(self._numbers).to_bytes(6, "big")
-                now = time.monotonic()
-                flights[correlation] = _Flight(index, payload, now, now + self._timeout)
-                pacer.sent()
-                self._send(payload, correlation)
-            self._repeat_late(flights)
-            due = min(flight.deadline for flight in flights.values())
-            arrived = self._receive(min(due, pacer.due) if waiting and len(flights) < self._window else due)
-            if arrived is None or arrived[0] not in flights:
-                continue  # a repeated request may be answered twice
-            correlation, reply = arrived
-            if reply.status >= 500:
-                continue  # the origin has trouble: asked again when the request is late
-            flight = flights.pop(correlation)
-            if reply.status == 429:
-                pacer.refused(flight.sent, reply.retry)
-                waiting.appendleft((flight.index, flight.payload))
-                continue
-            pacer.answered()
-            yield flight.index, reply
-
-    def _receive(self, deadline: float) -> tuple[bytes, Reply] | None:
-        try:
-            arrived = self._replies.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            arrived = None
-        if self._stop.is_set():
-            raise TransferError("the transfer was stopped")
-        if arrived is not None:
-            self.bytes_received += len(arrived[1].data)
-            self._pacer.received(len(arrived[1].data))
-        return arrived
-
-    def _repeat_late(self, flights: Mapping[bytes, _Flight]) -> None:
-        now = time.monotonic()
-        for correlation, flight in flights.items():
-            if flight.deadline > now:
-                continue
-            if flight.attempts >= self._attempts:
-                raise TransferError(
-                    f"the repository did not answer within {self._attempts} attempts; is `edge-sdk ota serve` running?"
-                )
-            flight.sent, flight.deadline = now, now + self._timeout * 2**flight.attempts
-            flight.attempts += 1
-            self._send(flight.payload, correlation)
 
 
 class Download:

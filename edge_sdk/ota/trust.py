@@ -27,9 +27,9 @@ from edge_sdk import canonical
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import InputError, TransferError, TrustError, one_line
 from edge_sdk.files import clear_unfinished, make_folder, storage_errors, write_durably
+from edge_sdk.ota.channel import Source
 from edge_sdk.ota.clock import TrustedTime
 from edge_sdk.ota.records import Assignment, Delta, Target, assignment_path, delta_path
-from edge_sdk.ota.transfer import Source
 
 __all__ = ["MIN_ROOT_THRESHOLD", "SIGNED_AT", "TIME_FORM", "Source", "Trust", "open_assigned"]
 

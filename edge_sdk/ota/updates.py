@@ -19,6 +19,7 @@ from edge_sdk.errors import (
     TrustError,
     one_line,
 )
+from edge_sdk.ota.channel import Channel
 from edge_sdk.ota.installer import Installer
 from edge_sdk.ota.patching import Patches
 from edge_sdk.ota.patience import Patience
@@ -27,7 +28,7 @@ from edge_sdk.ota.records import Assignment, Event, State, Target
 from edge_sdk.ota.reporting import Reporter, now
 from edge_sdk.ota.rules import Rules
 from edge_sdk.ota.slots import Installed
-from edge_sdk.ota.transfer import Channel, Download
+from edge_sdk.ota.transfer import Download
 from edge_sdk.ota.trust import Trust
 
 __all__ = ["Updates", "Workshop"]
@@ -139,12 +140,20 @@ class Updates:
         else:
             self._recovered = True
 
-    def look(self) -> State:
-        """Ask once what should run and do it; return the state that this led to."""
-        self._update = _Update(started=time.monotonic(), bytes_before=self._shop.bytes_received)
+    def look(self, silent: str = "") -> State:
+        """Ask once what should run and do it; return the state that this led to.
+
+        Parameters
+        ----------
+        silent
+            Why the repository need not be asked: what another model has just found out.
+        """
+        self._update = self._begun()
         try:
             if not self._recovered:
                 self.recover()
+            if silent:
+                raise TransferError(silent)
             state = self._follow_assignment()
         except (TrustError, BundleError) as error:
             return self._once("refused", error)
@@ -153,13 +162,18 @@ class Updates:
         self.trouble = ""
         return state
 
-    def trial_over(self) -> bool:
-        """Return whether a trial was under way and has ended."""
+    def judge(self) -> bool:
+        """Hold a trial that is under way against its limits; return whether it ended, which is said then."""
+        installed = self.active
         try:
-            return self._installer.soaking and self._installer.watch()
+            if installed is None or not self._installer.soaking or not self._installer.watch():
+                return False
+            self._tell_left()
+            if self.active == installed:
+                self._tell_kept(installed)
         except StorageError as error:
             log.warning("%s", error)
-            return False
+        return True
 
     def _follow_assignment(self) -> State:
         found = self._shop.trust.resolve(self._shop.device, self._shop.source, self.name)
@@ -240,12 +254,23 @@ class Updates:
         if left is None:
             return
         runs = f"runs {active.name}-{active.version} again" if active else "has no intact version and fetches one"
-        self._update = _Update(started=time.monotonic(), bytes_before=self._shop.bytes_received)
-        if active is not None:
-            self._update = replace(self._update, name=active.name, version=active.version, digest=active.digest)
+        self._update = self._begun(active)
         reason = f"{left.name}-{left.version}: {left.reason}; the device {runs}"
         self._say("rolled_back", reason, key=f"rolled_back:{left.install}")
         self._update = update
+
+    def _tell_kept(self, installed: Installed) -> None:
+        """Report that a trial was won, as the next look would; the repository may be out of reach for long."""
+        update = self._update
+        self._update = replace(self._begun(installed), counter=installed.counter)
+        self._say("active", key=f"active:{installed.counter}:{installed.install}")
+        self._update = update
+
+    def _begun(self, installed: Installed | None = None) -> _Update:
+        update = _Update(started=time.monotonic(), bytes_before=self._shop.bytes_received)
+        if installed is None:
+            return update
+        return replace(update, name=installed.name, version=installed.version, digest=installed.digest)
 
     # events and reports
 

@@ -11,8 +11,8 @@ import pytest
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import HealthError, InputError, TransferError
 from edge_sdk.ota import Hours, Limits, Rules
+from edge_sdk.ota.channel import Channel
 from edge_sdk.ota.health import probe
-from edge_sdk.ota.transfer import Channel
 from outside.services import edge_sdk
 from outside.updates import Fleet, make_bundle
 

@@ -17,9 +17,10 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.cloud.ota.gateway import Origin, Reply
 from edge_sdk.errors import StorageError
 from edge_sdk.ota import active
+from edge_sdk.ota.channel import Channel
 from edge_sdk.ota.outbox import Outbox
 from edge_sdk.ota.records import Target
-from edge_sdk.ota.transfer import Channel, Download
+from edge_sdk.ota.transfer import Download
 from outside.disk import mounted
 from outside.services import Service
 from outside.updates import Fleet, make_bundle, wait_for

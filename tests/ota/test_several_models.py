@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from edge_sdk.cloud.ota.gateway import Origin, Reply
 from edge_sdk.cloud.ota.reports import last_reports
 from edge_sdk.errors import InputError
 from edge_sdk.ota import OtaAgent, Soak, Vitals, active
+from edge_sdk.ota.link import Broker, Link
+from edge_sdk.ota.topics import Topics
 from outside.updates import Fleet, make_bundle, spoil_golden, wait_for
 
 MODELS = ("faces", "sound")
@@ -101,6 +104,61 @@ def test_a_trial_that_one_model_loses_is_not_the_others(fleet: Fleet) -> None:
     assert runs(fleet) == {"faces": "1.0.0", "sound": "2.0.0"}
     ended = [(e.state, e.model) for e in fleet.events if e.state in ("rolled_back", "active") and e.counter != 1]
     assert sorted(ended) == [("active", "sound"), ("rolled_back", "faces")]
+
+
+def test_a_trial_is_judged_on_time_while_the_repository_is_silent(fleet: Fleet) -> None:
+    ship(fleet, "1.0.0")
+    trial, bad = Soak(seconds=0.1, requests=50, deadline=600.0), []
+
+    def vitals(digest: str) -> Vitals:
+        lost = digest == fleet.repository.bundles()["faces-2.0.0"].bundle_digest
+        return Vitals(digest, requests=100 * len(bad), errors=50 * len(bad) * lost)
+
+    fleet.check(models=MODELS)
+    ship(fleet, "2.0.0")
+    with fleet.agent(models=MODELS, soak=trial, vitals=vitals) as agent:
+        assert agent.check() == "soaking"
+    fleet.stop()
+    del fleet.events[:]
+    with fleet.agent(models=MODELS, soak=trial, vitals=vitals, request_timeout=600.0) as agent:
+        working = threading.Thread(target=agent.run)
+        working.start()
+        assert runs(fleet) == {"faces": "2.0.0", "sound": "2.0.0"}
+        bad.append(1)
+        wait_for(lambda: len(fleet.events) == 2)
+        agent.stop()
+        working.join()
+    assert [(e.state, e.model, e.version) for e in fleet.events] == [
+        ("rolled_back", "faces", "1.0.0"),
+        ("active", "sound", "2.0.0"),
+    ]
+    assert runs(fleet) == {"faces": "1.0.0", "sound": "2.0.0"}
+    fleet.serve()
+    with fleet.agent(models=MODELS, soak=trial, vitals=vitals) as agent:
+        assert agent.check() == "refused"
+        assert agent.flush()
+    wait_for(lambda: {r["state"] for r in fleet.reports()} >= {"rolled_back", "active", "refused"})
+    said = [(e.state, e.model) for e in fleet.events]
+    assert said == [("rolled_back", "faces"), ("active", "sound"), ("refused", "faces")]
+
+
+def test_a_silent_repository_is_waited_for_once_not_for_each_model(fleet: Fleet) -> None:
+    fleet.stop()
+    topics, asked = Topics(fleet.name, "cam-1"), []
+    listener = Link(
+        Broker.parse(fleet.broker), "listener", subscriptions=[(topics.get, 0)], on_message=lambda m: asked.append(m)
+    )
+    listener.connect()
+    with fleet.agent(models=MODELS, request_timeout=0.2) as agent:
+        assert agent.check() == "idle"
+        wait_for(lambda: len(asked) == 4)
+        reason = "the repository did not answer within 4 attempts; is `edge-sdk ota serve` running?"
+        assert agent.trouble == f"faces: {reason}; sound: {reason}"
+        fleet.serve()
+        ship(fleet, "1.0.0")
+        assert agent.check() == "active"
+        assert agent.trouble == ""
+    listener.close()
 
 
 def test_a_folder_of_one_model_stays_as_it_was_when_the_agent_keeps_several(fleet: Fleet) -> None:

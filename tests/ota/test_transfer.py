@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from edge_sdk.errors import TransferError
-from edge_sdk.ota.transfer import Channel
+from edge_sdk.ota.channel import Channel
 
 OK = {"status": "200", "size": "1"}
 
