@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import rich.console
 import rich.table
 
+from edge_sdk.cloud.training import memory, terminal
 from edge_sdk.compression.report import BACKENDS, QUANTIZATIONS, RUNTIMES
 from edge_sdk.datasets import GRAMMAR, Splits, load_splits, load_unlabelled
 from edge_sdk.errors import InputError
@@ -63,9 +63,6 @@ ROWS = {
     "student_pruned": "pruned",
     "student_clustered": "clustered",
 }
-ADDRESSES = 4 << 30
-"""Bytes of address space below which TensorFlow may abort the process, which cannot say anything then."""
-
 TOLD = (
     "pixels (0 to 255: it scales them itself), unit (0 to 1), signed (-1 to 1), a JSON file as of 'edge-sdk pack', "
     "or a folder of 'edge-sdk train', which has it"
@@ -120,6 +117,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="native",
         help="who prunes, clusters and trains for int8 (default: native)",
     )
+    recent = parser.add_argument_group("recent data, as in training (default: as MODEL was trained; inf: all alike)")
+    recent.add_argument("--window", type=float, metavar="DAYS", help="leave out what is older than the newest by more")
+    recent.add_argument("--half-life", type=float, metavar="DAYS", help="what is so much older weighs half")
     learn = parser.add_argument_group("learning from teachers")
     learn.add_argument("--distill", nargs="+", type=Path, default=[], metavar="TEACHER", help="MODEL learns from these")
     learn.add_argument("--teacher-processing", metavar="HOW", help="of teachers' files (default: as --processing)")
@@ -133,22 +133,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compress, pack and print."""
-    from edge_sdk.cloud.training import terminal
-
     started = time.perf_counter()
     if args.teacher_out is not None and args.teacher_out.resolve() == args.out.resolve():
         raise InputError(f"--out and --teacher-out both name {args.out}")
     changes = _changes(args)
-    _check_memory()
-    splits = load_splits(args.data, seed=args.seed, limit=args.limit)
-    unlabelled = None if args.unlabelled is None else load_unlabelled(args.unlabelled)
+    memory.check_addresses()
     with terminal.quiet() as console, terminal.remarks(console):
         from edge_sdk.compression.distill import Hint
-        from edge_sdk.compression.pipeline import compress, export_teacher
+        from edge_sdk.compression.pipeline import check_target, compress, export_teacher, settled
 
-        trained, guides, keep = _opened(args, splits)
-        hints = tuple(Hint(*_pair(text, "--hint")) for text in args.hint)
         name = args.name or args.out.stem
+        options = settled(None, changes | {"hints": tuple(Hint(*_pair(text, "--hint")) for text in args.hint)})
+        check_target(args.out, name, args.version)
+        splits = load_splits(args.data, seed=args.seed, limit=args.limit)
+        unlabelled = None if args.unlabelled is None else load_unlabelled(args.unlabelled)
+        trained, guides, keep = _opened(args, splits)
         with terminal.progress(console, STAGES) as on_progress:
             report = compress(
                 trained,
@@ -156,12 +155,11 @@ def run(args: argparse.Namespace) -> int:
                 out=args.out,
                 name=name,
                 version=args.version,
-                keep=keep,
+                options=options,
                 teacher=guides,
                 unlabelled=unlabelled,
-                hints=hints,
                 on_progress=on_progress,
-                **changes,
+                keep=keep,
             )
             if args.teacher_out is not None:
                 export_teacher(
@@ -183,19 +181,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_memory() -> None:
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < ADDRESSES:
-        raise InputError(
-            f"this process may take {limit / 2**30:.1f} GiB of addresses (ulimit -v); TensorFlow needs "
-            f"{ADDRESSES >> 30} GiB, give it so much"
-        )
-
-
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of compression that need no model."""
-    names = ("epochs", "quick", "temperature", "alpha", "seed", "quantize", "pattern", "fallback", "backend", "runtime")
-    changes = {name: getattr(args, name) for name in names} | {"float_layers": tuple(args.float_layers)}
+    plain = (
+        *("epochs", "quick", "temperature", "alpha", "seed", "quantize", "pattern", "fallback", "backend", "runtime"),
+        *("window", "half_life"),
+    )
+    changes = {name: getattr(args, name) for name in plain} | {"float_layers": tuple(args.float_layers)}
     for name, kind, layers in (
         ("prune", float, "prune_layers"),
         ("cluster", int, "cluster_layers"),

@@ -279,7 +279,8 @@ class Distillation(keras.Model):  # type: ignore[misc]
         soft_loss = -ops.sum(soft * logs, axis=-1) * self.temperature**2
         hard_loss = ops.sparse_categorical_crossentropy(ops.maximum(labels, 0), answer, from_logits=True)
         alpha = ops.where(labels == UNLABELLED, 1.0, self.alpha)
-        loss = ops.mean(alpha * soft_loss + (1.0 - alpha) * hard_loss)
+        losses = alpha * soft_loss + (1.0 - alpha) * hard_loss
+        loss = ops.mean(losses if sample_weight is None else losses * ops.cast(sample_weight, losses.dtype))
         for follower, place, reply in zip(self.followers, places, replies[0][1:] if replies else (), strict=True):
             loss += follower(place, reply)
         return loss + sum(self.losses)

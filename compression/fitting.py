@@ -216,7 +216,13 @@ def fit(
         loss_of(model) if loss is None else loss,
         metrics=["accuracy"] if classes and data.labels is not None else None,
     )
-    source = pipelines.batches(data.inputs, labels, batch=batch, seed=fitting.seed, augmentation=fitting.augmentation)
+    source = pipelines.batches(
+        *(data.inputs, labels),
+        batch=batch,
+        seed=fitting.seed,
+        augmentation=fitting.augmentation,
+        weights=data.weights,
+    )
     with _settling(model, fitting.momentum):
         history = loop.fit(
             trained,

@@ -17,12 +17,11 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from edge_sdk import files
 from edge_sdk.bundle import Bundle
 from edge_sdk.bundle.manifest import NAME, VERSION
-from edge_sdk.cloud.training import data, evaluate, loop
+from edge_sdk.cloud.training import data, evaluate, loop, memory
 from edge_sdk.compression import distill, export, ingest
 from edge_sdk.compression.channels import Narrowing
 from edge_sdk.compression.cluster import Clustering
@@ -33,12 +32,12 @@ from edge_sdk.compression.report import CompressionReport, Options
 from edge_sdk.compression.stages import Course
 from edge_sdk.compression.teaching import Prepared
 from edge_sdk.datasets import Dataset, Splits
-from edge_sdk.errors import CompressionError, InputError, StorageError, one_line
+from edge_sdk.errors import CompressionError, InputError, StorageError
 from edge_sdk.packing import pack
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.tabular import as_known
 
-__all__ = ["CompressionReport", "Options", "compress", "export_teacher"]
+__all__ = ["CompressionReport", "Options", "check_target", "compress", "export_teacher", "settled"]
 
 logger = logging.getLogger("edge_sdk.compression")
 
@@ -99,8 +98,8 @@ def compress(
         If the bundle cannot be written.
     """
     guides = [] if teacher is None else list(teacher) if isinstance(teacher, list | tuple) else [teacher]
-    chosen = _chosen(options, changes)
-    _check_target(Path(out), name, version)
+    chosen = settled(options, changes).as_trained(trained.lineage)
+    check_target(Path(out), name, version)
     _check_fit(trained, splits)
     for guide in guides:
         _check_teacher(guide, trained, splits)
@@ -228,7 +227,7 @@ def export_teacher(
     StorageError
         If the bundle cannot be written.
     """
-    _check_target(Path(out), name, version)
+    check_target(Path(out), name, version)
     _check_fit(trained, splits)
     run = _Run(on_progress)
     samples = data.processed(splits.validation, trained.processing)[:COMPARED]
@@ -277,14 +276,11 @@ class _Run:
     def keeping(self) -> Iterator[None]:
         """Where the work is interrupted or fails, say where the model of the last finished step is."""
         try:
-            yield
-        except BaseException as error:
+            with memory.enough("use fewer images (--limit), or a smaller model"):
+                yield
+        except BaseException:
             if self.finished:
                 logger.warning("stopped; the model of the last finished step is in %s", self.rest)
-            if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
-                raise CompressionError(
-                    f"memory is not enough: {one_line(error, 200)}; use fewer images (--limit), or a smaller model"
-                ) from error
             raise
         if self.finished and self.rest is not None:
             self.rest.unlink(missing_ok=True)
@@ -332,8 +328,14 @@ def _keras_accuracy(
     }
 
 
-def _check_target(out: Path, name: str, version: str) -> None:
-    """Find out before the work what packing would refuse after it."""
+def check_target(out: Path, name: str, version: str) -> None:
+    """Find out before the work what packing would refuse after it.
+
+    Raises
+    ------
+    InputError
+        The name, the version or the path cannot be a bundle's.
+    """
     if not NAME.fullmatch(name):
         raise InputError(f"name is {name!r}; it should be lower-case letters, digits, '.', '-' and '_'")
     if not VERSION.fullmatch(version):
@@ -371,8 +373,14 @@ def _check_teacher(teacher: Guide, trained: loop.Trained, splits: Splits) -> Non
         )
 
 
-def _chosen(options: Options | None, changes: dict[str, Any]) -> Options:
-    """Return what is asked for; what steps would refuse is refused now."""
+def settled(options: Options | None, changes: dict[str, Any]) -> Options:
+    """Return what is asked for; what steps would refuse is refused now.
+
+    Raises
+    ------
+    CompressionError
+        There is no such option, or its value is out of range.
+    """
     plain = {} if options is None else {one.name: getattr(options, one.name) for one in fields(options)}
     found = options_of(Options, plain | changes)
     Pruning(found.prune, layers=found.prune_layers, pattern=found.pattern)

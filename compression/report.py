@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -58,6 +59,8 @@ class Options:
         ``native``, or ``tfmot``: tensorflow-model-optimization prunes, clusters and trains for int8.
     runtime
         Of the file: ``litert``, or ``onnx`` for float32 and int8.
+    window, half_life
+        In days, as of `edge_sdk.cloud.training.Options`; None: as the model was trained, infinite: all the same.
     """
 
     prune: float = 0.5
@@ -79,6 +82,8 @@ class Options:
     hints: tuple[Hint, ...] = ()
     backend: str = "native"
     runtime: str = "litert"
+    window: float | None = None
+    half_life: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.prune < 1.0:
@@ -93,6 +98,9 @@ class Options:
             raise CompressionError(f"channels is {self.channels}; it must be at least 0 and less than 1")
         if self.seed < 0 or self.fallback < 0:
             raise CompressionError(f"seed is {self.seed} and fallback {self.fallback}; they must be at least 0")
+        for name in ("window", "half_life"):
+            if (value := getattr(self, name)) is not None and not value > 0.0:
+                raise CompressionError(f"{name} is {value}; it must be a number above 0")
         for name, known in (("quantize", QUANTIZATIONS), ("backend", BACKENDS), ("runtime", RUNTIMES)):
             if getattr(self, name) not in known:
                 raise CompressionError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
@@ -107,6 +115,8 @@ class Options:
         if self.backend == "tfmot":
             if self.pattern != "any" or self.prune_layers or self.cluster_layers or kept:
                 raise CompressionError("tfmot takes one share and one number of clusters, no pattern, no float layers")
+            if self.half_life not in (None, math.inf):
+                raise CompressionError("tfmot's worker weighs all samples alike; give a half-life of inf")
             if not (self.prune or self.cluster or self.quantize == "int8-trained"):
                 raise CompressionError("there is nothing for tfmot to do: prune, cluster, or quantize int8-trained")
 
@@ -114,6 +124,16 @@ class Options:
     def precision(self) -> str:
         """What the weights of the file are."""
         return "int8" if self.quantize == "int8-trained" else self.quantize
+
+    def as_trained(self, lineage: Mapping[str, Any]) -> Options:
+        """Return the same with the window and the half-life that a model was trained with, unless told otherwise."""
+        trained = lineage.get("options") or {}
+        window, half_life = self.window or trained.get("window"), self.half_life or trained.get("half_life")
+        return replace(
+            self,
+            window=None if window == math.inf else window,
+            half_life=None if half_life == math.inf else half_life,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-compatible values."""

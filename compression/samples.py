@@ -32,6 +32,8 @@ class FittingData:
     processing
         Where ``inputs`` are frames as captured: the specification that makes the model's input of
         them. It is put before the model while it trains, so that augmentation changes pixels.
+    weights
+        How much each sample counts in the loss, ``[n]`` of mean 1; None: all the same.
 
     Raises
     ------
@@ -44,10 +46,13 @@ class FittingData:
     validation_inputs: npt.NDArray[Any] | None = None
     validation_labels: npt.NDArray[Any] | None = None
     processing: ProcessingSpec | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         missing = self.processing is not None and self.processing.modality == "table"  # that puts something there
         _check_samples("the data", self.inputs, self.labels, missing=missing)
+        if self.weights is not None:
+            _check_weights(self.weights, len(self.inputs))
         if self.validation_inputs is not None:
             _check_samples("the validation data", self.validation_inputs, self.validation_labels, missing=missing)
             if self.validation_inputs.shape[1:] != self.inputs.shape[1:]:
@@ -164,6 +169,15 @@ def _check_samples(what: str, inputs: npt.NDArray[Any], labels: npt.NDArray[Any]
             raise CompressionError(f"{what} are {len(inputs)} samples with {len(labels)} labels; give one for each")
         if labels.dtype.kind not in "uif" or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
             raise CompressionError(f"{what} have labels that are not finite numbers; give positions of the classes")
+
+
+def _check_weights(weights: npt.NDArray[Any], count: int) -> None:
+    if weights.shape != (count,) or weights.dtype.kind != "f":
+        raise CompressionError(
+            f"the weights of samples are {weights.dtype} {list(weights.shape)}; expected {count} floats"
+        )
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise CompressionError("the weights of samples should be finite, at least 0, and not all 0")
 
 
 def _shape(array: npt.NDArray[Any]) -> str:

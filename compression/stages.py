@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from edge_sdk.cloud.training import data, loop
+from edge_sdk.cloud.training import data, loop, recency
 from edge_sdk.compression.backends import tfmot
 from edge_sdk.compression.channels import narrow
 from edge_sdk.compression.cluster import cluster
@@ -67,7 +67,8 @@ class Course:
     Raises
     ------
     DataError
-        The unlabelled images have other channels, or all of them are in other splits, too.
+        The options have a window or a half-life, and the data no times; or the unlabelled images have other
+        channels, or all of them are in other splits, too.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class Course:
         on_progress: Progress | None = None,
     ) -> None:
         self.options, self._processing, self._on_progress = options, processing, on_progress
-        self.labelled = FittingData(data.frames(splits.train, processing), splits.train.labels, processing=processing)
-        self.data = self.labelled if unlabelled is None else _joined(splits, unlabelled, processing)
+        used, weights = recency.recent(splits.train, window=options.window, half_life=options.half_life)
+        splits = replace(splits, train=used)
+        self.labelled = FittingData(data.frames(used, processing), used.labels, processing=processing, weights=weights)
+        self.data = self.labelled if unlabelled is None else _joined(splits, unlabelled, self.labelled)
         self.learning: Guidance | None = None
         if teachers:
             sources: list[Source] = [
@@ -210,24 +213,26 @@ class Course:
         return Fitting(fitting.epochs, fitting.batch, rate, seed=fitting.seed)
 
 
-def _joined(splits: Splits, unlabelled: Dataset, processing: ProcessingSpec) -> FittingData:
+def _joined(splits: Splits, unlabelled: Dataset, labelled: FittingData) -> FittingData:
     """Return training images or rows and unlabelled ones, but for those of other splits: these only measure."""
+    processing = labelled.processing
+    assert processing is not None
     of_rows = splits.train.rows and unlabelled.rows
     if not (of_rows or unlabelled.pictures) or unlabelled.channels != splits.train.channels:
         raise DataError(
             f"the unlabelled data should be {'rows' if splits.train.rows else 'images'} of {splits.train.channels} "
             f"channels, as those of {splits.spec}"
         )
-    train, unlabelled, *others = (
-        replace(as_known(part, processing), hashes=()) if part.words else part
-        for part in (splits.train, unlabelled, splits.validation, splits.calibration, splits.test)
-    )
-    taken = {one for part in others for one in part.hashes}
+    taken = {one for part in (splits.validation, splits.calibration, splits.test) for one in part.hashes}
     free = [at for at, content in enumerate(unlabelled.hashes) if content not in taken]
     if not free:
         raise DataError(f"all unlabelled images are among those of {splits.spec} that measure; give others")
-    both = [*train.images, *unlabelled.take(free).images]
+    train, more = (as_known(part, processing) for part in (splits.train, unlabelled.take(free)))
+    both = [*train.images, *more.images]
     one_size = len({image.shape for image in both}) == 1
     labels = np.concatenate([splits.train.labels, np.full(len(free), -1, np.int64)])
     joined = Dataset(np.stack(both) if one_size else tuple(both), labels, splits.classes)
-    return FittingData(data.frames(joined, processing), labels, processing=processing)
+    weights = None
+    if labelled.weights is not None:
+        weights = np.concatenate([labelled.weights, np.ones(len(free), np.float32)])
+    return FittingData(data.frames(joined, processing), labels, processing=processing, weights=weights)

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_sdk.arrayed import read_arrays
+from edge_sdk.arrayed import Arrays, read_arrays
 from edge_sdk.errors import DataError, InputError, MissingExtraError
 from edge_sdk.frames import decode_image
-from edge_sdk.tabular import LABEL, read_table
+from edge_sdk.tabular import LABEL, Table, read_table
 
 __all__ = ["GRAMMAR", "MAX_BYTES", "Dataset", "Splits", "load", "load_splits", "load_unlabelled", "split"]
 
@@ -87,7 +87,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not self.hashes:
-            object.__setattr__(self, "hashes", tuple(_content_hash(image) for image in self.images))
+            texts = {self.columns.index(name): words for name, words in self.words.items()}
+            object.__setattr__(self, "hashes", tuple(_content_hash(image, texts) for image in self.images))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,7 +117,10 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """``sha256:<hex>`` of the names of classes and columns, and of every image and label, in order."""
+        """``sha256:<hex>`` of the names of classes and columns, and of every input and label, in order.
+
+        Texts count as such, not as their places in ``words``.
+        """
         hasher = hashlib.sha256(json.dumps(self.classes).encode())
         if self.columns:
             hasher.update(json.dumps(self.columns).encode())
@@ -425,29 +429,23 @@ def _load_folder(folder: Path, names: Sequence[str] | None = None) -> Dataset:
 
 def _load_npz(path: Path, *, labelled: bool = True) -> Dataset:
     found = read_arrays(path, limit=MAX_BYTES, labelled=labelled)
-    return Dataset(
-        found.x,
-        found.labels,
-        found.classes,
-        strata=found.strata,
-        times=found.times,
-        columns=found.columns,
-        sample_rate=found.sample_rate,
-    )
+    return _of_file(found, found.x, sample_rate=found.sample_rate)
 
 
 def _load_table(path: Path, *, labelled: bool = True) -> Dataset:
     name, mark, label = str(path).rpartition("#")
     file, label = (Path(name), label) if mark and label else (path, LABEL)
-    table = read_table(file, label=label, limit=MAX_BYTES, labelled=labelled)
+    found = read_table(file, label=label, limit=MAX_BYTES, labelled=labelled)
+    return _of_file(found, found.values, words=found.words)
+
+
+def _of_file(found: Arrays | Table, inputs: Image, **more: Any) -> Dataset:
     return Dataset(
-        table.values,
-        table.labels,
-        table.classes,
-        strata=table.strata,
-        times=table.times,
-        columns=table.columns,
-        words=table.words,
+        *(inputs, found.labels, found.classes),
+        strata=found.strata,
+        times=found.times,
+        columns=found.columns,
+        **more,
     )
 
 
@@ -498,8 +496,15 @@ def _concatenate(first: Dataset, second: Dataset) -> Dataset:
     )
 
 
-def _content_hash(image: Image) -> bytes:
+def _content_hash(image: Image, texts: Mapping[int, Sequence[str]]) -> bytes:
+    """Return the hash of an input, and of the texts that stand for numbers in some columns of it."""
     hasher = hashlib.sha256(str(image.shape).encode())
+    if texts:
+        image = image.copy()
+    for at, words in texts.items():
+        places = image[..., at].ravel()
+        hasher.update(json.dumps([None if np.isnan(place) else words[int(place)] for place in places]).encode())
+        image[..., at] = 0
     hasher.update(np.ascontiguousarray(image).tobytes())
     return hasher.digest()
 

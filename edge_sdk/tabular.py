@@ -6,6 +6,7 @@ words of a file means nothing to a model that was trained on another one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = ["LABEL", "MAX_WORDS", "Table", "as_known", "read_table"]
 LABEL = "label"
 TIMES, STRATA = "times", "strata"  # columns that are no features, as the arrays of an .npz file
 INDEX = "__index_level_"  # what pandas calls the number of a row in Parquet, which is no feature
+BLOCK = 1 << 20  # bytes of a CSV file that are read at a time; no row may have more
 MAX_WORDS = 1000  # a column of more different texts is no category
 
 
@@ -89,6 +91,11 @@ def read_table(path: Path, *, label: str = LABEL, limit: int = 1 << 33, labelled
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or one_line(error, 200)}") from error
     except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
+        if "block" in str(error) and path.stat().st_size > BLOCK:  # how pyarrow says that a row does not end in one
+            raise DataError(
+                f"{path} has a row of more than {BLOCK >> 20} MiB: a quote is not closed, or it has too many columns; "
+                "write such rows as .parquet or .npz"
+            ) from error
         raise DataError(f"{path} is not a usable table: {_printable(one_line(error, 200))}") from error
     names = _checked_names(found.column_names, path)
     if labelled and label not in names:
@@ -165,6 +172,7 @@ def _read(path: Path, limit: int) -> Any:
         _check_size(path.stat().st_size, limit)
         return csv.read_csv(
             path,
+            read_options=csv.ReadOptions(block_size=BLOCK),
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(strings_can_be_null=True),
         )
@@ -179,7 +187,7 @@ def _check_size(size: int, limit: int) -> None:
 def _checked_names(names: list[str], path: Path) -> list[str]:
     if index := [name for name in names if not name or name.startswith(INDEX)]:
         raise DataError(f"{path}: column {index[0]!r} has no name of its own; pandas writes none with index=False")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"{path}: two columns are called {twice[0]!r}")
     return names
 

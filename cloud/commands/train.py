@@ -28,6 +28,7 @@ import rich.console
 import rich.table
 
 from edge_sdk import files
+from edge_sdk.cloud.training import memory, terminal
 from edge_sdk.datasets import GRAMMAR, Splits, load_splits
 from edge_sdk.errors import InputError
 
@@ -110,10 +111,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, save and print."""
-    from edge_sdk.cloud.training import terminal
-
     if args.out is None and args.write_contract is None:
         raise InputError("say where to: -o DIR trains, --write-contract FILE only measures the data")
+    if args.out is not None:
+        memory.check_addresses()
     started = time.perf_counter()
     splits = load_splits(args.data, seed=args.seed, limit=args.limit)
     if args.write_contract is not None:
@@ -148,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, splits: Splits, console: rich.console.Console) -> Trained:
-    from edge_sdk.cloud.training import Options, checkpoints, load_trained, loop, strategy, terminal, tracking
+    from edge_sdk.cloud.training import Options, checkpoints, load_trained, loop, strategy, tracking
     from edge_sdk.cloud.training.architecture import name_of, teacher
     from edge_sdk.cloud.training.contract import Contract
     from edge_sdk.cloud.training.own import network_of

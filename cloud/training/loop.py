@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from edge_sdk import canonical
-from edge_sdk.cloud.training import architecture, data, evaluate, recency, rules
+from edge_sdk.cloud.training import architecture, data, evaluate, memory, recency, rules
 from edge_sdk.cloud.training import precision as precisions
 from edge_sdk.cloud.training import strategy as strategies
 from edge_sdk.cloud.training.contract import Contract, enforce
@@ -46,6 +46,7 @@ STEPS_QUICK = 195
 LEAST_EPOCHS = 8
 
 
+@memory.enough("take fewer samples (--limit), a smaller --batch, or more --parts")
 def train(
     splits: Splits,
     options: Options | None = None,
@@ -87,7 +88,7 @@ def train(
     Raises
     ------
     CompressionError
-        If the devices, the policy, the batch or the network do not fit, or training diverges.
+        If the devices, the policy, the batch or the network do not fit, training diverges, or memory is not enough.
     DataError
         If the data break their contract, or no processing fits them.
     StorageError

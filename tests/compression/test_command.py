@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,44 @@ def test_what_cannot_be_is_one_line(
     assert message in error
     assert error.count("\n") == 1 + error.count("WARNING")
     assert not (tmp_path / "small.edge").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--cluster 300", "clusters is 300; it must be from 2 to 256"),
+        ("--pattern 4:2", "pattern is '4:2'"),
+        ("--half-life 0", "half_life is 0.0; it must be a number above 0"),
+        ("--half-life 3 --backend tfmot", "tfmot's worker weighs all samples alike"),
+        ("--hint logits", "--hint: 'logits' should be NAME=VALUE"),
+        ("--name Small", "name is 'Small'"),
+    ],
+)
+def test_options_are_refused_before_data_and_models_are_read(
+    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compress", "none.keras", "--data", "npz:none.npz", "-o", str(tmp_path / "small.edge")]
+    assert main(command + line.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_learns_on_from_the_recent_samples_that_it_was_trained_on() -> None:
+    splits = stripes_splits()
+    days = np.arange(len(splits.train), dtype=np.float64)
+    timed = replace(splits, train=replace(splits.train, times=days * 86_400))
+    trained = {"options": {"window": 50.0, "half_life": 10.0}}
+    course = Course(timed, teacher().processing, Options().as_trained(trained))
+    assert len(course.data) == 51
+    assert course.data.weights is not None
+    assert course.data.weights[-1] / course.data.weights[-11] == pytest.approx(2.0)
+    np.testing.assert_array_equal(course.data.labels, splits.train.labels[-51:])
+    joined = Course(timed, teacher().processing, Options(half_life=20.0), unlabelled=stripes(40, seed=5))
+    assert joined.data.weights is not None
+    assert len(joined.data.weights) == len(joined.data) == len(days) + 40
+    assert Options(window=9.0, half_life=np.inf).as_trained(trained) == Options(window=9.0)
+    assert Options().as_trained({}) == Options()
+    with pytest.raises(DataError, match="do not say when they were taken"):
+        Course(splits, teacher().processing, Options().as_trained(trained))
 
 
 def test_a_model_that_only_guesses_is_remarked_on(room: Path, caplog: pytest.LogCaptureFixture) -> None:

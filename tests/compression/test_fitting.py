@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from edge_sdk.cloud.training.evaluate import model_digest
+from edge_sdk.cloud.training.evaluate import logits_of, model_digest
+from edge_sdk.compression.distill import Guidance
 from edge_sdk.compression.fitting import Fitting, FittingData, copied, fit, options_of
 from edge_sdk.compression.rebuild import leaves
 from edge_sdk.errors import CompressionError
@@ -49,6 +50,21 @@ def test_weights_that_share_a_value_take_one_step_of_adam_together() -> None:
     fit(model, data, once, stage="train", loss="mse")
     # alone, one would go down and the other up by as much, and their mean would not move
     assert model.get_weights()[0].ravel().tolist() == pytest.approx([0.875, 0.875], abs=1e-5)
+
+
+@pytest.mark.parametrize("taught", [False, True], ids=["labels", "teacher"])
+def test_a_sample_of_weight_zero_teaches_nothing(taught: bool) -> None:
+    data = blobs()
+    assert data.labels is not None
+    weights = 1.5 * (data.labels != 0).astype(np.float32)
+    logits = 9.0 * np.eye(3, dtype=np.float32)[data.labels]
+    learning = Guidance(teachers=[logits], temperature=1.0) if taught else None
+    fitting = Fitting(epochs=20, batch=16, rate=0.02, learning=learning)
+    model = network()
+    fit(model, replace(data, weights=weights), fitting, stage="train")
+    answers = logits_of(model, data.inputs).argmax(1)
+    assert (answers == 0).sum() < 0.2 * (data.labels == 0).sum()
+    assert (answers == data.labels)[weights > 0].mean() > 0.9
 
 
 def test_a_kernel_that_starts_as_zeros_is_trained() -> None:

@@ -61,6 +61,19 @@ def test_equal_rows_are_never_in_two_splits(tmp_path: Path) -> None:
     assert sum(map(len, parts)) == len(set.union(*parts))
 
 
+def test_a_digest_is_of_the_texts_and_not_of_their_places(tmp_path: Path) -> None:
+    rows = "x,city,label\n1,{0},0\n2,{1},1\n3,,0\n4,{1},1\n"
+    paris, rome = (
+        load(f"table:{write(tmp_path / f'{first}.csv', rows.format(first, second))}")
+        for first, second in (("bonn", "paris"), ("bonn", "rome"))
+    )
+    np.testing.assert_array_equal(paris.images, rome.images)
+    assert [one == other for one, other in zip(paris.hashes, rome.hashes, strict=True)] == [True, False, True, False]
+    assert paris.digest != rome.digest
+    more = load(f"table:{write(tmp_path / 'more.csv', rows.format('bonn', 'paris') + '5,aachen,0')}")
+    assert more.take(np.arange(4)).digest == paris.digest
+
+
 def test_texts_are_said_in_the_words_of_the_model(tmp_path: Path) -> None:
     path = write(tmp_path / "d.csv", "x,city,label\n1,rome,0\n2,bonn,1\n3,,0\n4,oslo,1\n")
     dataset = load(f"table:{path}")
@@ -116,6 +129,20 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read_table(write(tmp_path / "d.parquet", "PAR1 and then nothing"))
     with pytest.raises(DataError, match="are more than 0 GiB"):
         read_table(write(tmp_path / "d.csv", "a,label\n1,0\n"), limit=4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a,c,label\n1,"open,0\n' + "1,b,0\n" * 400_000,
+        f"{','.join(f'column{at}' for at in range(100_000))},label\n" + "1," * 100_000 + "0\n",
+        f"{','.join(f'c{at}' for at in range(100_000))},label\n" + f"0.{'1' * 30}," * 100_000 + "0\n",
+    ],
+    ids=["an open quote", "a long line of names", "a long row"],
+)
+def test_a_row_that_is_too_long_is_said_to_be(text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"d\.csv has a row of more than 1 MiB: a quote is not closed, or"):
+        read_table(write(tmp_path / "d.csv", text))
 
 
 def test_texts_may_have_several_lines_wherever_the_file_is_cut_for_reading(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -257,6 +260,28 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "says"),
+    [
+        (1, r"may take 1\.0 GiB of addresses \(ulimit -v\); TensorFlow needs 4 GiB"),
+        pytest.param(5, "out of memory at step 1: take a smaller batch", marks=pytest.mark.slow),
+    ],
+    ids=["none", "little"],
+)
+def test_too_little_memory_is_one_line(gigabytes: int, says: str, tmp_path: Path) -> None:
+    spec = stripes_npz(tmp_path / "s.npz", 300)
+    start = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_AS, ({gigabytes << 30},) * 2); "
+        "from edge_sdk.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["train", "--data", spec, "-o", str(tmp_path / "t"), "--size", "2000"]
+    found = subprocess.run([sys.executable, "-P", "-c", start, *command], capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert re.search(says, found.stderr)
+    assert found.stderr.count("\n") == 1
     assert not (tmp_path / "t").exists()
 
 
