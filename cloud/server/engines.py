@@ -169,8 +169,7 @@ class _OnnxEngine:
                 array = np.zeros_like(like, order="C", subok=False)
                 bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
                 views.append(array.reshape(-1).view(np.uint8).data)  # keeps the array
-        run = functools.partial(self._session.run_with_iobinding, binding)
-        bound = Bound(tuple(views[: len(inputs)]), tuple(views[len(inputs) :]), run)
+        bound = Bound(tuple(views[: len(inputs)]), tuple(views[len(inputs) :]), _runner(self._session, binding))
         self._bound.add(bound)
         return bound
 
@@ -184,6 +183,23 @@ class _OnnxEngine:
         for bound in self._bound:  # which others may keep
             bound.run = _closed
         self._session = None
+
+
+def _runner(session: Any, binding: Any) -> Callable[[], None]:
+    """Return what runs a session of the processor with its buffers.
+
+    ONNX Runtime's wrapper asks each time about kinds of graphs that only other providers have, and options are made
+    anew for each run that is given none: with cold caches that is a third of a small run. Where what is below the
+    wrapper is not as it was when this was written, the wrapper is taken.
+    """
+    from onnxruntime import RunOptions
+
+    try:
+        run = functools.partial(session._sess.run_with_iobinding, binding._iobinding, RunOptions())  # noqa: SLF001
+        run()
+    except Exception:  # noqa: BLE001 - of another version, or of the model, which the wrapper then says
+        return functools.partial(session.run_with_iobinding, binding)
+    return run
 
 
 def _closed() -> None:
