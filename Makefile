@@ -26,7 +26,7 @@ INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip in
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-triton lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels
+.PHONY: help demo test test-slow test-triton lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels wheels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -113,6 +113,16 @@ portable: $(VENV)/stamp-dev ## build the kernels for a compiler they have never 
 arm64-kernels: $(VENV)/stamp-dev ## build the kernels for aarch64 and run them emulated: the same bits
 	$(BIN)/python tools/kernels.py arm64
 
+# what checks wheels is needed for nothing else
+$(VENV)/stamp-wheels: $(VENV)/stamp-dev
+	$(BIN)/python tools/lock.py requirements wheels > $(VENV)/wheels.txt
+	$(INSTALL) -r $(VENV)/wheels.txt
+	@touch $@
+
+wheels: $(VENV)/stamp-wheels ## wheels for x86-64 and 64-bit ARM, and the source distribution, checked, in dist/
+	rm -rf dist
+	$(BIN)/python tools/wheels.py --all $(ARGS)
+
 proto: $(VENV)/stamp-dev ## compile edge_sdk/protocol/*.proto to descriptor files
 	for file in edge_sdk/protocol/*.proto; do \
 	  $(BIN)/python -m grpc_tools.protoc -I edge_sdk/protocol --descriptor_set_out="$${file%.proto}.desc" \
@@ -124,7 +134,7 @@ lock: ## write constraints.txt anew from the newest versions that fit together (
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install -q --upgrade pip
-	build/lock/bin/python tools/lock.py requirements demo dev ray > build/requirements.txt
+	build/lock/bin/python tools/lock.py requirements demo dev ray wheels > build/requirements.txt
 	build/lock/bin/python -m pip install -q -r build/requirements.txt
 	build/lock/bin/python tools/lock.py constraints > build/constraints.txt
 	mv build/constraints.txt constraints.txt

@@ -6,6 +6,8 @@ With ``EDGE_SDK_PURE=1`` in the environment nothing is compiled; what is install
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -14,6 +16,13 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 ROOT = Path(__file__).parent
 PURE = os.environ.get("EDGE_SDK_PURE", "0") not in ("", "0")
+
+if sys.maxsize < 2**32:
+    kernel = "; its kernel is a 64-bit one, the rest is not" if platform.machine() in ("aarch64", "x86_64") else ""
+    raise SystemExit(
+        f"edge-sdk: error: this is a 32-bit system ({platform.machine()}{kernel}), for which NumPy, LiteRT and ONNX "
+        "Runtime have no wheels. Install a 64-bit one: on a Raspberry Pi 3, 4, 5 or Zero 2, Raspberry Pi OS (64-bit)"
+    )
 
 # folder at the top of the repository -> the package it is imported as
 ROOMS = {

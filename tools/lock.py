@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 
 HEADER = (
-    "# Versions that `make demo` and `make test` install, and those of the extra `ray`. Written by `make lock`; "
-    "do not edit.\n"
+    "# Versions that `make demo` and `make test` install, and those of the extras `ray` and `wheels`. Written by "
+    "`make lock`; do not edit.\n"
 )
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 

@@ -4,6 +4,7 @@ Runs on any Python, old ones too, so that an old one can be told so: no syntax n
 """
 
 import os
+import platform
 import sys
 
 
@@ -14,6 +15,11 @@ def find(command):
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     return None
+
+
+def wide_kernel():
+    """Return whether the kernel is a 64-bit one, whatever else is."""
+    return platform.machine() in ("aarch64", "x86_64")
 
 
 def problem():
@@ -29,6 +35,12 @@ def problem():
             "TensorFlow, which the demo and the tests train with, has wheels for Python 3.11 to 3.13 only; "
             "%s is Python %s. Say which to use: make PYTHON=python3.13 ... "
             "(the device part alone works: pip install 'edge-sdk[device]')" % (sys.executable, version)
+        )
+    if sys.maxsize < 2**32:
+        return (
+            "this is a 32-bit system (%s%s), for which NumPy, LiteRT and ONNX Runtime have no wheels. Install a 64-bit "
+            "one: on a Raspberry Pi 3, 4, 5 or Zero 2, Raspberry Pi OS (64-bit)"
+            % (platform.machine(), "; its kernel is a 64-bit one, the rest is not" if wide_kernel() else "")
         )
     import sysconfig
 

@@ -35,11 +35,12 @@ def test_this_machine_has_what_is_needed():
     [
         ("sys.version_info = (3, 10, 1)", {}, "is Python 3.10; edge-sdk needs 3.11 or newer"),
         ("sys.version_info = (3, 14, 0)", {}, "has wheels for Python 3.11 to 3.13 only"),
+        ("sys.maxsize = 2**31 - 1", {}, "is a 32-bit system"),
         ("sys.modules['ensurepip'] = None", {}, "apt-get install python3-venv"),
         ("", {"CC": "no-such-compiler -O2"}, "no C compiler (no-such-compiler). On Debian: apt-get install gcc"),
         (NO_HEADERS, {}, "apt-get install python3-dev"),
     ],
-    ids=["old", "too new", "venv", "compiler", "headers"],
+    ids=["old", "too new", "32-bit", "venv", "compiler", "headers"],
 )
 def test_what_is_missing_is_said_in_one_line_with_what_to_do(setup, environment, message):
     done = preflight(setup, **environment)
@@ -89,7 +90,7 @@ def test_the_demo_passes_its_arguments_on(sources):
 
 def test_help_lists_the_targets():
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("demo", "test", "test-slow", "lint", "bench", "proto", "lock", "clean"):
+    for target in ("demo", "test", "test-slow", "lint", "bench", "wheels", "proto", "lock", "clean"):
         assert f"make {target} " in done.stdout
 
 
