@@ -145,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
         name = args.name or args.out.stem
         options = settled(None, changes | {"hints": tuple(Hint(*_pair(text, "--hint")) for text in args.hint)})
         check_target(args.out, name, args.version)
+        if args.teacher_out is not None:
+            check_target(args.teacher_out, args.teacher_out.stem, args.version)
         splits = load_splits(args.data, seed=args.seed, limit=args.limit)
         unlabelled = None if args.unlabelled is None else load_unlabelled(args.unlabelled)
         trained, guides, keep = _opened(args, splits)

@@ -100,6 +100,7 @@ def compress(
     guides = [] if teacher is None else list(teacher) if isinstance(teacher, list | tuple) else [teacher]
     chosen = settled(options, changes).as_trained(trained.lineage)
     check_target(Path(out), name, version)
+    files.make_folder(Path(out).parent)
     _check_fit(trained, splits)
     for guide in guides:
         _check_teacher(guide, trained, splits)
@@ -228,6 +229,7 @@ def export_teacher(
         If the bundle cannot be written.
     """
     check_target(Path(out), name, version)
+    files.make_folder(Path(out).parent)
     _check_fit(trained, splits)
     run = _Run(on_progress)
     samples = data.processed(splits.validation, trained.processing)[:COMPARED]
@@ -342,7 +344,6 @@ def check_target(out: Path, name: str, version: str) -> None:
         raise InputError(f"version is {version!r}; it should be a semantic version such as 1.0.0")
     if out.is_dir():
         raise InputError(f"{out} is a folder; a bundle is a file such as {out / name}.edge")
-    files.make_folder(out.parent)
 
 
 def _check_fit(trained: loop.Trained, splits: Splits) -> None:
