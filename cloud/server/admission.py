@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.instances import Instance
-from edge_sdk.cloud.server.waiting import Order, WaitingList
+from edge_sdk.cloud.server.waiting import Job, Order, WaitingList
 from edge_sdk.errors import OverloadedError
 
 __all__ = ["SHORTEST_RETRY", "Admission", "Held"]
@@ -81,7 +81,7 @@ class Admission:
         self._waiting, self._costs, self._instances = waiting, costs, instances
         self._refused = 0.0  # share of requests, of late
 
-    def refusal(self, order: Order, items: int, preparing: float, lag: float) -> OverloadedError | None:
+    def refusal(self, order: Order | Job, items: int, preparing: float, lag: float) -> OverloadedError | None:
         """Return why a request cannot be taken; None where it can.
 
         Parameters
@@ -108,7 +108,7 @@ class Admission:
         wait = self._wait(waiting.items, waiting.preparing)
         return self._error(f"{len(waiting)} requests wait for model {self._name} already", wait / 2)
 
-    def _no_time(self, order: Order, items: int, preparing: float, lag: float) -> OverloadedError | None:
+    def _no_time(self, order: Order | Job, items: int, preparing: float, lag: float) -> OverloadedError | None:
         if order.deadline is None:
             return None
         before, preparing_before = self._waiting.before(order)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,7 +18,7 @@ from edge_sdk.errors import InputError
 if TYPE_CHECKING:
     from edge_sdk.cloud.server.http2 import Connection, Stream
 
-__all__ = ["Abort", "Begun", "Call", "ending_of", "number_of", "parse_timeout", "unpacked"]
+__all__ = ["Abort", "Asked", "Begun", "Call", "asked_for", "ending_of", "number_of", "parse_timeout", "unpacked"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 
@@ -256,6 +257,33 @@ class Call:
             return data if parse is None else parse(data)
         except Exception as error:  # whatever a deserializer raises
             raise Abort(grpc.StatusCode.INTERNAL, "the message cannot be read") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the headers of a call ask for; calls of one client mostly have the same."""
+
+    headers: Mapping[bytes, bytes]
+    path: str
+    method: Any
+
+
+def asked_for(stream: Stream, connection: Connection, methods: Mapping[bytes, Any]) -> Asked | None:
+    """Return what a new call asks for; None where that is nothing that is here, which is answered."""
+    headers = stream.headers
+    kind = headers.get(b"content-type", b"")
+    if not kind.startswith(b"application/grpc") or kind[16:17] not in (b"", b"+", b";"):  # gRPC-Web is another
+        connection.refuse(stream, 415)
+        return None
+    path = headers[b":path"]
+    method = methods.get(path)
+    if method is None:
+        connection.end(stream, number_of(grpc.StatusCode.UNIMPLEMENTED), "there is no such method")
+        return None
+    if headers[b":method"] != b"POST":
+        connection.refuse(stream, 405)
+        return None
+    return Asked(headers, path.decode("latin-1"), method)
 
 
 class Begun:

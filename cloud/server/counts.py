@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 __all__ = ["BUCKETS", "Counts", "Histogram", "Tally"]
@@ -121,12 +122,23 @@ class Counts:
         prepare, compute
             Seconds of decoding and processing, and of the model.
         """
-        latency, waited = now - arrived, started - arrived
-        self.items += items
-        self.success.add(latency)
-        self.queue.add(waited)
-        self.prepare.add(prepare)
-        self.compute.add(compute)
-        self.finish.add(max(0.0, now - started - prepare - compute))
-        self.waiting.add(waited)
-        self.latency.add(latency)
+        self.answered_together([(items, arrived)], started, now, prepare, compute)
+
+    def answered_together(
+        self, requests: Sequence[tuple[int, float]], started: float, now: float, prepare: float, compute: float
+    ) -> None:
+        """Count requests of a batch that were answered: what each holds, and when it came; else as `answered`."""
+        count, took, waits, latencies = len(requests), now - started, self.waiting.counts, self.latency.counts
+        waited = 0.0
+        for items, arrived in requests:
+            self.items += items
+            waited += started - arrived
+            waits[bisect_left(BUCKETS, started - arrived)] += 1
+            latencies[bisect_left(BUCKETS, now - arrived)] += 1
+        self.waiting.sum += waited
+        self.latency.sum += waited + count * took
+        self.success.add(waited + count * took, count)
+        self.queue.add(waited, count)
+        self.prepare.add(count * prepare, count)
+        self.compute.add(count * compute, count)
+        self.finish.add(count * max(0.0, took - prepare - compute), count)

@@ -26,11 +26,13 @@ class Crowd:
     ----------
     streams
         What a connection may have open now.
+    refused
+        What `note` was told last.
     """
 
     def __init__(self, most: int) -> None:
         self._most = self.streams = most
-        self._refused, self._calm = 0, True
+        self.refused, self._calm = 0, True
 
     def note(self, refused: int, connections: int) -> None:
         """Look at what has been refused.
@@ -42,8 +44,8 @@ class Crowd:
         connections
             How many there are.
         """
-        if refused != self._refused:
-            self._refused, self._calm = refused, False
+        if refused != self.refused:
+            self.refused, self._calm = refused, False
             self.streams = min(self.streams, max(_LEAST, self._most // max(1, connections)))
 
     def grow(self) -> None:

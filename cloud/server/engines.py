@@ -20,7 +20,7 @@ from edge_sdk.errors import InputError, ModelError, one_line
 from edge_sdk.runtime import Session, open_session
 from edge_sdk.types import TensorSpec
 
-__all__ = ["PROVIDERS", "Bound", "Engine", "Providers", "bind", "is_shared", "open_engine", "stop"]
+__all__ = ["PROVIDERS", "Bound", "Engine", "Providers", "bind", "bind_to", "is_shared", "open_engine", "stop"]
 
 _log = logging.getLogger("edge_sdk.cloud.server")
 
@@ -113,6 +113,13 @@ def open_engine(model: Path | bytes, runtime: str, *, threads: int = 1, provider
 
 def bind(engine: Engine, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Bound | None:
     """Return a model with buffers like these arrays, and with these outputs only; None where that cannot be."""
+    like = functools.partial(np.zeros_like, order="C", subok=False)
+    given, wanted = ({name: like(x) for name, x in tensors.items()} for tensors in (inputs, outputs))
+    return bind_to(engine, given, wanted)
+
+
+def bind_to(engine: Engine, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Bound | None:
+    """Return a model with these arrays for buffers, and with these outputs only; None where that cannot be."""
     return engine.bind(inputs, outputs) if isinstance(engine, _OnnxEngine) else None
 
 
@@ -165,11 +172,11 @@ class _OnnxEngine:
             return None
         binding, views = self._session.io_binding(), []
         for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
-            for name, like in tensors.items():
-                array = np.zeros_like(like, order="C", subok=False)
+            for name, array in tensors.items():
                 bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
                 views.append(array.reshape(-1).view(np.uint8).data)  # keeps the array
-        bound = Bound(tuple(views[: len(inputs)]), tuple(views[len(inputs) :]), _runner(self._session, binding))
+        run = _runner(self._session, binding, self._options)
+        bound = Bound(tuple(views[: len(inputs)]), tuple(views[len(inputs) :]), run)
         self._bound.add(bound)
         return bound
 
@@ -185,20 +192,20 @@ class _OnnxEngine:
         self._session = None
 
 
-def _runner(session: Any, binding: Any) -> Callable[[], None]:
+def _runner(session: Any, binding: Any, options: Any) -> Callable[[], None]:
     """Return what runs a session of the processor with its buffers.
 
     ONNX Runtime's wrapper asks each time about kinds of graphs that only other providers have, and options are made
     anew for each run that is given none: with cold caches that is a third of a small run. Where what is below the
-    wrapper is not as it was when this was written, the wrapper is taken.
+    wrapper is not as it was when this was written, the wrapper is taken. A run that was stopped stays so until the next
+    one without buffers.
     """
-    from onnxruntime import RunOptions
-
+    options.terminate = False
     try:
-        run = functools.partial(session._sess.run_with_iobinding, binding._iobinding, RunOptions())  # noqa: SLF001
+        run = functools.partial(session._sess.run_with_iobinding, binding._iobinding, options)  # noqa: SLF001
         run()
     except Exception:  # noqa: BLE001 - of another version, or of the model, which the wrapper then says
-        return functools.partial(session.run_with_iobinding, binding)
+        return functools.partial(session.run_with_iobinding, binding, options)
     return run
 
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import grpc
 
-from edge_sdk.cloud.server.calls import Abort, Begun, Call, number_of
+from edge_sdk.cloud.server.calls import Abort, Asked, Begun, Call, asked_for, number_of
 from edge_sdk.cloud.server.crowd import Crowd
 from edge_sdk.cloud.server.entrance import HANDSHAKE_SECONDS, HTTP2_REFUSAL, Entrance, Visitors
 from edge_sdk.cloud.server.exchange import Failure
@@ -195,6 +195,7 @@ class _Connection(Paced):
         )
         self._made = self._heard = time.monotonic()
         self._asked, self._allowed = False, shared.max_streams
+        self._asked_for = Asked({}, "", None)  # by the headers of the last call that was opened
 
     # of the event loop
 
@@ -298,32 +299,26 @@ class _Connection(Paced):
 
     def _open(self, stream: Stream) -> Call | None:
         """Return the call of a new stream; None where it is answered already."""
-        headers, http2, shared = stream.headers, self._http2, self._shared
-        kind = headers.get(b"content-type", b"")
-        if not kind.startswith(b"application/grpc") or kind[16:17] not in (b"", b"+", b";"):  # gRPC-Web is another
-            http2.refuse(stream, 415)
-            return None
-        path = headers[b":path"]
-        method = shared.methods.get(path)
-        if method is None:
-            http2.end(stream, number_of(grpc.StatusCode.UNIMPLEMENTED), "there is no such method")
-            return None
-        if headers[b":method"] != b"POST":
-            http2.refuse(stream, 405)
-            return None
+        http2, shared = self._http2, self._shared
+        asked = self._asked_for
+        if stream.headers is not asked.headers:
+            found = asked_for(stream, http2, shared.methods)
+            if found is None:
+                return None
+            asked = self._asked_for = found
         try:
-            call = Call(http2, stream, method, self._transport, self._flush, shared.max_message_bytes, self._came)
+            call = Call(http2, stream, asked.method, self._transport, self._flush, shared.max_message_bytes, self._came)
         except InputError as error:
             http2.end(stream, number_of(grpc.StatusCode.INVALID_ARGUMENT), str(error))
             return None
-        if shared.lets_in is not None and not shared.lets_in(path.decode("latin-1"), call.invocation_metadata()):
+        if shared.lets_in is not None and not shared.lets_in(asked.path, call.invocation_metadata()):
             http2.end(stream, number_of(grpc.StatusCode.UNAUTHENTICATED), shared.unknown)
             return None
         if shared.budget.calls > shared.max_calls:
             http2.end(stream, number_of(grpc.StatusCode.RESOURCE_EXHAUSTED), "too many calls are open")
             return None
         if shared.refusal is not None:
-            failure = shared.refusal(path.decode("latin-1"), call.time_remaining())
+            failure = shared.refusal(asked.path, call.time_remaining())
             if failure is not None:
                 http2.end(stream, number_of(failure.status), failure.message, failure.metadata)
                 return None
@@ -376,7 +371,9 @@ class _Connection(Paced):
     def _limit(self) -> None:
         """Tell the client how many calls it may have open, where that has changed."""
         shared = self._shared
-        shared.crowd.note(shared.refused(), len(shared.connections))
+        refused = shared.refused()
+        if refused != shared.crowd.refused:
+            shared.crowd.note(refused, len(shared.connections))
         if self._allowed != shared.crowd.streams and self._http2.settled:
             self._allowed = shared.crowd.streams
             calls = [stream.call for stream in self._http2.streams if stream.call is not None]

@@ -47,7 +47,10 @@ cdef class Connection(_Receiving):
     cdef public bint silent
     cdef readonly bint settled
     cdef object _decoder, _several
-    cdef list _wellformed  # headers that were found so last
+    cdef list _wellformed  # headers that were found so last, and what they say
+    cdef dict _last_headers
+    cdef bint _of_several
+    cdef int64_t _said
     cdef int _max_streams
     cdef bytes _rest
     cdef bint _greeted
@@ -301,17 +304,18 @@ cdef class Connection(_Receiving):
             why = _what_is_wrong(fields)
             if why is not None:
                 return self._fail(PROTOCOL_ERROR, why)
-            self._wellformed = fields
-        headers = {}
-        for name, value in fields:
-            if name not in headers:
-                headers[name] = value
+            headers = {}
+            for name, value in fields:
+                if name not in headers:
+                    headers[name] = value
+            value = headers.get(b"content-length")
+            self._wellformed, self._last_headers = fields, headers
+            self._of_several = headers[b":path"] in self._several
+            self._said = -1 if value is None else int(value)
         stream = Stream.__new__(Stream)
-        stream.id, stream.headers = number, headers
-        stream.several = headers[b":path"] in self._several
+        stream.id, stream.headers = number, self._last_headers
+        stream.several, stream.said = self._of_several, self._said
         stream.window_in, stream.window_out = _STREAM_WINDOW, self._stream_window_out
-        value = headers.get(b"content-length")
-        stream.said = -1 if value is None else int(value)
         self._streams[number] = stream
         self._budget.calls += 1
         self._touch(stream)

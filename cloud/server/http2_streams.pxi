@@ -35,7 +35,7 @@ cdef class Stream:
     id
         Its number in the connection.
     headers
-        The first value of each, by name.
+        The first value of each, by name; not to be changed: calls with equal ones may have the same.
     ended
         The client sends no more.
     gone

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.engines import Engine, is_shared
+from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.settings import ModelSettings
 from edge_sdk.cloud.server.shares import available_cores
+from edge_sdk.cloud.server.trays import Tray, tray_of
 from edge_sdk.cloud.server.waiting import Job
 
-__all__ = ["Instance", "fitted"]
+__all__ = ["Instance", "fitted", "instance_of"]
 
 _LITTLE = 0.85  # of what an item costs alone: a batch that spares less is not worth the cores that it leaves idle
 _LONG = 1e-3  # seconds of a run, beside which to hand it to a thread costs little
@@ -26,6 +28,8 @@ class Instance:
     ----------
     engine
         Runs the model.
+    tray
+        Buffers for its batches, or None.
     inbox
         What its thread is given; None ends it.
     thread
@@ -39,12 +43,19 @@ class Instance:
     """
 
     engine: Engine
+    tray: Tray | None = None
     inbox: queue.SimpleQueue[list[Job] | None] = field(default_factory=queue.SimpleQueue)
     thread: threading.Thread | None = None
     jobs: list[Job] = field(default_factory=list)
     started: float | None = None
     until: float = 0.0
     hangs: bool = False
+
+
+def instance_of(model: ServedModel, engine: Engine, costs: BatchCosts) -> Instance:
+    """Return an instance of a model, with buffers where its batches may run in some."""
+    together = model.bounded and model.batching == "batched" and costs.max_batch > 1
+    return Instance(engine, tray_of(engine, costs.max_batch) if together else None)
 
 
 def fitted(engine: Engine, settings: ModelSettings, costs: BatchCosts) -> tuple[ModelSettings, int]:

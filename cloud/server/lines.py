@@ -26,7 +26,7 @@ from edge_sdk.cloud.server.company import Company
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.engines import stop
-from edge_sdk.cloud.server.instances import Instance, fitted
+from edge_sdk.cloud.server.instances import Instance, fitted, instance_of
 from edge_sdk.cloud.server.ledger import Ledger
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
@@ -71,7 +71,7 @@ class Line:
         self._retired = False
         self._scheduled: asyncio.AbstractEventLoop | None = None  # on which instances will be given work
         engines = [model.engine, *(model.engine.another() for _ in range(instances - 1))]
-        self._instances = [Instance(engine) for engine in engines]
+        self._instances = [instance_of(model, engine, self._costs) for engine in engines]
         self._idle = list(self._instances)
         self.company = Company()
         self._admission = Admission(
@@ -231,15 +231,15 @@ class Line:
     def _admit(self, job: Job) -> None:
         if self._retired:
             raise RetiredError
-        if self.hangs:
+        if self._instances[0].hangs and self.hangs:
             raise NotReadyError(f"model {self.model.name} hangs")
-        if error := self._refusal(job.order, job.payload.items, job.preparing):
+        if error := self._refusal(job, job.payload.items, job.preparing):
             raise error
         self._admission.learn(refused=False)
         self.has_priorities = self.has_priorities or job.priority != self.settings.default_priority
         self._queue.put(job)
 
-    def _refusal(self, order: Order, items: int, preparing: float) -> OverloadedError | None:
+    def _refusal(self, order: Order | Job, items: int, preparing: float) -> OverloadedError | None:
         if self._idle and not self._queue:
             return None  # with nobody before it nothing is lost by trying
         error = self._admission.refusal(order, items, preparing, self._lag)
@@ -374,7 +374,7 @@ class Line:
             instance.jobs = jobs
             instance.until = started + self._costs.drain(items) + sum(job.preparing for job in jobs)
         try:
-            results = run_batch(self.model, instance.engine, jobs, self._costs)
+            results = run_batch(self.model, instance.engine, jobs, self._costs, instance.tray)
         except Exception as error:  # noqa: BLE001 - of a runtime or model, which is anybody's; the thread lives on
             results = [(job, ModelError(f"{type(error).__name__}: {error}")) for job in jobs]
         with self._lock:

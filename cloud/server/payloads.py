@@ -49,6 +49,11 @@ class Payload:
         Payloads of one kind may run in one batch.
     encoding
         One of `edge_sdk.protocol.ENCODINGS`.
+    raw
+        The bytes that hold the tensors, and where each begins and how long it is, in the model's order; None where they
+        are not to be had as they are.
+    said
+        The raw outputs, in the model's order, where it ran in buffers.
     """
 
     items: int
@@ -56,6 +61,8 @@ class Payload:
     kind: object
     encoding: str
     _make: Callable[[Callable[[], None]], Mapping[str, Array]]
+    raw: tuple[bytes, Sequence[tuple[int, int]]] | None = None
+    said: Sequence[bytes] | None = None
 
     def tensors(self, go_on: Callable[[], None]) -> Mapping[str, Array]:
         """Return the model's tensors by name; ``go_on`` is called before each input and may raise."""

@@ -81,6 +81,8 @@ class Plan:
         Inputs and wanted outputs such as theirs, where they may run in buffers; None where not.
     head
         Of a response: all but id and contents.
+    order
+        At which place among the contents each of the model's inputs is; None where they are in its order.
     """
 
     served: object
@@ -95,6 +97,7 @@ class Plan:
     payload: Payload
     example: tuple[Mapping[str, Array], Mapping[str, Array]] | None
     head: bytes
+    order: Sequence[int] | None
     _seats: dict[Instance, Seat] = field(default_factory=dict)
 
     def seat(self, instance: Instance) -> Seat | None:
@@ -120,8 +123,21 @@ class Plan:
         like = self.payload
         return Payload(like.items, like.nbytes, like.kind, like.encoding, lambda _: inputs)
 
-    def response(self, run: Run, request_id: str) -> bytes:
-        """Return the response to a request, serialized."""
+    def keeping(self, data: bytes, contents: Contents) -> Payload:
+        """Return the payload of a request, whose tensors are made when they are wanted."""
+        like = self.payload
+        raw = contents if self.order is None else [contents[place] for place in self.order]
+        return Payload(
+            like.items, like.nbytes, like.kind, like.encoding, lambda _: self.inputs(data, contents), (data, raw)
+        )
+
+    def response(self, run: Run, request_id: str, said: Sequence[bytes] | None = None) -> bytes:
+        """Return the response to a request, serialized; ``said`` is that of its payload."""
+        if said is not None:
+            parts = [self.head, id_field(request_id) if request_id else b""]
+            for _, place in self.outputs:
+                parts += [before_contents(len(said[place])), said[place]]
+            return b"".join(parts)
         outputs = {name: run.outputs[place] for name, place in self.outputs}
         return serialize(self.line.model, request_id, outputs, cached=run.cached)
 
@@ -170,6 +186,7 @@ class Plans:
         model = line.model
         payload = model.reader.read(inputs, "tensor")
         places = {tensor.name: place for place, tensor in enumerate(model.outputs)}
+        names = [tensor.name for tensor in model.inputs]
         before = self._plans.get(head)
         failed = before is not None and before.served is served and before.example is None
         plan = Plan(
@@ -185,6 +202,7 @@ class Plans:
             payload=Payload(payload.items, payload.nbytes, payload.kind, "tensor", lambda _: {}),
             example=(inputs, said.outputs) if not failed and _fits_buffers(line, payload, said) else None,
             head=head_of(model, said.outputs, cached=False),
+            order=None if list(inputs) == names else [list(inputs).index(name) for name in names],
         )
         while len(self._plans) >= _MOST_PLANS:
             del self._plans[next(iter(self._plans))]

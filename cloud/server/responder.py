@@ -203,7 +203,7 @@ class Responder:
                 raise TimeoutError("no time is left for this request")
             response = self._at_once(plan, data, contents, request_id, arrived)
             if response is None:
-                payload, priority = plan.holding(plan.inputs(data, contents)), priority_of(parameters)
+                payload, priority = plan.keeping(data, contents), priority_of(parameters)
                 return self._wait(plan, payload, request_id, deadline, priority, arrived, tell)
         except RetiredError:
             return None
@@ -233,7 +233,7 @@ class Responder:
             status = "CANCELLED"
             if run is not None:
                 try:
-                    status, said = "OK", plan.response(run, request_id)
+                    status, said = "OK", plan.response(run, request_id, payload.said)
                 except Exception as fault:  # noqa: BLE001 - as above
                     error = fault
             if error is not None:

@@ -13,6 +13,7 @@ from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.engines import Engine
 from edge_sdk.cloud.server.models import ServedModel
 from edge_sdk.cloud.server.payloads import Payload
+from edge_sdk.cloud.server.trays import Tray
 from edge_sdk.errors import InputError, ModelError, ProcessingError
 
 __all__ = ["Run", "Waiting", "run_batch", "run_tensors"]
@@ -42,7 +43,7 @@ class Run:
     Attributes
     ----------
     outputs
-        The model's output tensors, in its order.
+        The model's output tensors, in its order; none where the payload has them (`Payload.said`).
     prepare, prepare_item
         Seconds of decoding and processing: of this request, and an item.
     compute
@@ -65,15 +66,17 @@ class Run:
 
 
 def run_batch(
-    model: ServedModel, engine: Engine, jobs: Sequence[T], costs: BatchCosts
+    model: ServedModel, engine: Engine, jobs: Sequence[T], costs: BatchCosts, tray: Tray | None = None
 ) -> list[tuple[T, Run | BaseException]]:
-    """Run requests together; one that cannot be processed does not harm the others.
+    """Run requests together, in the buffers of a tray where they fit; one that cannot be processed harms no other.
 
     Returns
     -------
     The answer to each, or why there is none: `InputError`, `ProcessingError`, `TimeoutError`, `ModelError`
     or `MemoryError`.
     """
+    if tray is not None and (run := _run_in(tray, jobs, costs)) is not None:
+        return [(job, run) for job in jobs]
     results: list[tuple[T, Run | BaseException]] = []
     ready: list[tuple[T, Mapping[str, Array], float]] = []
     for job in jobs:
@@ -97,6 +100,23 @@ def run_batch(
         except (ModelError, TimeoutError, MemoryError) as error:
             results.append((one[0], error))
     return results
+
+
+def _run_in(tray: Tray, jobs: Sequence[T], costs: BatchCosts) -> Run | None:
+    """Run requests in buffers; None where that cannot be, or failed: who was to blame then shows in the usual way."""
+    payloads = [job.payload for job in jobs]
+    items = sum([payload.items for payload in payloads])
+    if not tray.holds(payloads, items) or costs.best(items) < items:
+        return None
+    before = time.monotonic()
+    try:
+        _alive(jobs)()
+        if not tray.run(payloads, items):
+            return None
+    except Exception:  # noqa: BLE001 - of a runtime, which is anybody's
+        return None
+    done = time.monotonic()
+    return Run([], 0.0, 0.0, done - before, [(items, done - before)], done)
 
 
 def run_tensors(model: ServedModel, engine: Engine, feeds: Mapping[str, Array], items: int) -> list[Array]:

@@ -95,9 +95,9 @@ class Job:
         return self.future.done()
 
     @property
-    def order(self) -> Order:
-        """When it is its turn."""
-        return Order(self.priority, self.deadline, self.arrived)
+    def key(self) -> tuple[int, float]:
+        """As that of its `Order`."""
+        return self.priority, self.deadline if self.deadline is not None else self.arrived + _PATIENCE
 
 
 Results = list[tuple[Job, Run | BaseException]]
@@ -125,7 +125,7 @@ class WaitingList:
         """Who goes first, of one at least."""
         return self._queue[0][3]
 
-    def before(self, order: Order) -> tuple[int, float]:
+    def before(self, order: Order | Job) -> tuple[int, float]:
         """Return `items` and `preparing` of those that would go before another."""
         first = order.key
         if not self._queue or self._queue[-1][:2] <= first:
@@ -135,7 +135,7 @@ class WaitingList:
 
     def put(self, job: Job) -> None:
         """Let a job wait; after those of the same order."""
-        insort(self._queue, (*job.order.key, next(self._numbers), job))
+        insort(self._queue, (*job.key, next(self._numbers), job))
         self.items += job.payload.items
         self.preparing += job.preparing
 
@@ -168,7 +168,7 @@ class WaitingList:
             if not job.gone:
                 if jobs and (items + job.payload.items > size or job.payload.kind != jobs[0].payload.kind):
                     break
-                if self._is_late(job, now + lag, costs):
+                if job.deadline is not None and self._is_late(job, job.deadline, now + lag, costs):
                     late.append(job)
                 else:
                     # the most urgent one is still answered in time
@@ -186,11 +186,11 @@ class WaitingList:
         del self._queue[:taken]
         return jobs, late
 
-    def _is_late(self, job: Job, now: float, costs: BatchCosts) -> bool:
-        if job.deadline is None or (now < job.deadline and len(self._queue) == 1):
+    def _is_late(self, job: Job, deadline: float, now: float, costs: BatchCosts) -> bool:
+        if now < deadline and len(self._queue) == 1:
             # with nobody behind it nothing is lost by trying, and a cost that was thought too high is corrected
             return False
-        return now + job.preparing + costs.drain(job.payload.items) > job.deadline
+        return now + job.preparing + costs.drain(job.payload.items) > deadline
 
 
 def settle(results: Results) -> None:

@@ -232,6 +232,62 @@ def test_each_request_gets_its_own_answer_and_id(scale: Core) -> None:
         assert answer(said).id == (f"r{number}" if number % 2 else "")
 
 
+async def together(core: Core, model: str, asked: list[bytes]) -> list[bytes | Failure]:
+    """Ask while the model is taken, so that all wait for it."""
+    responder, line = Responder(core, max_concurrent=64), core.line(model, "")
+    assert line is not None
+    for data in asked:  # what is known is taken without a coroutine
+        await responder.respond(data, arrived=time.monotonic())
+    instance = line.seize(1)
+    assert instance is not None
+    waiting = [asyncio.create_task(swiftly(responder, data)) for data in asked]
+    await asyncio.sleep(0)
+    line.release(instance, 1, time.monotonic(), None)
+    return await asyncio.gather(*waiting)
+
+
+def test_requests_that_run_together_get_what_each_gets_alone(core: Core) -> None:
+    rng, asked = np.random.default_rng(7), list[bytes]()
+    for number in range(24):
+        message = messages.ModelInferRequest(model_name="mixer", id=f"request {number}" if number % 2 else "")
+        for name in ("ab", "ba")[number % 5 == 0]:
+            add_input(message, name, rng.normal(size=(1 + number % 3, 2)).astype(np.float32))
+        if number % 4 == 0:
+            message.outputs.add(name="difference")
+        asked.append(message.SerializeToString())
+    alone = [answer(ask(Responder(core, max_concurrent=64), data)) for data in asked]
+    before = core.statistics("mixer")[0][1].batches
+    said = asyncio.run(together(core, "mixer", asked))
+    assert core.statistics("mixer")[0][1].batches - before < 2 * len(asked)  # each once to be known
+    for have, want in zip(map(answer, said), alone, strict=True):
+        assert (have.id, have.model_version, list(have.outputs)) == (want.id, want.model_version, list(want.outputs))
+        for name, array in read_outputs(want).items():
+            np.testing.assert_allclose(read_outputs(have)[name], array, rtol=1e-6)
+
+
+def test_a_request_at_which_the_model_fails_harms_no_other_of_its_batch(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    x, y = (helper.make_tensor_value_info(name, kind, ["N"]) for name, kind in (("x", 7), ("y", TensorProto.FLOAT)))
+    weights = [numpy_helper.from_array(np.array([5, 6, 7], np.float32), "numbers")]
+    graph = helper.make_graph([helper.make_node("Gather", ["numbers", "x"], ["y"])], "pick", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "pick.onnx").write_bytes(model.SerializeToString())
+    core = Core.load([tmp_path / "pick.onnx"])
+    try:
+        asked = []
+        for number in (0, 1, 9, 2):
+            message = messages.ModelInferRequest(model_name="pick")
+            add_input(message, "x", np.array([number], np.int64))
+            asked.append(message.SerializeToString())
+        said = asyncio.run(together(core, "pick", asked))
+        assert isinstance(said[2], Failure)
+        assert said[2].status.name == "INTERNAL"
+        assert [float(read_outputs(answer(said[place]))["y"][0]) for place in (0, 1, 3)] == [5, 6, 7]
+    finally:
+        core.close()
+
+
 def test_a_model_that_takes_over_answers_at_once(scale: Core, tmp_path: Path) -> None:
     responder = Responder(scale, max_concurrent=8)
     assert [first(ask(responder, request(number))) for number in (1, 2, 3)] == [2, 4, 6]
