@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -54,14 +55,35 @@ def test_doctor_finds_this_device_fit():
     assert done.returncode == (0 if all(finding["ok"] for finding in findings.values()) else 1)
 
 
-def device(root, *, millidegrees: str, throttled: str | None = None):
+def test_doctor_says_on_each_bad_line_what_to_do(tmp_path):
+    (tmp_path / "state").write_text("a file")
+    done = edge_sdk("doctor", "--state", tmp_path / "state")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("NO  state folder")]
+    assert line.endswith(": name a folder")
+    assert done.returncode == 1
+
+
+def test_doctor_names_a_runtime_that_was_made_for_another_processor(tmp_path):
+    (tmp_path / "tflite_runtime").mkdir()
+    (tmp_path / "tflite_runtime/__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    done = edge_sdk("doctor", "--json", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    runtimes = next(finding for finding in json.loads(done.stdout) if finding["what"] == "runtimes")
+    assert not runtimes["ok"]
+    assert "tflite-runtime cannot be used: it was made for another processor" in runtimes["seen"]
+    assert "another version" in runtimes["advice"]
+    assert done.returncode == 1
+
+
+def device(root, *, millidegrees: str | None = None, throttled: str | None = None, available: int = 3_000_000):
     """Lay out what Linux on a Raspberry Pi tells of itself."""
     (root / "proc").mkdir()
     (root / "proc/cpuinfo").write_text(
         "processor\t: 0\nFeatures\t: fp asimd evtstrm\n\nModel\t: Raspberry Pi 5 Model B\n"
     )
-    (root / "sys/class/thermal/thermal_zone0").mkdir(parents=True)
-    (root / "sys/class/thermal/thermal_zone0/temp").write_text(millidegrees)
+    (root / "proc/meminfo").write_text(f"MemTotal:        4000000 kB\nMemAvailable:    {available} kB\nHugePages: 0\n")
+    if millidegrees is not None:
+        (root / "sys/class/thermal/thermal_zone0").mkdir(parents=True)
+        (root / "sys/class/thermal/thermal_zone0/temp").write_text(millidegrees)
     if throttled is not None:
         folder = root / "sys/devices/platform/soc/soc:firmware"
         folder.mkdir(parents=True)
@@ -81,14 +103,91 @@ def test_doctor_names_a_raspberry_pi_and_its_features(tmp_path):
 def test_doctor_warns_of_heat_and_throttling(tmp_path):
     found = device(tmp_path, millidegrees="84500\n", throttled="50005\n")
     assert not found["temperature"].ok
+    assert "fan" in found["temperature"].advice
     assert not found["throttling"].ok
     assert found["throttling"].seen == "under-voltage, throttled"
+    assert "power supply" in found["throttling"].advice
+
+
+@pytest.mark.parametrize(
+    ("bits", "ok", "seen", "advice"),
+    [
+        ("0", True, "none", ""),
+        ("10000", True, "none now; before: under-voltage", "power supply"),
+        ("80008", False, "soft temperature limit", "cool it"),
+        ("e0002", False, "frequency capped (since it was started also: throttled, soft temperature limit)", "cool it"),
+        ("f0004", False, "throttled (since it was started also: under-voltage", "power supply"),
+    ],
+)
+def test_every_bit_of_throttling_is_decoded(tmp_path, bits, ok, seen, advice):
+    found = device(tmp_path, throttled=bits)["throttling"]
+    assert found.ok is ok
+    assert found.seen.startswith(seen)
+    assert advice in found.advice
+    assert bool(found.advice) is bool(advice)
+
+
+@pytest.fixture
+def vcgencmd(tmp_path_factory, monkeypatch):
+    """Put a program on the path that answers as the firmware of a Raspberry Pi."""
+    folder = tmp_path_factory.mktemp("bin")
+    program = folder / "vcgencmd"
+    program.write_text(
+        '#!/bin/sh\ncase $1 in measure_temp) echo "temp=81.2\'C";; get_throttled) echo throttled=0x20002;; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return program
+
+
+def test_doctor_asks_the_firmware_where_the_kernel_does_not_tell(tmp_path, vcgencmd):
+    found = device(tmp_path)
+    assert found["temperature"].seen == "81 °C"
+    assert found["throttling"].seen == "frequency capped"
+
+
+def test_a_firmware_that_answers_nonsense_is_left_out(tmp_path, vcgencmd):
+    vcgencmd.write_text("#!/bin/sh\necho VCHI initialization failed; exit 255\n")
+    assert device(tmp_path).keys().isdisjoint({"temperature", "throttling"})
+
+
+def test_doctor_warns_where_memory_is_short(tmp_path):
+    found = device(tmp_path, available=40_000)["memory"]
+    assert (found.ok, found.seen) == (False, "39 of 3,906 MB available")
+    assert found.advice
+
+
+def test_doctor_warns_of_a_clock_that_is_behind_what_the_disk_has_seen(tmp_path):
+    assert device(tmp_path)["clock"].ok
+    seen = tmp_path / "var/lib/systemd/timesync/clock"
+    seen.parent.mkdir(parents=True)
+    seen.touch()
+    os.utime(seen, (4e9, 4e9))
+    behind = next(finding for finding in examine(tmp_path) if finding.what == "clock")
+    assert not behind.ok
+    assert "timedatectl" in behind.advice
+
+
+def test_doctor_says_that_nobody_has_set_the_clock_yet(tmp_path):
+    (tmp_path / "run/systemd/timesync").mkdir(parents=True)
+    assert "not set by the network" in device(tmp_path)["clock"].advice
+    (tmp_path / "run/systemd/timesync/synchronized").touch()
+    assert not next(finding for finding in examine(tmp_path) if finding.what == "clock").advice
+
+
+def test_doctor_looks_at_the_folder_that_updates_are_kept_in(tmp_path, read_only_folder):
+    there = {finding.what: finding for finding in examine(tmp_path, tmp_path / "not" / "yet")}
+    assert there["state folder"].ok
+    assert "can be made" in there["state folder"].seen
+    assert str(tmp_path) in there["disk"].seen
+    refused = {finding.what: finding for finding in examine(tmp_path, read_only_folder)}
+    assert not refused["state folder"].ok
 
 
 def test_doctor_makes_do_with_a_system_that_tells_nothing(tmp_path):
     found = {finding.what for finding in examine(tmp_path)}
     assert {"machine", "processor", "kernels"} <= found
-    assert found.isdisjoint({"temperature", "throttling"})
+    assert found.isdisjoint({"memory", "temperature", "throttling"})
 
 
 def test_what_cannot_be_read_is_left_out(tmp_path):
