@@ -71,9 +71,7 @@ def mqtt(repository: Path, window: int) -> Iterator[tuple[Channel, list[int]]]:
                     channel.deliver(message.correlation, message.payload, message.properties)
 
                 link = Link(Broker.parse(broker.url), DEVICE, subscriptions=[(topics.reply, 0)], on_message=heard)
-                channel = Channel(
-                    lambda data, key: link.publish(topics.get, data, qos=0, correlation=key), window=window
-                )
+                channel = Channel(lambda data, key: link.send(topics.get, data, key), window=window)
                 link.connect()
                 yield channel, children(os.getpid())
                 link.close()

@@ -65,8 +65,8 @@ class Origin:
     """Reads blocks of a repository's files for devices; never raises for what a request holds."""
 
     def __init__(self, folder: Path) -> None:
-        self._metadata = folder / "metadata"
-        self._targets = folder / "targets"
+        # texts: to join paths takes as long as to read a block
+        self._metadata, self._targets = str(folder / "metadata"), str(folder / "targets")
 
     def answer(self, device: str, request: bytes) -> Reply:
         """Return the reply to one request of a device.
@@ -90,20 +90,20 @@ class Origin:
             return Reply(400)
         return _read_block(path, block)
 
-    def _path(self, device: str, document: dict[str, Any]) -> Path | None:
+    def _path(self, device: str, document: dict[str, Any]) -> str | None:
         metadata, target = document.get("metadata"), document.get("target")
         if isinstance(metadata, str) and target is None and _METADATA.fullmatch(metadata):
-            return self._metadata / metadata
+            return f"{self._metadata}/{metadata}"
         match = _TARGET.fullmatch(target) if isinstance(target, str) and metadata is None else None
         if match is None:
             return None
         folder, digest, name = match.groups()
         if folder == "assignments" and name.removesuffix(".json").partition("~")[0] != device:
             raise PermissionError
-        return self._targets / folder / f"{digest}.{name}"
+        return f"{self._targets}/{folder}/{digest}.{name}"
 
 
-def _read_block(path: Path, block: int) -> Reply:
+def _read_block(path: str, block: int) -> Reply:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -275,11 +275,9 @@ class Gateway:
             if not admitted:
                 properties["retry"] = f"{self._throttle.seconds:.3g}"
             # QoS 0: a lost block is asked for again, and an acknowledgement of each costs a round trip
-            self._leaving.add(
-                self._link.publish(
-                    topics.reply, reply.data, qos=0, correlation=message.correlation, properties=properties
-                )
-            )
+            waiting = self._link.send(topics.reply, reply.data, message.correlation, properties)
+            if waiting is not None:
+                self._leaving.add(waiting)
 
     def _report(self, topics: Topics, message: Message) -> None:
         try:

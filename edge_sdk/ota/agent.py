@@ -297,7 +297,7 @@ class OtaAgent:
     # on the network thread
 
     def _request(self, payload: bytes, correlation: bytes) -> None:
-        self._link.publish(self._topics.get, payload, qos=0, correlation=correlation)
+        self._link.send(self._topics.get, payload, correlation)
 
     def _message(self, message: Message) -> None:
         if message.topic == self._topics.reply:

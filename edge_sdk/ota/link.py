@@ -202,6 +202,12 @@ class Link:
         packed = Packed(correlation, properties or {})
         return self._client.publish(topic, payload, qos=qos, retain=retain, properties=packed).mid
 
+    def send(
+        self, topic: str, payload: bytes, correlation: bytes, properties: Mapping[str, str] | None = None
+    ) -> int | None:
+        """Send one message of QoS 0 at once; return its id if the network thread has to send a part of it, or None."""
+        return self._client.send(topic, payload, Packed(correlation, properties or {}))
+
     def acknowledge(self, message: Message) -> None:
         """Tell the broker that a received message is safe (with ``manual_ack``)."""
         self._client.ack(message.mid, message.qos)

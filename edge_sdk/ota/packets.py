@@ -6,8 +6,11 @@ time of a download. What has another form than ours is left to it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import struct
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +31,7 @@ MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 4096
 _CORRELATION_DATA, _USER_PROPERTY = 0x09, 0x26
 _PUBLISH_QOS_0 = 0x30
 _MAX_PROPERTIES = 4096
+_SMALL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +74,87 @@ class Packed(Properties):
 
 
 class Client(paho.Client):
-    """Paho's client, which hands messages of QoS 0 to ``take``, those of our form without its own way to read them."""
+    """Paho's client, which hands messages of QoS 0 to ``take``, those of our form without its own way to read them.
+
+    It reads small packets together, and has a way of its own to send messages of QoS 0. What is
+    overridden here is not public; were it named otherwise one day, ours would only be slower.
+    """
 
     take: Callable[[Message], None] | None = None
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._ahead = b""
+        self._ahead_of: object = None
+        self._writing = threading.RLock()
+        super().__init__(*arguments, **options)
+
+    def send(self, topic: str, payload: bytes, properties: Packed) -> int | None:
+        """Send a message of QoS 0 from this thread; return its id if a part of it is left to the network thread.
+
+        It is lost where the connection is.
+        """
+        name, packed = _with_length(topic.encode()), properties.pack()
+        head = bytes([_PUBLISH_QOS_0]) + _number(len(name) + len(packed) + len(payload)) + name + packed
+        with self._writing:
+            sock = self._sock
+            if not self._out_packet and type(sock) is socket.socket and self.is_connected():
+                try:
+                    sent = sock.send(head + payload) if len(payload) < _SMALL else sock.sendmsg([head, payload])
+                except BlockingIOError:
+                    sent = 0
+                except OSError:  # the network thread meets it, too, and connects anew
+                    return None
+                whole = sent == len(head) + len(payload)
+                return None if whole else self._leave((head + payload)[sent:])
+        return self.publish(topic, payload, properties=properties).mid
+
+    def _leave(self, rest: bytes) -> int:
+        mid = self._mid_generate()
+        # before what other threads may have left meanwhile, which is not being sent yet
+        self._out_packet.appendleft(
+            {
+                "command": _PUBLISH_QOS_0,
+                "mid": mid,
+                "qos": 0,
+                "pos": 0,
+                "to_process": len(rest),
+                "packet": rest,
+                "info": paho.MQTTMessageInfo(mid),
+            }
+        )
+        if self._sockpairW is not None:
+            with contextlib.suppress(BlockingIOError):
+                self._sockpairW.send(b"0")
+        return mid
+
+    def _packet_write(self) -> MQTTErrorCode:
+        with self._writing:
+            return super()._packet_write()
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # paho asks for a byte at a time: give them out of what is read at once
+        if self._ahead_of is not self._sock:
+            self._ahead, self._ahead_of = b"", self._sock
+        if not self._ahead:
+            data: bytes = super()._sock_recv(min(max(bufsize, _SMALL), MAX_PACKET_BYTES))
+            if len(data) <= bufsize:
+                return data
+            self._ahead = data
+        data, self._ahead = self._ahead[:bufsize], self._ahead[bufsize:]
+        return data
+
     def _packet_read(self) -> MQTTErrorCode:
-        # a broker is told the largest packet that is taken; one that sends larger ones would fill the memory
-        result = super()._packet_read()
-        if self._in_packet["remaining_length"] > MAX_PACKET_BYTES:
-            log.warning("the broker sends a packet of %d bytes", self._in_packet["remaining_length"])
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        return result
+        while True:
+            result = super()._packet_read()
+            # a broker is told the largest packet that is taken; one that sends larger ones would fill the memory
+            if self._in_packet["remaining_length"] > MAX_PACKET_BYTES:
+                log.warning("the broker sends a packet of %d bytes", self._in_packet["remaining_length"])
+                return MQTTErrorCode.MQTT_ERR_PROTOCOL
+            if result or not self._ahead or self._ahead_of is not self._sock:
+                return result
 
     def _handle_publish(self) -> MQTTErrorCode:
-        # what paho calls for a message that is complete; were it named otherwise one day, ours would only be slower
+        # what paho calls for a message that is complete
         if self.take is not None and self._in_packet["command"] & ~1 == _PUBLISH_QOS_0:
             message = read_message(self._in_packet["packet"])
             if message is not None:

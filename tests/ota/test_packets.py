@@ -112,6 +112,80 @@ def test_a_broker_that_sends_what_it_must_not_is_left_and_joined_again(data: byt
         broker.close()
 
 
+def arrived_at(connection: socket.socket, count: int) -> list[tuple[str, bytes]]:
+    """Return topic and payload of so many messages, without acknowledging any."""
+    stream, found = connection.makefile("rb"), []
+    while len(found) < count:
+        kind, length, shift = stream.read(1)[0], 0, 0
+        while True:
+            byte = stream.read(1)[0]
+            length, shift = length | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                break
+        body = stream.read(length)
+        assert len(body) == length
+        if kind & 0xF0 == 0x30:
+            at = 2 + int.from_bytes(body[:2])
+            topic, at = body[2:at].decode(), at + (2 if kind & 6 else 0)
+            found.append((topic, body[at + 1 + body[at] :]))
+    return found
+
+
+def test_messages_of_several_threads_arrive_whole_at_a_broker_that_is_slow() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        link = Link(Broker.parse(f"mqtt://127.0.0.1:{listener.getsockname()[1]}"), "edge")
+        connecting = threading.Thread(target=link.connect)
+        connecting.start()
+        connection, _ = listener.accept()
+        connection.settimeout(20)
+        connection.recv(4096)
+        connection.sendall(b"\x20\x03\0\0\0")
+        connecting.join()
+
+        def send(thread: int) -> None:
+            for number in range(100):
+                data = bytes([thread, number]) * (50_000 if number % 2 else 50)
+                if number % 5 == 4:
+                    link.publish(f"thread/{thread}", data, qos=0)
+                else:
+                    waiting.append(link.send(f"thread/{thread}", data, b"key"))
+
+        waiting: list[int | None] = []
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        arrived = arrived_at(connection, 300)
+        for thread in threads:
+            thread.join()
+        assert None in waiting
+        assert any(waiting)
+        link.close()
+        connection.close()
+    for number in range(3):
+        expected = [bytes([number, n]) * (50_000 if n % 2 else 50) for n in range(100)]
+        assert sorted(payload for topic, payload in arrived if topic == f"thread/{number}") == sorted(expected)
+
+
+def test_messages_in_one_piece_and_in_many_pieces_are_all_read() -> None:
+    bodies = [packet("topic", b"\0", b"%d" % number * 30) for number in range(200)]
+    data = b"".join(bytes([0x30, len(body)]) + body for body in bodies)
+    arrived = queue.SimpleQueue[Message]()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        link = Link(Broker.parse(f"mqtt://127.0.0.1:{listener.getsockname()[1]}"), "edge", on_message=arrived.put)
+        connecting = threading.Thread(target=link.connect)
+        connecting.start()
+        connection, _ = listener.accept()
+        connection.recv(4096)
+        connection.sendall(b"\x20\x03\0\0\0" + data[:9000])
+        connecting.join()
+        for at in range(9000, len(data), 7):
+            connection.sendall(data[at : at + 7])
+        assert [arrived.get(timeout=20).payload for _ in bodies] == [b"%d" % number * 30 for number in range(200)]
+        link.close()
+        connection.close()
+
+
 @given(st.integers(0, 60))
 def test_a_message_that_is_cut_within_its_properties_is_not_read(length: int) -> None:
     whole = packet("topic", Packed(b"correlation", {"status": "200", "size": "1"}).pack(), b"")
@@ -124,5 +198,7 @@ def test_a_property_that_is_too_long_is_refused() -> None:
 
 
 def test_paho_still_calls_what_is_put_in_its_place() -> None:
-    assert "_handle_publish" in vars(paho.Client)
-    assert {"command", "packet"} <= set(paho.Client(paho.CallbackAPIVersion.VERSION2)._in_packet)
+    assert {"_handle_publish", "_packet_read", "_packet_write", "_sock_recv", "_mid_generate"} <= set(vars(paho.Client))
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    assert {"_sock", "_sockpairW", "_out_packet"} <= set(vars(client))
+    assert {"command", "packet", "remaining_length"} <= set(client._in_packet)
