@@ -199,7 +199,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=10.0, help="size of the file (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="fetches of each way, in turn (default %(default)s)")
-    parser.add_argument("--window", type=int, default=8, help="blocks under way over MQTT (default %(default)s)")
+    parser.add_argument(
+        "--window", type=int, default=16, help="blocks under way over MQTT, at most (default %(default)s)"
+    )
     parser.add_argument("--folder", type=Path, help="where the files are (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()

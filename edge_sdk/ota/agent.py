@@ -57,8 +57,8 @@ class OtaAgent:
     on_event
         Called with each `Event`, on the thread of `run`.
     poll_seconds, window, request_timeout
-        Time between two looks without a hint; blocks under way at a time; seconds until one is asked for again,
-        doubled each time, four attempts.
+        Time between two looks without a hint; blocks under way at a time, at most; seconds until one is asked for
+        again, doubled each time, four attempts.
     probe, limits
         The app's own probe of a staged bundle, last, which raises to refuse it; what a version may take here.
     soak, vitals
@@ -98,7 +98,7 @@ class OtaAgent:
         *,
         on_event: Callable[[Event], None] | None = None,
         poll_seconds: float = 60.0,
-        window: int = 8,
+        window: int = 16,
         request_timeout: float = 2.0,
         probe: Callable[[Bundle], object] | None = None,
         limits: Limits | None = None,

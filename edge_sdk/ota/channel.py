@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from edge_sdk import canonical
 from edge_sdk.errors import TransferError
 from edge_sdk.ota.pacing import Pacer
-from edge_sdk.ota.topics import BLOCK_BYTES
 
 __all__ = ["Channel", "Reply", "Source"]
 
@@ -75,7 +74,7 @@ class Channel:
     send
         Publishes one request: payload and correlation data.
     window
-        Requests under way at a time.
+        Requests under way at a time, at most; fewer at first, and where answers are late.
     timeout
         Seconds until a request is sent again; doubled each time.
     attempts
@@ -89,17 +88,15 @@ class Channel:
         self,
         send: Callable[[bytes, bytes], object],
         *,
-        window: int = 8,
+        window: int = 16,
         timeout: float = 2.0,
         attempts: int = 4,
         rate: float | None = None,
     ) -> None:
         self._send = send
-        # at most a second's worth at once, or a block
-        self._window = window if rate is None else max(1, min(window, int(rate // BLOCK_BYTES)))
         self._timeout = timeout
         self._attempts = attempts
-        self._pacer = Pacer(rate, timeout * (2**attempts - 1))
+        self._pacer = Pacer(window, rate, timeout, timeout * (2**attempts - 1))
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
         self._replies: queue.SimpleQueue[tuple[bytes, Reply] | None] = queue.SimpleQueue()
@@ -138,7 +135,7 @@ class Channel:
         self.silent = ""
         pacer = self._pacer
         while waiting or flights:
-            while waiting and len(flights) < self._window and (not flights or time.monotonic() >= pacer.due):
+            while waiting and len(flights) < pacer.window and (not flights or time.monotonic() >= pacer.due):
                 self._pause(pacer.due)
                 index, payload = waiting.popleft()
                 correlation = self._prefix + next(self._numbers).to_bytes(6, "big")
@@ -148,7 +145,7 @@ class Channel:
                 self._send(payload, correlation)
             self._repeat_late(flights)
             due = min(flight.deadline for flight in flights.values())
-            arrived = self._receive(min(due, pacer.due) if waiting and len(flights) < self._window else due)
+            arrived = self._receive(min(due, pacer.due) if waiting and len(flights) < pacer.window else due)
             if arrived is None or arrived[0] not in flights:
                 continue  # a repeated request may be answered twice
             correlation, reply = arrived
@@ -159,7 +156,7 @@ class Channel:
                 self._refused(flight, reply)
                 waiting.appendleft((flight.index, flight.payload))
                 continue
-            pacer.answered()
+            pacer.answered(flight.sent)
             yield flight.index, reply
 
     def _pause(self, until: float) -> None:

@@ -1,4 +1,4 @@
-"""When the next request to a repository may leave: as the link's rate allows, and as often as the service answers."""
+"""When the next request to a repository may leave: as the link carries, and as often as the service answers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import random
 import time
 
 from edge_sdk.errors import TransferError
+from edge_sdk.ota.topics import BLOCK_BYTES
 
 __all__ = ["Pacer"]
 
 _PAUSE = (0.1, 0.2)  # seconds after a refusal that does not say how long
 _LONGEST = 5.0
+_FIRST_WINDOW = 4.0
 _EASING = 0.95  # of the time between two requests, with each that is answered: until the next refusal
 
 
 class Pacer:
-    """Spaces requests; for one thread.
+    """Spaces requests, and says how many may be under way; for one thread.
+
+    More are let out at a time as answers come soon, fewer when they take half of the time after which a request is
+    made again: on a slow link the answers to many would all be late, and sent twice.
 
     A service that was asked too often says in what time it answers one more request. From then on this much time
     lies between two of ours, a little less after each answer: so the device goes on at the service's rate, not in
@@ -23,13 +28,21 @@ class Pacer:
 
     Parameters
     ----------
+    window
+        Requests under way at a time, at most.
     rate
         Bytes a second that replies may take up, on average; None: as many as come.
+    timeout
+        Seconds until a request is made again.
     patience
         Seconds of nothing but refusals after which `refused` raises.
     """
 
-    def __init__(self, rate: float | None, patience: float) -> None:
+    def __init__(self, window: int, rate: float | None, timeout: float, patience: float) -> None:
+        # at most a second's worth at once, or a block
+        self._most = float(window if rate is None else max(1, min(window, int(rate // BLOCK_BYTES))))
+        self._open = min(self._most, _FIRST_WINDOW)
+        self._timeout = timeout
         self._rate = rate
         self._patience = patience
         self._gap = 0.0
@@ -37,6 +50,11 @@ class Pacer:
         self._refused_since: float | None = None
         self.due = 0.0
         """When the next request may leave, on the monotonic clock."""
+
+    @property
+    def window(self) -> int:
+        """How many requests may be under way now."""
+        return int(self._open)
 
     def sent(self) -> None:
         """Count a request that has just left."""
@@ -48,8 +66,13 @@ class Pacer:
         if self._rate is not None:
             self.due = max(self.due, time.monotonic()) + size / self._rate
 
-    def answered(self) -> None:
-        """Count a request that was answered."""
+    def answered(self, sent: float) -> None:
+        """Count a request that was answered, and had left at ``sent``."""
+        took = time.monotonic() - sent
+        if took < self._timeout / 4:
+            self._open = min(self._most, self._open + 1)
+        elif took > self._timeout / 2:
+            self._open = max(1.0, self._open * 0.7)
         self._refused_since = None
         self._gap *= _EASING
         if self._gap < 1e-4:

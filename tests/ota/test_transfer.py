@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import tracemalloc
 
 import pytest
@@ -42,6 +44,25 @@ def test_lost_requests_are_sent_again() -> None:
     channel = Channel(send, timeout=0.02)
     assert len(list(channel.fetch([{"block": n} for n in range(5)]))) == 5
     assert set(seen.values()) == {2}
+
+
+def test_on_a_link_that_is_slower_than_the_window_few_blocks_come_twice() -> None:
+    came: list[bytes] = []
+    line = queue.SimpleQueue[tuple[bytes, bytes] | None]()
+
+    def carry() -> None:  # an answer each 20 ms: those to 16 requests at once would take longer than the timeout
+        while (asked := line.get()) is not None:
+            threading.Event().wait(0.02)
+            came.append(asked[0])
+            channel.deliver(asked[1], asked[0], OK)
+
+    channel = Channel(lambda payload, correlation: line.put((payload, correlation)), timeout=0.1, attempts=8)
+    carrier = threading.Thread(target=carry)
+    carrier.start()
+    assert len(list(channel.fetch([{"block": n} for n in range(60)]))) == 60
+    line.put(None)
+    carrier.join()
+    assert len(came) < 90
 
 
 def test_repeated_foreign_and_malformed_replies_are_dropped() -> None:
