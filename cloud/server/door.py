@@ -43,10 +43,8 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
                 return handler
             both = self._both[method] = self._infer(handler) if method == INFER else self._other(handler)
         at_once, looks_first = both
-        if method == INFER:
-            self._responder.begun()
-            if self._responder.is_pressed:
-                return looks_first
+        if method == INFER and self._responder.begun():
+            return looks_first
         return at_once if self._readings.begin() else looks_first
 
     def _infer(self, handler: Any) -> tuple[Any, Any]:

@@ -83,9 +83,10 @@ class Responder:
         # it costs more where the request is taken after all
         return self._at_work > _FEW and time.monotonic() < self._pressed_until
 
-    def begun(self) -> None:
-        """Note that a call has begun whose message is on its way."""
+    def begun(self) -> bool:
+        """Note that a call has begun whose message is on its way; tell whether it may be refused before that is read."""
         self._core.coming.begun()
+        return self._at_work > _FEW and self.is_pressed
 
     def refusal(self, time_remaining: float | None, front: str = "grpc") -> Failure | None:
         """Return why a request is refused before it is read, whatever it is; None where it may be answered.
@@ -198,9 +199,11 @@ class Responder:
         try:
             if admit is not None:
                 admit(plan.model)
-            deadline = self._due(arrived, time_remaining, parameters)
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError("no time is left for this request")
+            deadline = None
+            if time_remaining is not None or parameters:
+                deadline = self._due(arrived, time_remaining, parameters)
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError("no time is left for this request")
             response = self._at_once(plan, data, contents, request_id, arrived)
             if response is None:
                 payload, priority = plan.keeping(data, contents), priority_of(parameters)
@@ -211,7 +214,8 @@ class Responder:
             failure = self._failure(error, plan.model, request_id)
             self._note("grpc", request_id, plan.model, plan.version, failure.status.name, arrived)
             return failure
-        self._note("grpc", request_id, plan.model, plan.version, "OK", arrived)
+        if self._log is not None:
+            self._note("grpc", request_id, plan.model, plan.version, "OK", arrived)
         return response
 
     def _wait(
