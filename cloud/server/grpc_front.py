@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -29,11 +29,12 @@ from edge_sdk.cloud.server.exchange import FAILURES, Failure, failure_of
 from edge_sdk.cloud.server.readings import Readings
 from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.responder import Responder, unreadable
+from edge_sdk.cloud.server.resting import Resting
 from edge_sdk.cloud.server.room import Room
-from edge_sdk.cloud.server.tickets import Ticket
+from edge_sdk.cloud.server.tickets import Ticket, Told
 from edge_sdk.cloud.server.traces import Traces
 from edge_sdk.cloud.server.writing import within_stream
-from edge_sdk.errors import UnknownCallerError
+from edge_sdk.errors import NotReadyError, UnknownCallerError
 from edge_sdk.protocol import messages, set_parameter
 from edge_sdk.protocol.names import (
     MAX_MESSAGE_BYTES,
@@ -50,39 +51,6 @@ _LEARN_OF = 8  # answers given at once, of which one says how long it was on its
 _log = logging.getLogger("edge_sdk.cloud.server")
 Method = Callable[[Any, Any], Awaitable[Any]]
 Describe = Callable[[Callable[[str], bool]], Any]
-
-
-class _Told:
-    """Where an answer comes that is not known at once.
-
-    Attributes
-    ----------
-    ready
-        `time.monotonic` reading of when it came; 0 before.
-    """
-
-    __slots__ = ("_said", "_waiter", "ready")
-
-    def __init__(self) -> None:
-        self.ready = 0.0
-        self._said: bytes | Failure = b""
-        self._waiter: asyncio.Future[None] | None = None
-
-    def tell(self, answer: bytes | Failure) -> None:
-        """Take the answer; its caller may have gone, and the coroutine that waits does not know yet."""
-        self.ready, self._said = time.monotonic(), answer
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def wait(self, ticket: Ticket) -> bytes | Failure:
-        """Return the answer; give the ticket back where nobody waits for it any more."""
-        try:
-            if not self.ready:
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
-        finally:
-            ticket.cancel()  # does nothing where there is an answer
-        return self._said
 
 
 class GrpcFront:
@@ -122,6 +90,7 @@ class GrpcFront:
         self._core, self._admin = core, Admin(core, allowed=allow_admin)
         self._responder = Responder(core, max_concurrent=max_concurrent, log=log)
         self._readings = Readings(core.serving.max_pending_bytes // max_message_bytes)
+        self._resting: Resting | None = None
         self._answered = 0
 
     async def lull(self, seconds: float) -> None:
@@ -163,6 +132,7 @@ class GrpcFront:
 
     def door(self, handlers: Sequence[Any]) -> Door:
         """Return what a ``grpc.aio`` server is to have in place of its handlers, all of which it is given."""
+        self._resting = Resting(self._core)
         return Door(handlers, self._responder, self._readings)
 
     def refusal(self, method: str, time_remaining: float | None) -> Failure | None:
@@ -263,7 +233,7 @@ class GrpcFront:
 
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
         self._readings.came()
-        told = _Told()
+        told = Told()
         said = self.take(data, context, told.tell)
         if said is None:
             if self._traces is not None:
@@ -303,7 +273,8 @@ class GrpcFront:
 
     async def _model_stream_infer(self, requests: Any, context: Any) -> None:
         """Work on several requests of a stream at a time; answer each as soon as it is ready."""
-        room, writing = Room(), asyncio.Lock()
+        room, writing, incoming = Room(), asyncio.Lock(), aiter(requests)
+        ended, peer = None, context.peer()
 
         async def work(data: bytes) -> None:
             try:
@@ -316,10 +287,18 @@ class GrpcFront:
                 room.leave(len(data))
 
         async with asyncio.TaskGroup() as tasks:  # a client that goes takes its requests with it
-            async for data in requests:
-                # an unread request is held back by flow control, at the sender's end
-                await room.enter(len(data))
-                tasks.create_task(work(data))
+            try:
+                while (data := await self._next(incoming, peer)) is not None:
+                    # an unread request is held back by flow control, at the sender's end
+                    await room.enter(len(data))
+                    tasks.create_task(work(data))
+            except NotReadyError as error:
+                ended = failure_of(error, "")
+        if ended is not None:
+            await _abort(context, ended)
+
+    async def _next(self, incoming: AsyncIterator[bytes], peer: str) -> bytes | None:
+        return await (anext(incoming, None) if self._resting is None else self._resting.next(incoming, peer))
 
     async def _stream_response(self, data: bytes, context: Any) -> bytes:
         if self._traces is not None:

@@ -84,7 +84,7 @@ class Responder:
         return self._at_work > _FEW and time.monotonic() < self._pressed_until
 
     def begun(self) -> bool:
-        """Note that a call has begun whose message is on its way; tell whether it may be refused before that is read."""
+        """Note that a call has begun; tell whether it may be refused before its message is read."""
         self._core.coming.begun()
         return self._at_work > _FEW and self.is_pressed
 

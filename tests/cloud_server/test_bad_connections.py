@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import socket
 import sys
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from edge_sdk.protocol import add_input, messages
+from edge_sdk.protocol.names import SERVICE
 from outside.bundles import SIDE, TinyBundle
 from outside.frames import begun_infer, frame
 from outside.loris import Loris, push
@@ -117,6 +119,35 @@ def test_messages_whose_last_byte_does_not_come_take_little_memory_and_keep_nobo
         assert ask(channel) == "OK"
         assert resident(server) - before < 256 * 2**20, "of 640 MiB that they would send"
         assert any(one.ended for one in crowd), "others waited for their places"
+    assert server.stop() == 0
+
+
+def test_streams_whose_message_does_not_come_are_ended_where_they_take_too_much_and_one_that_rests_is_not(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path
+) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_text(f"max_pending_bytes = {96 * 2**20}\n")
+    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--config", config)
+    takes, gives = messages.ModelInferRequest, messages.ModelStreamInferResponse
+    request = takes(model_name="tiny")
+    add_input(request, "image", np.full((1, SIDE, SIDE, 3), 0.5, np.float32))
+    with grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel, ExitStack() as stack:
+        outgoing: queue.Queue[object] = queue.Queue()
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer", takes.SerializeToString, gives.FromString)
+        answers = stream(iter(outgoing.get, None), timeout=PATIENT)
+        outgoing.put(request)
+        assert next(answers).infer_response.outputs
+        before = resident(server)
+        crowd = [Loris(server.ready["grpc"], calls=8, size=8 * 2**20, method="ModelStreamInfer") for _ in range(8)]
+        for one in crowd:
+            stack.callback(one.connection.close)
+        push(crowd, 2.0)
+        assert resident(server) - before < 320 * 2**20, "of 512 MiB that they would send"
+        assert any(one.ended for one in crowd)
+        outgoing.put(request)
+        assert next(answers).infer_response.outputs, "it had only rested"
+        outgoing.put(None)
+        assert list(answers) == []
     assert server.stop() == 0
 
 
