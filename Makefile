@@ -26,7 +26,7 @@ INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip in
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-triton lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels wheels
+.PHONY: help demo test test-slow test-triton lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels pi-test wheels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -122,6 +122,9 @@ $(VENV)/stamp-wheels: $(VENV)/stamp-dev
 wheels: $(VENV)/stamp-wheels ## wheels for x86-64 and 64-bit ARM, and the source distribution, checked, in dist/
 	rm -rf dist
 	$(BIN)/python tools/wheels.py --all $(ARGS)
+
+pi-test: $(VENV)/stamp-dev ## test the device side on emulated Raspberry Pis 3, 4 and 5
+	$(BIN)/python tools/pi test $(ARGS)
 
 proto: $(VENV)/stamp-dev ## compile edge_sdk/protocol/*.proto to descriptor files
 	for file in edge_sdk/protocol/*.proto; do \

@@ -197,7 +197,7 @@ def python_part():
     return path
 
 
-def build(architecture, version, out, cache=CACHE):
+def build(architecture, version, out, cache=CACHE, includes=None):
     """Build the wheel of one architecture and Python; return its path.
 
     Parameters
@@ -210,6 +210,8 @@ def build(architecture, version, out, cache=CACHE):
         Folder that the wheel is put into.
     cache
         Folder where downloads are kept.
+    includes
+        Folders of that Python's headers, where they are at hand.
 
     Raises
     ------
@@ -217,7 +219,7 @@ def build(architecture, version, out, cache=CACHE):
         A compiler or headers are not there.
     """
     compiler(architecture)
-    includes = headers(architecture, version, cache)
+    includes = includes or headers(architecture, version, cache)
     for name in ("wheel", "Cython"):
         __import__(name)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,92 @@
+"""The root folder of a Debian 12 (bookworm) for 64-bit ARM, on which Raspberry Pi OS stands.
+
+A private apt fetches the packages and what they depend on, and they are unpacked; what their scripts would set up is
+not. Nothing of them is installed here, and apt's own lists and archives are left alone.
+"""
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+__all__ = ["KEYS", "PACKAGES", "make_root"]
+
+PACKAGES = (
+    *("base-files", "coreutils", "dash", "libc-bin", "ca-certificates"),
+    *("python3", "libpython3.11-dev"),  # the second has the headers that our own package is compiled with
+    "libstdc++6",  # which wheels take for granted
+    *("mosquitto", "mount"),  # which tests start
+)
+SITE = "usr/local/lib/python3.11/dist-packages"
+MINE = "opt/edge-sdk"  # our own wheel, apart from those of others
+KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SOURCE = f"deb [signed-by={KEYS}] http://deb.debian.org/debian bookworm main\n"
+
+
+def make_root(cache):
+    """Return the folder, made in ``cache`` where it is not there yet."""
+    recipe = "\n".join((SOURCE, *PACKAGES, Path(__file__).read_text())).encode()
+    root = cache / f"root-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    if not root.exists():
+        archives = fetch(cache / "apt")
+        being_made = root.with_suffix(".part")
+        shutil.rmtree(being_made, ignore_errors=True)
+        unpack(archives, being_made)
+        settle(being_made)
+        being_made.rename(root)
+    return root
+
+
+def fetch(home):
+    """Fetch the packages and their dependencies; return the archives."""
+    for folder in ("etc/preferences.d", "etc/apt.conf.d", "state/lists/partial", "cache/archives/partial"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    (home / "etc/sources.list").write_text(SOURCE)
+    (home / "state/status").touch()
+    settings = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Install-Recommends": "false",
+        "APT::Sandbox::User": "",
+        "Acquire::Languages": "none",
+        "Acquire::Retries": "3",
+        "Dir::Cache": home / "cache",
+        "Dir::Etc": home / "etc",
+        "Dir::State": home / "state",
+        "Dir::State::status": home / "state/status",
+    }
+    apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in settings.items())]
+    subprocess.run([*apt, "update"], check=True)
+    command = [*apt, "install", "--yes", "--download-only", *PACKAGES]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    listed = subprocess.run([*command, "--print-uris", "-oDir::Cache=/nowhere"], check=True, stdout=subprocess.PIPE)
+    names = [line.split()[1] for line in listed.stdout.decode().splitlines()]
+    return [home / "cache/archives" / name for name in names]
+
+
+def unpack(archives, root):
+    """Unpack archives of packages into a new folder whose /bin and /lib are those of /usr."""
+    (root / "usr").mkdir(parents=True)
+    for name in ("bin", "lib", "sbin"):
+        (root / "usr" / name).mkdir()
+        (root / name).symlink_to(f"usr/{name}")
+    for archive in archives:
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as reading:
+            command = ["tar", "-x", "-C", root, "--keep-directory-symlink", "--no-same-owner"]
+            subprocess.run(command, stdin=reading.stdout, check=True)
+        if reading.returncode:
+            raise subprocess.CalledProcessError(reading.returncode, reading.args)
+
+
+def settle(root):
+    """Write what the packages' scripts would, as far as anything here needs it."""
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
+    (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost raspberrypi\n::1 localhost\n")
+    (root / "etc/hostname").write_text("raspberrypi\n")
+    (root / SITE).mkdir(parents=True, exist_ok=True)
+    (root / "usr/lib/python3/dist-packages/edge-sdk.pth").write_text(f"/{MINE}\n")
+    bundle = root / "etc/ssl/certs/ca-certificates.crt"
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    certificates = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
+    bundle.write_text("".join(path.read_text() for path in certificates))
