@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, metavar="SPEC", help=GRAMMAR)
     add("-o", "--out", required=True, type=Path, metavar="OUT.edge", help="bundle to write")
     add("--teacher-out", type=Path, metavar="CLOUD.edge", help="also pack MODEL itself, in float32, for the cloud")
-    add("--name", help="name of the bundle (default: that of the file)")
+    add("--name", help="name of the bundle (default: that of the file, in lower case)")
     add("--version", default="1.0.0", help="its version (default: 1.0.0)")
     add("--limit", type=int, metavar="N", help="use about N images; as in training")
     add("--seed", type=int, default=0, help="of splits, weights and order; as in training (default: 0)")
@@ -142,11 +142,11 @@ def run(args: argparse.Namespace) -> int:
         from edge_sdk.compression.distill import Hint
         from edge_sdk.compression.pipeline import check_target, compress, export_teacher, settled
 
-        name = args.name or args.out.stem
+        name = args.name or _called(args.out)
         options = settled(None, changes | {"hints": tuple(Hint(*_pair(text, "--hint")) for text in args.hint)})
         check_target(args.out, name, args.version)
         if args.teacher_out is not None:
-            check_target(args.teacher_out, args.teacher_out.stem, args.version)
+            check_target(args.teacher_out, _called(args.teacher_out), args.version)
         splits = load_splits(args.data, seed=args.seed, limit=args.limit)
         unlabelled = None if args.unlabelled is None else load_unlabelled(args.unlabelled)
         trained, guides, keep = _opened(args, splits)
@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
                     trained,
                     splits,
                     out=args.teacher_out,
-                    name=args.teacher_out.stem,
+                    name=_called(args.teacher_out),
                     version=args.version,
                     on_progress=on_progress,
                 )
@@ -181,6 +181,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(result)
     return 0
+
+
+def _called(out: Path) -> str:
+    """Return the name that a bundle has by its file; names are in lower case."""
+    return out.stem.lower()
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
@@ -216,7 +221,10 @@ def _opened(args: argparse.Namespace, splits: Splits) -> tuple[Trained, list[Gui
     own = not sources.of_training(args.teacher)
     if theirs is None and own is False:
         theirs = trained.processing
-    guides: list[Guide] = [sources.open_guide(path, splits, processing=theirs) for path in args.distill]
+    guides: list[Guide] = [
+        sources.open_guide(path, splits, processing=None if sources.of_training(path) else theirs)  # a folder knows it
+        for path in args.distill
+    ]
     return trained, guides, args.keep or (not args.small and (own or bool(guides)))
 
 

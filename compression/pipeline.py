@@ -339,7 +339,7 @@ def check_target(out: Path, name: str, version: str) -> None:
         The name, the version or the path cannot be a bundle's.
     """
     if not NAME.fullmatch(name):
-        raise InputError(f"name is {name!r}; it should be lower-case letters, digits, '.', '-' and '_'")
+        raise InputError(f"name is {name!r}; it should be lower-case letters, digits, '.', '-' and '_' (--name)")
     if not VERSION.fullmatch(version):
         raise InputError(f"version is {version!r}; it should be a semantic version such as 1.0.0")
     if out.is_dir():

@@ -198,7 +198,7 @@ def test_what_cannot_be_is_one_line(
         ("--half-life 3 --backend tfmot", "tfmot's worker weighs all samples alike"),
         ("--hint logits", "--hint: 'logits' should be NAME=VALUE"),
         ("--name Small", "name is 'Small'"),
-        ("--teacher-out Large.edge", "name is 'Large'"),
+        ("--teacher-out large!.edge", "name is 'large!'"),
     ],
 )
 def test_options_are_refused_before_data_and_models_are_read(

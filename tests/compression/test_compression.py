@@ -289,19 +289,6 @@ def test_options_of_the_whole_way_are_refused_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_teacher_becomes_a_bundle_for_the_cloud(tmp_path: Path) -> None:
-    bundle = export_teacher(
-        teacher(), stripes_splits(), out=tmp_path / "cloud.edge", name="stripes-teacher", version="1.0.0"
-    )
-    assert bundle.manifest.artifacts[0].runtime == "onnx"
-    assert bundle.manifest.artifacts[0].inputs[0].shape[0] == -1
-    test = stripes_splits().test
-    with edge_sdk.load(bundle.path) as model:
-        probabilities = model.infer_tensor(data.processed(test, teacher().processing))
-    found = evaluate.accuracy(probabilities, test.labels)
-    assert found["value"] == bundle.manifest.metrics["accuracy"]["test"]["value"]
-
-
 def test_other_classes_and_other_splits_than_the_teachers_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "x.edge"
     other = split(stripes(), spec="stripes", seed=9)
@@ -320,11 +307,26 @@ def test_the_command_writes_both_bundles_and_prints_one_object(
 ) -> None:
     folder = teacher().save(tmp_path / "teacher")
     spec = stripes_npz(tmp_path / "s.npz", len(stripes()))  # the same images: the same splits
-    bundles = ["-o", str(tmp_path / "s.edge"), "--teacher-out", str(tmp_path / "cloud.edge")]
+    bundles = [
+        "--small",
+        "--distill",
+        str(folder),
+        "-o",
+        str(tmp_path / "S.edge"),
+        "--teacher-out",
+        str(tmp_path / "cloud.edge"),
+    ]
     assert main(["compress", str(folder), "--data", spec, *bundles, "--epochs", "1", "--prune", "0", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert Bundle.open(printed["bundle"]).manifest.name == "s"
-    assert Bundle.open(printed["teacher_bundle"]).manifest.name == "cloud"
+    manifest = Bundle.open(printed["teacher_bundle"]).manifest
+    assert manifest.name == "cloud"
+    assert manifest.artifacts[0].runtime == "onnx"
+    assert manifest.artifacts[0].inputs[0].shape[0] == -1
+    test = stripes_splits().test
+    with edge_sdk.load(printed["teacher_bundle"]) as model:
+        probabilities = model.infer_tensor(data.processed(test, teacher().processing))
+    assert evaluate.accuracy(probabilities, test.labels)["value"] == manifest.metrics["accuracy"]["test"]["value"]
 
 
 def test_compressing_what_is_no_teacher_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

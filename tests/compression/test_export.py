@@ -38,7 +38,7 @@ class Strange(keras.layers.Layer):
 
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
-    return ingest(trained("conv + batch norm", "float32"), task("image", 100, seed=1)[0]).model
+    return ingest(trained("conv + batch norm", "mixed_bfloat16"), task("image", 100, seed=1)[0]).model
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,6 @@ def check_block(block: str, policy: str, count: int) -> None:
         assert artifact.agreement.argmax >= (0.97 if artifact.precision == "int8" else 0.995), artifact.form
 
 
-def test_a_block_that_was_trained_in_bfloat16_has_all_four_files_with_the_answers_of_float32() -> None:
-    check_block("GELU", "mixed_bfloat16", 300)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("policy", POLICIES)
@@ -86,6 +82,8 @@ def test_every_form_is_loaded_compared_and_weighed(every: Exports, inputs: np.nd
         assert artifact.raw == len(artifact.data)
         assert artifact.zstd == zstd_bytes(artifact.data) < artifact.raw
         assert artifact.agreement.n == len(inputs)
+        if artifact.form in DEFAULT:
+            assert artifact.agreement.argmax >= (0.97 if artifact.precision == "int8" else 0.995), artifact.form
         session = open_session(artifact.data, artifact.runtime)
         same = session_logits(session, inputs).argmax(axis=1) == network.predict(inputs, verbose=0).argmax(axis=1)
         session.close()

@@ -80,6 +80,7 @@ def test_training_learns_from_logits_and_from_probabilities(last: str | None) ->
     assert len(history["loss"]) == 20
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
     digests = []
     for seed in (3, 3, 4):

@@ -186,6 +186,7 @@ def test_each_weight_is_in_the_cell_of_the_centre_whose_distance_and_penalty_are
     np.testing.assert_allclose(costs[np.arange(len(at)), chosen], costs.min(axis=1), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_thrift_makes_the_usual_values_more_usual_and_the_file_smaller() -> None:
     still = Fitting(epochs=1, batch=32, rate=1e-30, momentum=0.0)
 
@@ -214,6 +215,7 @@ def test_shared_values_stay_shared_through_later_training_and_a_file(tmp_path: P
         assert len(pairs) == len(np.unique(old[name])) <= 6
 
 
+@pytest.mark.slow
 def test_weights_go_over_to_another_value_where_training_moves_them() -> None:
     still, fast = (
         cluster(trained(), stripes_data(32), clusters=5, thrift=0.0, fitting=Fitting(epochs=1, batch=8, rate=rate))

@@ -61,7 +61,9 @@ def nested() -> keras.Model:
     return keras.Model(x, layers.Dense(3)(layers.LeakyReLU()(inner(x) + x)))
 
 
-@pytest.mark.parametrize("build", [branches, series, pytest.param(nested, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "build", [branches, *(pytest.param(other, marks=pytest.mark.slow) for other in (series, nested))]
+)
 def test_every_block_becomes_integers_that_say_what_keras_said_on_the_grid(build: Callable[[], keras.Model]) -> None:
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -112,6 +114,7 @@ def test_a_softmax_is_known_behind_the_ranges_of_int8(last: list[layers.Layer], 
     assert loss_of(on_grid).get_config()["from_logits"] is logits
 
 
+@pytest.mark.slow
 def test_probabilities_are_trained_on_the_grid_and_stay_such() -> None:
     data = stripes_data()
     soft = keras.Sequential([*trained().layers, layers.Softmax()])
