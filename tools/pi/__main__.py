@@ -74,7 +74,7 @@ class Pi:
                 f"{error.cmd[0]} could not fetch what is needed (exit code {error.returncode})"
             ) from error
         ours = told("our own package", packages.build_ours, cache, self.root)
-        self.binds = [(others, debian.SITE), (ours, debian.MINE), (ROOT, SOURCES)]
+        self.binds = [(others, debian.SITE), (ours, debian.MINE), (ROOT, SOURCES), *tracer()]
 
     def run(self, command, processor, *, binds=(), **options):
         """Run a command; further options are those of `subprocess.run`."""
@@ -87,7 +87,7 @@ class Pi:
             "environment": {
                 "HOME": "/root",
                 "LANG": "C.UTF-8",
-                "PATH": "/opt/edge-sdk/bin:/usr/bin:/usr/sbin",
+                "PATH": "/usr/local/bin:/usr/bin:/usr/sbin",
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONPATH": f"{SOURCES}/tools/pi",
                 "PYTHONSAFEPATH": "1",
@@ -111,6 +111,14 @@ def missing():
         reason = done.stderr.strip().removeprefix("edge-sdk: error: ")
         return f"no namespaces with binary formats of their own, which need Linux 6.7 or newer and the right ({reason})"
     return None
+
+
+def tracer():
+    """Return what to bind for strace: this machine's, which sees the calls that QEMU makes for an emulated process."""
+    found, libraries = shutil.which("strace"), [Path("/usr/lib/x86_64-linux-gnu"), Path("/lib64")]
+    if found is None or not all(path.is_dir() for path in libraries):
+        return []
+    return [(found, "usr/local/bin/strace"), *((path, str(path)) for path in libraries)]
 
 
 def told(what, make, *arguments):

@@ -33,6 +33,7 @@ PR_SET_PDEATHSIG = 1
 SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 
 # what Linux says of the processors of Raspberry Pi 3, 4 and 5, whose features libraries look up; QEMU hands out this
 # machine's own file
@@ -98,6 +99,9 @@ def furnish(root, binds, processor):
     for name in DEVICES:
         (root / "dev" / name).touch()
         mount(Path("/dev") / name, root / "dev" / name, flags=MS_BIND)
+    for name, target in LINKS.items():
+        with contextlib.suppress(FileExistsError):
+            (root / "dev" / name).symlink_to(target)
     (root / "dev/shm").mkdir(exist_ok=True)
     for folder in ("tmp", "dev/shm"):
         mount("tmpfs", root / folder, "tmpfs")
@@ -106,7 +110,11 @@ def furnish(root, binds, processor):
     mount(said, root / "proc/cpuinfo", flags=MS_BIND)
     for source, target in binds:
         place = root / target.lstrip("/")
-        place.mkdir(parents=True, exist_ok=True)
+        if Path(source).is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
         mount(source, place, flags=MS_BIND)
         with contextlib.suppress(OSError):  # where this machine's own mount has options that have to be repeated
             mount(source, place, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
