@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
-from edge_sdk.cloud.server.instances import Instance
+from edge_sdk.cloud.server.crew import Crew
 from edge_sdk.cloud.server.waiting import Job, Order, WaitingList
 from edge_sdk.errors import OverloadedError
 
@@ -64,8 +63,8 @@ class Admission:
         Those that wait.
     costs
         What batches cost.
-    instances
-        Those of the model.
+    crew
+        The instances of the model.
     """
 
     def __init__(
@@ -75,10 +74,10 @@ class Admission:
         max_queue: int,
         waiting: WaitingList,
         costs: BatchCosts,
-        instances: Sequence[Instance],
+        crew: Crew,
     ) -> None:
         self._name, self._max_queue = name, max_queue
-        self._waiting, self._costs, self._instances = waiting, costs, instances
+        self._waiting, self._costs, self._crew = waiting, costs, crew
         self._refused = 0.0  # share of requests, of late
 
     def refusal(self, order: Order | Job, items: int, preparing: float, lag: float) -> OverloadedError | None:
@@ -124,9 +123,9 @@ class Admission:
 
     def _wait(self, items: int, preparing: float) -> float:
         """Return the seconds until so many items are through, and what runs now."""
-        now, healthy = time.monotonic(), [instance for instance in self._instances if not instance.hangs]
+        now, healthy = time.monotonic(), [instance for instance in self._crew.instances if not instance.hangs]
         running = sum(max(0.0, instance.until - now) for instance in healthy if instance.started is not None)
-        return (running + self._costs.drain(items) + preparing) / len(healthy)
+        return (running + self._costs.drain(items) + preparing) / (len(healthy) if self._crew.pays else 1)
 
     def _error(self, message: str, wait: float) -> OverloadedError:
         # all who are refused meanwhile come again: were each told only when there is room for one, there were none

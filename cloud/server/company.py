@@ -101,7 +101,7 @@ class Company:
         items, there = waiting.items, len(waiting)
         each = items // there
         saved = costs.seconds(items) + costs.seconds(each) - costs.seconds(items + each)
-        awaited = saved >= _LEAST and items + each <= costs.max_batch
+        awaited = saved >= _LEAST and items + each <= costs.max_batch and costs.is_together
         if not awaited:
             self.coming.give_up()
         elif awaited := max(there, self._known) > 1 or (self.coming.is_told and not self.is_alone()):

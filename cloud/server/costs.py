@@ -12,6 +12,7 @@ from statistics import median
 __all__ = ["BatchCosts"]
 
 _GAIN = 0.95  # of the cost an item, at most, for a batch to be taken over a smaller one
+_FULL = 1.1  # times the least cost of an item that is found: what was measured may err
 _UNSEEN = 0.9  # exponent by which sizes that were never run are thought to grow: below 1, so that they are tried
 _LEARN, _LEARN_ALL = 0.1, 0.05  # how much one batch corrects its own size, and every size
 _OUTLIER = 2.0  # a batch that took longer than this many times what was thought counts as this many
@@ -34,6 +35,7 @@ class BatchCosts:
         self._known: dict[int, float] = {}  # replaced, never changed
         self._seconds: dict[int, float] = {}  # answers given since something was learned
         self._best: dict[int, int] = {}
+        self._full = 0
         self._few: dict[int, tuple[int, float]] = {}  # of each size: runs since it was corrected, and the shortest
 
     def learn(self, run: Callable[[int], float], *, budget: float = 0.5, repeats: int = 5) -> None:
@@ -101,6 +103,20 @@ class BatchCosts:
             given = self._best[waiting] = self._choose(waiting)
         return given
 
+    @property
+    def is_together(self) -> bool:
+        """Items may run together, where that pays."""
+        return self._gain > 0 and self.max_batch > 1
+
+    @property
+    def full(self) -> int:
+        """The largest size in which an item costs about as little as it may."""
+        if not self._full:
+            each = {size: seconds / size for size, seconds in self._known.items()}
+            most = _FULL * min(each.values(), default=0.0)
+            self._full = max((size for size in each if each[size] <= most), default=self.max_batch)
+        return self._full
+
     def drain(self, items: int) -> float:
         """Return the seconds that so many items take, one batch after the other."""
         if items <= 0:
@@ -128,7 +144,7 @@ class BatchCosts:
         self._replace({**self._known, size: seconds})
 
     def _replace(self, known: dict[int, float]) -> None:
-        self._known, self._seconds, self._best = known, {}, {}
+        self._known, self._seconds, self._best, self._full = known, {}, {}, 0
 
     def _estimate(self, size: int) -> float:
         if not self._known:
@@ -141,6 +157,8 @@ class BatchCosts:
         return self._known[low] * (1 - share) + self._known[high] * share
 
     def _choose(self, waiting: int) -> int:
+        if self._gain == 0.0:
+            return 1
         # sizes that were never run are tried one step at a time
         most = min(waiting, self.max_batch, 2 * max(self._known, default=1))
         if most <= 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from edge_sdk.cloud.server.costs import BatchCosts
@@ -17,6 +18,7 @@ from edge_sdk.cloud.server.waiting import Job
 __all__ = ["Instance", "fitted", "instance_of"]
 
 _LITTLE = 0.85  # of what an item costs alone: a batch that spares less is not worth the cores that it leaves idle
+_LONG_BATCH = 250e-6  # seconds of a full batch, likewise
 _LONG = 1e-3  # seconds of a run, beside which to hand it to a thread costs little
 
 
@@ -51,6 +53,19 @@ class Instance:
     until: float = 0.0
     hangs: bool = False
 
+    def begin(self, work: Callable[[Instance], None], name: str) -> None:
+        """Start its thread, which gets the instance."""
+        # a model that hangs must not keep the process from ending
+        self.thread = threading.Thread(target=work, args=(self,), name=name, daemon=True)
+        self.thread.start()
+
+    def end(self, timeout: float) -> None:
+        """Wait for the end of its thread, which was told to end, and release the model; not where it hangs."""
+        assert self.thread is not None
+        self.thread.join(0 if self.hangs else timeout)
+        if not self.thread.is_alive():
+            self.engine.close()
+
 
 def instance_of(model: ServedModel, engine: Engine, costs: BatchCosts) -> Instance:
     """Return an instance of a model, with buffers where its batches may run in some."""
@@ -75,7 +90,8 @@ def fitted(engine: Engine, settings: ModelSettings, costs: BatchCosts) -> tuple[
         on_processor = set(settings.providers) <= {"cpu"}
         measured = costs.table()  # nothing, where shapes are not known
         alone = min(measured.values(), default=0.0) >= _LONG and costs.least_share() > _LITTLE
-        count = available_cores() // settings.threads if alone and on_processor and is_shared(engine) else 1
-        if count > 1:
+        several = alone or (bool(measured) and costs.seconds(costs.full) >= _LONG_BATCH)
+        count = available_cores() // settings.threads if several and on_processor and is_shared(engine) else 1
+        if count > 1 and alone:
             costs.take_each_alone()
     return replace(settings, instances=max(1, count)), max(1, count)

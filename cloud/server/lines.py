@@ -25,6 +25,7 @@ from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.company import Company
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.counts import Counts
+from edge_sdk.cloud.server.crew import Crew
 from edge_sdk.cloud.server.engines import stop
 from edge_sdk.cloud.server.instances import Instance, fitted, instance_of
 from edge_sdk.cloud.server.ledger import Ledger
@@ -72,20 +73,13 @@ class Line:
         self._scheduled: asyncio.AbstractEventLoop | None = None  # on which instances will be given work
         engines = [model.engine, *(model.engine.another() for _ in range(instances - 1))]
         self._instances = [instance_of(model, engine, self._costs) for engine in engines]
-        self._idle = list(self._instances)
+        self._crew = Crew(self._instances, self._costs)
         self.company = Company()
         self._admission = Admission(
-            model.name, max_queue=settings.max_queue, waiting=self._queue, costs=self._costs, instances=self._instances
+            model.name, max_queue=settings.max_queue, waiting=self._queue, costs=self._costs, crew=self._crew
         )
         for index, instance in enumerate(self._instances):
-            instance.thread = threading.Thread(
-                # a model that hangs must not keep the process from ending
-                target=self._work,
-                args=(instance,),
-                name=f"model-{model.name}-{index}",
-                daemon=True,
-            )
-            instance.thread.start()
+            instance.begin(self._work, f"model-{model.name}-{index}")
 
     @property
     def is_plain(self) -> bool:
@@ -164,7 +158,7 @@ class Line:
             self._admit(job)
             self.counts.pending += 1
             self.counts.pending_bytes += payload.nbytes
-            waiting = self._queue.items if self._idle else 0
+            waiting = self._queue.items if self._crew.may_begin(self._queue.items) else 0
         if waiting and waiting >= 2 * self._costs.best(waiting):
             self._dispatch()  # more would not run together, and this turn of the loop may be long
         else:
@@ -204,10 +198,7 @@ class Line:
         for instance in self._instances:
             instance.inbox.put(None)
         for instance in self._instances:
-            assert instance.thread is not None
-            instance.thread.join(0 if instance.hangs else timeout)
-            if not instance.thread.is_alive():
-                instance.engine.close()
+            instance.end(timeout)
 
     def watch(self, now: float) -> None:
         """Give up runs that take too long; call from time to time."""
@@ -225,6 +216,8 @@ class Line:
             _log.error("model %s has not returned for %.1f s; it is not ready until it does", name, now - started)
             self._fail(jobs, ModelError(f"model {name} did not answer within {now - started:.1f} s"))
             self._fail(waiting, NotReadyError(f"model {name} hangs"))
+        with self._lock:  # whom they waited for hangs, or else they do not wait long any more
+            self._wake(self._queue.first.loop if self._crew.idle and self._queue else None)
 
     # admission: under the lock, on the loop
 
@@ -240,7 +233,7 @@ class Line:
         self._queue.put(job)
 
     def _refusal(self, order: Order | Job, items: int, preparing: float) -> OverloadedError | None:
-        if self._idle and not self._queue:
+        if self._crew.idle and not self._queue:
             return None  # with nobody before it nothing is lost by trying
         error = self._admission.refusal(order, items, preparing, self._lag)
         if error is not None:
@@ -256,19 +249,25 @@ class Line:
             self._scheduled = loop
             loop.call_soon(self._dispatch)
 
+    def _wake(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Do as `_schedule`, from another thread."""
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has been closed, and those who waited with it
+                loop.call_soon_threadsafe(self._schedule, loop)
+
     def _dispatch(self) -> None:
         """Give free instances what waits, unless others had better be waited for."""
         loop, self._scheduled = self._scheduled, None
         with self._lock:  # an instance's thread might take the last that waits meanwhile
-            some_wait = loop is not None and self._idle and self._queue
+            some_wait = loop is not None and self._crew.may_begin(self._queue.items)
             awaited = some_wait and self.company.is_awaited(self._queue, self._costs)
         if loop is not None and awaited:
             self._schedule(loop)
             return
         while True:
             with self._lock:
-                jobs, late = self._queue.take(self._costs, self._lag) if self._idle else ([], [])
-                instance = self._idle.pop() if jobs else None
+                jobs, late = self._crew.take(self._queue, self._lag)
+                instance = self._crew.idle.pop() if jobs else None
             self._expire(late)
             if instance is None:
                 return
@@ -311,7 +310,7 @@ class Line:
         RetiredError
             The line takes no more.
         """
-        if self._queue or not self._idle:
+        if self._queue or not self._crew.idle or not self._crew.rests:
             return None
         seconds = self._costs.seconds(items)
         if seconds >= _TINY and (seconds >= _LONE or not self.company.is_alone()):
@@ -321,9 +320,9 @@ class Line:
         with self._lock:
             if self._retired:
                 raise RetiredError
-            if not self._idle:
+            if not self._crew.idle:
                 return None
-            instance = self._idle.pop()
+            instance = self._crew.idle.pop()
             self.counts.pending += 1  # else a retired model might be released
             instance.started = time.monotonic()
         return instance
@@ -333,7 +332,7 @@ class Line:
         with self._lock:
             started, instance.started = instance.started, None
             hung, instance.hangs = instance.hangs, False
-            self._idle.append(instance)
+            self._crew.idle.append(instance)
             self.counts.pending -= 1
             if done is not None and started is not None:
                 self._ledger.ran_at_once(items, arrived, started, done)
@@ -345,7 +344,7 @@ class Line:
         """Run a short batch on the loop, and let the loop turn before the next."""
         results = self._run(instance, jobs, self._costs.correct_short)
         with self._lock:
-            self._idle.append(instance)
+            self._crew.idle.append(instance)
         if self._queue:
             self._schedule(jobs[0].loop)
         settle_here(results)
@@ -357,20 +356,20 @@ class Line:
                 with self._lock:
                     gathers = self.company.is_incomplete(self._queue, self._costs)
                     loop = self._queue.first.loop if gathers else None
-                    jobs, late = ([], []) if gathers else self._queue.take(self._costs, self._lag)
-                    if not jobs:
-                        self._idle.append(instance)
+                    self._crew.idle.append(instance)
+                    jobs, late = ([], []) if gathers else self._crew.take(self._queue, self._lag)
+                    if jobs:
+                        self._crew.idle.remove(instance)
                 self._expire(late)
-                if loop is not None:
-                    with contextlib.suppress(RuntimeError):  # it has been closed, and those who waited with it
-                        loop.call_soon_threadsafe(self._schedule, loop)
+                self._wake(loop)
 
     # running: in an instance's thread, or on the loop
 
     def _run(self, instance: Instance, jobs: list[Job], correct: Callable[[int, float], None]) -> Results:
         items = sum(job.payload.items for job in jobs)
         with self._lock:
-            started = instance.started = time.monotonic()
+            started, beside = time.monotonic(), self._crew.is_beside()
+            instance.started = started
             instance.jobs = jobs
             instance.until = started + self._costs.drain(items) + sum(job.preparing for job in jobs)
         try:
@@ -380,6 +379,7 @@ class Line:
         with self._lock:
             instance.started, hung = None, instance.hangs
             instance.jobs, instance.hangs = [], False
+            self._crew.note(items, time.monotonic() - started, beside=beside)
             self._ledger.ran(started, results, correct)
         if hung:
             self._say_back()

@@ -32,10 +32,11 @@ def chain(products: int) -> bytes:
         (64, {"max_batch": 1}, True),
         (64, {"max_batch": 1, "threads": 1000}, False),
         (64, {"max_batch": 1, "instances": 1}, False),
-        (64, {"max_batch": 16}, False),  # whose batches pay: all read the weights once
+        (64, {"max_batch": 16}, True),  # whose batches pay, and take long: all read the weights once
+        (1, {"max_batch": 1}, False),
     ],
 )
-def test_a_model_that_takes_long_and_gains_nothing_by_batches_has_an_instance_a_core(
+def test_a_model_that_takes_long_alone_or_in_full_batches_has_an_instance_a_core(
     tmp_path: Path, products: int, settings: dict[str, int], many: bool
 ):
     (tmp_path / "chain.onnx").write_bytes(chain(products))
