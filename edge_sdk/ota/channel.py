@@ -99,7 +99,7 @@ class Channel:
         self._pacer = Pacer(window, rate, timeout, timeout * (2**attempts - 1))
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
-        self._replies: queue.SimpleQueue[tuple[bytes, Reply] | None] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[tuple[bytes, Reply, float] | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._heard = 0.0
         self.bytes_received = 0
@@ -115,7 +115,7 @@ class Channel:
             reply = Reply(int(properties["status"]), payload, int(properties["size"]), retry if retry > 0 else 0.0)
         except (KeyError, ValueError):
             return
-        self._replies.put((correlation, reply))
+        self._replies.put((correlation, reply, time.monotonic()))
 
     def cancel(self) -> None:
         """Make a running and every later fetch raise `TransferError`."""
@@ -143,12 +143,13 @@ class Channel:
                 flights[correlation] = _Flight(index, payload, now, now + self._timeout)
                 pacer.sent()
                 self._send(payload, correlation)
-            self._repeat_late(flights)
+            if self._replies.empty():  # else what is late may be there: who asks may have written to a slow disk
+                self._repeat_late(flights)
             due = min(flight.deadline for flight in flights.values())
             arrived = self._receive(min(due, pacer.due) if waiting and len(flights) < pacer.window else due)
             if arrived is None or arrived[0] not in flights:
                 continue  # a repeated request may be answered twice
-            correlation, reply = arrived
+            correlation, reply, at = arrived
             if reply.status >= 500:
                 continue  # the origin has trouble: asked again when the request is late
             flight = flights.pop(correlation)
@@ -156,14 +157,14 @@ class Channel:
                 self._refused(flight, reply)
                 waiting.appendleft((flight.index, flight.payload))
                 continue
-            pacer.answered(flight.sent)
+            pacer.answered(at - flight.sent)
             yield flight.index, reply
 
     def _pause(self, until: float) -> None:
         while not self._stop.wait(min(_WATCH_SECONDS, until - time.monotonic())) and time.monotonic() < until:
             self.meanwhile()
 
-    def _receive(self, deadline: float) -> tuple[bytes, Reply] | None:
+    def _receive(self, deadline: float) -> tuple[bytes, Reply, float] | None:
         self.meanwhile()
         try:
             arrived = self._replies.get(timeout=max(0.0, min(_WATCH_SECONDS, deadline - time.monotonic())))
@@ -172,7 +173,7 @@ class Channel:
         if self._stop.is_set():
             raise TransferError("the transfer was stopped")
         if arrived is not None:
-            self._heard = time.monotonic()
+            self._heard = arrived[2]
             self.bytes_received += len(arrived[1].data)
             self._pacer.received(len(arrived[1].data))
         return arrived

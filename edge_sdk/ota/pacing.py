@@ -66,9 +66,8 @@ class Pacer:
         if self._rate is not None:
             self.due = max(self.due, time.monotonic()) + size / self._rate
 
-    def answered(self, sent: float) -> None:
-        """Count a request that was answered, and had left at ``sent``."""
-        took = time.monotonic() - sent
+    def answered(self, took: float) -> None:
+        """Count a request that was answered in ``took`` seconds."""
         if took < self._timeout / 4:
             self._open = min(self._most, self._open + 1)
         elif took > self._timeout / 2:

@@ -65,6 +65,14 @@ def test_on_a_link_that_is_slower_than_the_window_few_blocks_come_twice() -> Non
     assert len(came) < 90
 
 
+def test_what_came_while_the_disk_was_slow_is_not_asked_for_again() -> None:
+    channel, sent = echo()
+    for number, _ in enumerate(channel.fetch([{"block": n} for n in range(30)])):
+        if number % 8 == 7:
+            threading.Event().wait(0.12)  # an fsync that takes longer than the timeout
+    assert len(sent) == 30
+
+
 def test_repeated_foreign_and_malformed_replies_are_dropped() -> None:
     def send(payload: bytes, correlation: bytes) -> None:
         channel.deliver(b"someone else's", b"no", OK)
