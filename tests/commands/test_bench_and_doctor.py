@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -72,6 +74,18 @@ def test_doctor_names_a_runtime_that_was_made_for_another_processor(tmp_path):
     assert "tflite-runtime cannot be used: it was made for another processor" in runtimes["seen"]
     assert "another version" in runtimes["advice"]
     assert done.returncode == 1
+
+
+def test_doctor_says_no_to_a_32_bit_python_on_a_64_bit_kernel():
+    program = (
+        "import sys; import edge_sdk.ext; sys.maxsize = 2**31 - 1\n"
+        "from edge_sdk.diagnosis.hardware import machine; found = machine(); print(found.ok, found.seen, found.advice)"
+    )
+    command = [sys.executable, "-P", "-c", program]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert told.startswith("False")
+    assert "32-bit" in told
+    assert "install a 64-bit one, such as Raspberry Pi OS (64-bit)" in told
 
 
 def device(root, *, millidegrees: str | None = None, throttled: str | None = None, available: int = 3_000_000):
