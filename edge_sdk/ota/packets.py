@@ -32,6 +32,7 @@ _CORRELATION_DATA, _USER_PROPERTY = 0x09, 0x26
 _PUBLISH_QOS_0 = 0x30
 _MAX_PROPERTIES = 4096
 _SMALL = 4096
+_AT_ONCE = 64  # packets that are read before what waits to be sent has its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ class Client(paho.Client):
         return data
 
     def _packet_read(self) -> MQTTErrorCode:
+        number = 0
         while True:
             result = super()._packet_read()
             # a broker is told the largest packet that is taken; one that sends larger ones would fill the memory
@@ -152,6 +154,13 @@ class Client(paho.Client):
                 return MQTTErrorCode.MQTT_ERR_PROTOCOL
             if result or not self._ahead or self._ahead_of is not self._sock:
                 return result
+            number += 1
+            if number % _AT_ONCE == 0:
+                # where packets come without an end, paho does not get to it, nor to a farewell
+                self.loop_write()
+                self.loop_misc()
+                if self._ahead_of is not self._sock:
+                    return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _handle_publish(self) -> MQTTErrorCode:
         # what paho calls for a message that is complete

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import struct
 import threading
+from collections.abc import Callable
 
 import paho.mqtt.client as paho
 import pytest
@@ -184,6 +186,52 @@ def test_messages_in_one_piece_and_in_many_pieces_are_all_read() -> None:
         assert [arrived.get(timeout=20).payload for _ in bodies] == [b"%d" % number * 30 for number in range(200)]
         link.close()
         connection.close()
+
+
+def test_a_broker_that_never_stops_sending_holds_up_neither_reports_nor_the_end() -> None:
+    body = packet("topic", b"\0", bytes(54))
+    whole, stop, came = bytes([0x30, len(body)]) + body, threading.Event(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def flood() -> None:
+            connection.sendall(b"\x20\x03\0\0\0" + whole[:13])
+            while not stop.is_set():  # in pieces that never end with a message
+                connection.sendall(whole[13:] + whole * 2000 + whole[:13])
+
+        def ignore_errors(work: Callable[[], object]) -> Callable[[], None]:
+            def run() -> None:
+                with contextlib.suppress(OSError, IndexError):
+                    work()
+
+            return run
+
+        def read() -> None:
+            assert arrived_at(connection, 1)[0] == ("report", b"x")
+            came.set()
+
+        # it takes messages more slowly than they come
+        link = Link(
+            Broker.parse(f"mqtt://127.0.0.1:{listener.getsockname()[1]}"), "edge", on_message=lambda _: stop.wait(5e-4)
+        )
+        connecting = threading.Thread(target=link.connect)
+        connecting.start()
+        connection, _ = listener.accept()
+        connection.recv(4096)
+        threads = [threading.Thread(target=ignore_errors(work), daemon=True) for work in (flood, read)]
+        for thread in threads:
+            thread.start()
+        connecting.join()
+        link.publish("report", b"x")
+        reported = came.wait(10)
+        closing = threading.Thread(target=link.close, daemon=True)
+        closing.start()
+        closing.join(10)
+        ended = not closing.is_alive()
+        stop.set()
+        connection.close()
+        for thread in threads:
+            thread.join()
+    assert (reported, ended) == (True, True)
 
 
 @given(st.integers(0, 60))
