@@ -38,6 +38,7 @@ __all__ = ["OtaAgent"]
 log = logging.getLogger("edge_sdk.ota.agent")
 
 _JUDGE_SECONDS = 1.0
+_MAX_WAITING = 1000  # words of the network thread: a broker may send hints without an end
 _LEAST_GOOD_FIRST: tuple[State, ...] = ("refused", "rolled_back", "idle", "soaking", "active")
 
 
@@ -302,7 +303,7 @@ class OtaAgent:
     def _message(self, message: Message) -> None:
         if message.topic == self._topics.reply:
             self._channel.deliver(message.correlation, message.payload, message.properties)
-        elif message.topic == self._topics.desired:
+        elif message.topic == self._topics.desired and self._inbox.qsize() < _MAX_WAITING:
             self._inbox.put(("hint", 0))
 
     def _connected(self) -> None:

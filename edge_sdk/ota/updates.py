@@ -152,6 +152,7 @@ class Updates:
         try:
             if not self._recovered:
                 self.recover()
+            self._tell_left()  # the disk may have refused it when it happened
             if silent:
                 raise TransferError(silent)
             state = self._follow_assignment()
@@ -171,8 +172,9 @@ class Updates:
             self._tell_left()
             if self.active == installed:
                 self._tell_kept(installed)
-        except StorageError as error:
+        except StorageError as error:  # the next look tells it; to look at once, and each second, asks too often
             log.warning("%s", error)
+            return False
         return True
 
     def _follow_assignment(self) -> State:

@@ -17,6 +17,8 @@ from edge_sdk.bundle import Detector
 from edge_sdk.cloud.ota.repository import Lifetimes, Repository
 from edge_sdk.errors import BrokerError, InputError, StorageError, TrustError
 from edge_sdk.ota import Event, OtaAgent, active
+from edge_sdk.ota.packets import Message
+from edge_sdk.ota.topics import Topics
 from edge_sdk.packing import pack
 from edge_sdk.processing import ProcessingSpec
 from outside.detectors import SIDE as DETECTOR_SIDE
@@ -314,3 +316,13 @@ def test_a_bundle_that_would_fill_the_disk_is_not_begun(fleet: Fleet, monkeypatc
         assert fleet.check() == "idle"
     assert "10000 are free" in fleet.events[-1].reason
     assert fleet.check() == "active"
+
+
+def test_hints_without_an_end_take_a_bounded_part_of_memory(fleet: Fleet) -> None:
+    fleet.ship_version("1.0.0")
+    with fleet.agent() as agent:
+        hint = Message(Topics(fleet.name, "cam-1").desired, b"", b"", {}, 0, 0)
+        for _ in range(5000):
+            agent._message(hint)
+        assert agent._inbox.qsize() <= 1000
+        assert agent.check() == "active"

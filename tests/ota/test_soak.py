@@ -84,6 +84,23 @@ def test_a_version_that_does_badly_is_given_up_for_the_old_one(
     assert fleet.check() == "active"
 
 
+def test_a_rolling_back_that_a_full_disk_keeps_from_being_reported_is_reported_by_the_next_look(
+    fleet: Fleet, device: Callable[..., OtaAgent]
+) -> None:
+    counts = {"requests": 0}
+    journal = fleet.folder / "state" / "cam-1" / "outbox.db-journal"
+    with device(soak=TRIAL, vitals=lambda digest: Vitals(digest, **counts)) as agent:
+        assert agent.check() == "soaking"
+        counts |= {"requests": 50, "errors": 50}
+        journal.mkdir()  # nothing can be stored there now
+        assert not agent._judge()  # it does not hurry to look, which would fail as well
+        assert agent.active.version == "1.0.0"
+        journal.rmdir()
+        assert agent.check() == "refused"
+    [event] = [event for event in fleet.events if event.state == "rolled_back"]
+    assert "50 errors in 50 requests" in event.reason
+
+
 def test_a_trial_goes_on_after_a_restart_and_ends_after_too_many(fleet: Fleet, device: Callable[..., OtaAgent]) -> None:
     for _ in range(4):  # the update, and three starts
         with device(soak=TRIAL, vitals=seen()) as agent:
