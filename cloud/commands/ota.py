@@ -123,6 +123,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=REPORT_RATE,
         help=f"reports a second of one device, and {REPORT_BURST} at once, that are kept (default %(default)g)",
     )
+    serve.add_argument("--client-id", metavar="ID", help="name of the session at the broker (default by fleet)")
+    serve.add_argument("--topic-prefix", default="", metavar="LEVELS/", help="before every topic, as on the devices")
     serve.add_argument("--ca", type=Path, help="PEM file of authorities to trust for mqtts")
     serve.add_argument("--cert", type=Path, help="PEM file of our own certificate")
     serve.add_argument("--cert-key", type=Path, help="PEM file of its key")
@@ -217,7 +219,8 @@ def _operator(args: argparse.Namespace, repository: Repository) -> None:
 def _serve(args: argparse.Namespace, repository: Repository) -> None:
     if args.broker is None:
         raise InputError("no broker is named: give --broker URL or set EDGE_SDK_BROKER")
-    broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
+    tls = {"ca": args.ca, "certificate": args.cert, "key": args.cert_key}
+    broker = Broker.parse(args.broker, **tls, client_id=args.client_id, prefix=args.topic_prefix)
     throttle, reports = Throttle(args.request_rate), Throttle(args.report_rate, REPORT_BURST)
     with Gateway(repository, broker, args.fleet, throttle=throttle, reports=reports, worker=args.worker) as gateway:
         print(f"ready repository={args.folder} broker={broker} fleet={args.fleet}", flush=True)

@@ -163,7 +163,7 @@ class Gateway:
         reports: Throttle | None = None,
         worker: int | None = None,
     ) -> None:
-        topics = Topics(fleet, "+")
+        topics = Topics(fleet, "+", broker.prefix)
         name, shared = ("", "") if worker is None else (f"-{worker}", "$share/repository-")
         # a group for each: of two filters in one, iotcore 0.4.0 delivers the messages of the first only
         asked, told = (f"{shared and shared + kind + '/'}{getattr(topics, kind)}" for kind in ("get", "update"))
@@ -174,7 +174,7 @@ class Gateway:
         self._leaving: set[int] = set()
         self._first = worker in (None, 1)
         self._repository = repository
-        self._fleet = fleet
+        self._fleet, self._prefix = fleet, broker.prefix
         self._poll_seconds = poll_seconds
         self._origin = Origin(repository.folder)
         self.reports = ReportLog(repository.folder / f"reports{name and '-worker' + name}.jsonl")
@@ -186,7 +186,7 @@ class Gateway:
         self._connections = 0
         self._link = Link(
             broker,
-            f"edge-{fleet}-repository{name}",
+            broker.client_id or f"edge-{fleet}-repository{name}",
             subscriptions=[(asked, 0), (told, 1)],
             on_message=self._message,
             on_connected=self._connected,
@@ -250,7 +250,7 @@ class Gateway:
                 continue
             device, _ = device_and_model(place)
             hint = {"counter": assignment.counter, "name": assignment.name, "version": assignment.version}
-            self._link.publish(Topics(self._fleet, device).desired, canonical.dumps(hint), retain=True)
+            self._link.publish(Topics(self._fleet, device, self._prefix).desired, canonical.dumps(hint), retain=True)
             self._hinted[place] = assignment.counter
 
     def _connected(self) -> None:
@@ -259,7 +259,7 @@ class Gateway:
         self._rehint.set()
 
     def _message(self, message: Message) -> None:
-        parsed = Topics.parse(message.topic)
+        parsed = Topics.parse(message.topic, self._prefix)
         if parsed is None:
             self._link.acknowledge(message)
             return

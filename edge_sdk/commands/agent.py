@@ -37,7 +37,7 @@ from edge_sdk.ota.soak import Soak
 __all__ = ["configure", "run"]
 
 
-_NAMES = ("fleet", "device", "device_class", "broker", "hours", "repository")
+_NAMES = ("fleet", "device", "device_class", "broker", "hours", "repository", "client_id", "topic_prefix")
 _RATES = ("max_error_rate", "max_escalation_rate", "min_confidence", "max_confidence_drop")
 _PATHS = ("state", "root", "ca", "cert", "cert_key", "hold", "token")
 
@@ -65,6 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--poll", type=float, metavar="SECONDS", help="between looks without a hint (default 60)")
     parser.add_argument("--once", action="store_true", help="look once, send the reports, end; 1 if refused")
     parser.add_argument("--json", action="store_true", help="print events as JSON, one a line")
+    parser.add_argument("--client-id", metavar="ID", help="name of the session (default edge-FLEET-DEVICE)")
+    parser.add_argument("--topic-prefix", metavar="LEVELS/", help="before every topic, such as factory/2/")
     parser.add_argument("--ca", type=Path, help="PEM file of authorities to trust for mqtts")
     parser.add_argument("--cert", type=Path, help="PEM file of the device's certificate")
     parser.add_argument("--cert-key", type=Path, help="PEM file of its key")
@@ -107,11 +109,11 @@ def run(args: argparse.Namespace) -> int:
             setattr(args, name, getattr(known, name))
     if args.cert is None and known is not None:
         args.cert, args.cert_key = known.certificate, known.key
-    broker = Broker.parse(args.broker, ca=args.ca, certificate=args.cert, key=args.cert_key)
+    tls = {"ca": args.ca, "certificate": args.cert, "key": args.cert_key}
+    broker = Broker.parse(args.broker, **tls, client_id=args.client_id, prefix=args.topic_prefix or "")
     rates = {name: getattr(args, name) for name in _RATES}
     soak = Soak(args.soak or 0.0, args.soak_requests or 0, **{k: v for k, v in rates.items() if v is not None})
     rules = Rules(args.max_rate, Hours.parse(args.hours) if args.hours else None, hold=args.hold)
-    tls = {"ca": args.ca, "certificate": args.cert, "key": args.cert_key}
     web = Ranges(args.repository, token=args.token, rate=args.max_rate, **tls) if args.repository else None
     limited = args.max_latency is not None or args.max_memory is not None
 

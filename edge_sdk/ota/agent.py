@@ -115,7 +115,7 @@ class OtaAgent:
         names = _checked(models)
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self.device = check_id("device", device)
-        self._topics = Topics(fleet, device)
+        self._topics = Topics(fleet, device, self.broker.prefix)
         self._poll_seconds = poll_seconds
         rate = rules.bytes_per_second if rules is not None else None
         self._channel = Channel(self._request, window=window, timeout=request_timeout, rate=rate)
@@ -145,7 +145,7 @@ class OtaAgent:
         self._judged = 0.0
         self._link = Link(
             self.broker,
-            f"edge-{fleet}-{device}",
+            self.broker.client_id or f"edge-{fleet}-{device}",
             subscriptions=[(self._topics.reply, 0), (self._topics.desired, 1)],
             on_message=self._message,
             on_connected=self._connected,

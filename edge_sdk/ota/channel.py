@@ -134,6 +134,7 @@ class Channel:
         flights: dict[bytes, _Flight] = {}
         self.silent = ""
         pacer = self._pacer
+        pacer.begin()
         while waiting or flights:
             while waiting and len(flights) < pacer.window and (not flights or time.monotonic() >= pacer.due):
                 self._pause(pacer.due)

@@ -49,6 +49,10 @@ class Broker:
         Credentials, or None.
     ca, certificate, key
         PEM files: authorities to trust (None: the system's), and the client's own certificate and key.
+    client_id
+        Name of the session, where the broker asks for one of its own; None: made of fleet and device.
+    prefix
+        Stands before every topic, such as ``factory/2/``.
     """
 
     host: str
@@ -59,6 +63,8 @@ class Broker:
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    client_id: str | None = None
+    prefix: str = ""
 
     @classmethod
     def parse(cls, url: str, **options: Any) -> Broker:

@@ -56,6 +56,10 @@ class Pacer:
         """How many requests may be under way now."""
         return int(self._open)
 
+    def begin(self) -> None:
+        """Begin another transfer: refusals of the one before are not held against it."""
+        self._refused_since = None
+
     def sent(self) -> None:
         """Count a request that has just left."""
         if self._gap:

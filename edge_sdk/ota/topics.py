@@ -40,6 +40,7 @@ REPORT_BURST = 100
 
 _ROOT = "edge/v1"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PREFIX = re.compile(r"(?=.{0,64}\Z)(?:[A-Za-z0-9_.:$@-]+/)*")
 
 
 def check_id(kind: str, value: str) -> str:
@@ -66,18 +67,27 @@ def device_and_model(place: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The topics of one device in one fleet; ``device="+"`` gives the filters of the repository service."""
+    """The topics of one device in one fleet; ``device="+"`` gives the filters of the repository service.
+
+    ``prefix`` stands before all of them: levels that each end with a slash.
+    """
 
     fleet: str
     device: str
+    prefix: str = ""
 
     def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.prefix):
+            raise InputError(
+                f"topic prefix {self.prefix!r} is not levels of letters, digits, '_', '.', ':', '$', '@', '-', "
+                "each ending with '/', of at most 64 characters"
+            )
         check_id("fleet", self.fleet)
         if self.device != "+":
             check_id("device", self.device)
 
     def _of(self, kind: str) -> str:
-        return f"{_ROOT}/{self.fleet}/device/{self.device}/{kind}"
+        return f"{self.prefix}{_ROOT}/{self.fleet}/device/{self.device}/{kind}"
 
     @property
     def get(self) -> str:
@@ -105,12 +115,14 @@ class Topics:
         return self._of("status")
 
     @classmethod
-    def parse(cls, topic: str) -> tuple[Topics, str] | None:
+    def parse(cls, topic: str, prefix: str = "") -> tuple[Topics, str] | None:
         """Return a topic's device topics and kind, or None if it is not one of ours."""
-        parts = topic.split("/")
+        if not topic.startswith(prefix):
+            return None
+        parts = topic.removeprefix(prefix).split("/")
         if len(parts) != 6 or "/".join(parts[:2]) != _ROOT or parts[3] != "device":
             return None
         try:
-            return cls(check_id("fleet", parts[2]), check_id("device", parts[4])), parts[5]
+            return cls(check_id("fleet", parts[2]), check_id("device", parts[4]), prefix), parts[5]
         except InputError:
             return None

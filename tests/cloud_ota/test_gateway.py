@@ -334,3 +334,42 @@ def test_workers_share_requests_and_reports(tmp_path: Path, engine: Engine) -> N
 
 def logs(fleet: Fleet) -> list[Path]:
     return list(fleet.repository.folder.glob("reports*.jsonl"))
+
+
+def test_topics_and_sessions_are_named_as_the_broker_wants_them(tmp_path: Path, broker: str) -> None:
+    heard: list[str] = []
+    every = [("#", 1)]
+    listener = Link(Broker.parse(broker), "listener", subscriptions=every, on_message=lambda m: heard.append(m.topic))
+    listener.connect()
+    fleet = Fleet(tmp_path, broker, prefix="factory/2/", client_id="our-service")
+    fleet.serve()
+    fleet.ship_version("1.0.0")
+    assert fleet.check(broker=Broker.parse(broker, prefix="factory/2/", client_id="our-device")) == "active"
+    kinds = {"get", "reply", "desired", "update", "status"}
+    own = f"factory/2/edge/v1/{fleet.name}/device/cam-1/"
+    wait_for(lambda: {own + kind for kind in kinds} <= set(heard))
+    assert not [topic for topic in heard if fleet.name in topic and not topic.startswith(own)]
+    with fleet.agent(broker=Broker.parse(broker, prefix="factory/2/", client_id="our-device")) as agent:
+        agent.start()
+        for name, link in (("our-service", fleet.gateway._link), ("our-device", agent._link)):
+            second = Link(Broker.parse(broker), name)  # a broker has one session of a name
+            second.connect()
+            wait_for(lambda link=link: not link.connected)
+            second.close()
+    fleet.stop()
+    listener.close()
+
+
+@pytest.mark.parametrize("prefix", ["/", "factory", "a//", "+/", "#/", "a/\n", "a/" * 33, "\u00e4/"])
+def test_a_topic_prefix_of_another_form_is_refused(prefix: str) -> None:
+    with pytest.raises(InputError, match="each ending with '/'"):
+        Topics("f", "d", prefix)
+
+
+def test_a_topic_prefix_that_is_none_is_one_line(tmp_path: Path) -> None:
+    folder = Fleet(tmp_path, "").repository.folder
+    agent = ["agent", "--state", tmp_path / "state", "--device", "cam-1", "--root", folder / "root.json"]
+    for command in (["ota", "serve", folder], agent):
+        done = edge_sdk(*command, "--broker", "mqtt://127.0.0.1:1", "--fleet", "f", "--topic-prefix", "factory")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "topic prefix 'factory' is not levels" in done.stderr

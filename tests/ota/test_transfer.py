@@ -126,6 +126,19 @@ def test_a_service_that_only_refuses_fails_the_transfer_after_few_requests(hint:
     assert len(sent) < 200
 
 
+def test_refusals_of_an_earlier_transfer_do_not_fail_the_next_one() -> None:
+    statuses = iter(["429"] * 100)
+
+    def send(payload: bytes, correlation: bytes) -> None:
+        channel.deliver(correlation, payload, {"status": next(statuses, "200"), "size": "0", "retry": "0.02"})
+
+    channel = Channel(send, timeout=0.1, attempts=2)
+    with pytest.raises(TransferError, match="asks too often"):
+        list(channel.fetch([{"block": 0}]))
+    statuses = iter(["429"])
+    assert [reply.status for _, reply in channel.fetch([{"block": 0}])] == [200]
+
+
 def test_a_repository_that_stays_silent_fails_the_transfer() -> None:
     channel = Channel(lambda payload, correlation: None, timeout=0.01, attempts=3)
     with pytest.raises(TransferError, match="did not answer within 3 attempts"):
