@@ -80,8 +80,13 @@ def unpack(archives, root):
 
 def settle(root):
     """Write what the packages' scripts would, as far as anything here needs it."""
-    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
-    (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    # there is but one user in the namespace, whom mosquitto would leave for another
+    broker = root / "usr/local/sbin/mosquitto"
+    broker.parent.mkdir(parents=True, exist_ok=True)
+    broker.write_text('#!/bin/sh\necho "user root" >> "$2"\nexec /usr/sbin/mosquitto "$@"\n')
+    broker.chmod(0o755)
     (root / "etc/hosts").write_text("127.0.0.1 localhost raspberrypi\n::1 localhost\n")
     (root / "etc/hostname").write_text("raspberrypi\n")
     (root / SITE).mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ from hypothesis import settings
 
 MOST_EXAMPLES = 15
 SHOWN = 12
-TOO_DEAR = ()
 
 _costs = {}
 
