@@ -78,7 +78,8 @@ def build_ours(cache, root):
     if folder.exists():
         return folder
     building = cache / "building"
-    for old in (building, *cache.glob("ours-*")):
+    earlier = sorted(cache.glob("ours-*"), key=lambda path: path.stat().st_mtime)
+    for old in (building, *earlier[:-2]):  # another run may use one of the last
         shutil.rmtree(old, ignore_errors=True)
     includes = [root / "usr/include/python3.11", root / "usr/include"]
     wheel = wheels.build("aarch64", "3.11", building, cache, includes)
