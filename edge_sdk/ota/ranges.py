@@ -144,6 +144,8 @@ class Ranges:
         headers = {"Range": f"bytes={first}-{first + BLOCK_BYTES - 1}", "Accept-Encoding": "identity"}
         if self._token is not None:
             token = self._token.read_text().strip() if isinstance(self._token, Path) else self._token
+            if not (token.isascii() and token.isprintable()):  # the library's own refusal shows it
+                raise TransferError(f"the token for the repository at {self} is not one line of ASCII")
             headers["Authorization"] = f"Bearer {token}"
         connection = self._connection or self._connect()
         if connection.sock is not None:
