@@ -16,7 +16,7 @@ import numpy as np
 from edge_sdk import canonical
 from edge_sdk.cloud.saved_model import SavedModel
 from edge_sdk.cloud.training import data, evaluate, loop
-from edge_sdk.cloud.training.trained import RECORD_FILE
+from edge_sdk.cloud.training.trained import MODEL_FILE, RECORD_FILE
 from edge_sdk.compression import archives
 from edge_sdk.compression.distill import student
 from edge_sdk.compression.ingest import ingest
@@ -113,6 +113,8 @@ def open_model(
             "(its --model takes one of your own), and the steps in Python any"
         )
     name = _called(source)
+    if isinstance(source, str | Path) and of_training(Path(source).parent) and Path(source).name == MODEL_FILE:
+        raise InputError(f"{name} has its processing in it; name its folder, {Path(source).parent}")
     shape = _shape(source, name, size)
     spec = _spec(name, shape, processing)
     _check_seen(name, spec, splits.train)

@@ -14,7 +14,7 @@ from edge_sdk.errors import CompressionError, EdgeSdkError
 from edge_sdk.processing import ProcessingSpec
 from edge_sdk.processing.keras import ProcessingLayer
 
-__all__ = ["RECORD_FILE", "Trained", "load_trained"]
+__all__ = ["MODEL_FILE", "RECORD_FILE", "Trained", "load_trained"]
 
 MODEL_FILE = "model.keras"
 RECORD_FILE = "training.json"

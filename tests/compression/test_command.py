@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,17 @@ def test_an_onnx_model_teaches_a_small_network_for_the_runtime_of_onnx(
     assert set(printed["accuracy"]) == {"teacher", "student_distilled", "student_int8"}
     assert printed["accuracy"]["student_int8"]["test"]["value"] > 0.8
     assert Bundle.open(tmp_path / "small.edge").manifest.artifacts[0].runtime == "onnx"
+
+
+def test_the_model_file_of_a_training_folder_is_taken_with_its_folder_only(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "taught"
+    folder.mkdir()
+    (folder / "training.json").write_text("{}")
+    shutil.copy(room / "own.keras", folder / "model.keras")
+    assert run(room, tmp_path, f"{folder / 'model.keras'} --processing unit") == 2
+    assert f"name its folder, {folder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
