@@ -105,7 +105,7 @@ def test_a_source_distribution_installs_where_a_compiler_is(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
     python = tmp_path / "venv/bin/python"
     pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{archive}[litert,image]"]
-    subprocess.run(pip, check=True, timeout=600, cwd=tmp_path)
+    subprocess.run(pip, check=True, timeout=850, cwd=tmp_path)
     assert pack_and_predict([python], tmp_path) >= 0.8
 
 
