@@ -8,6 +8,7 @@ fails, the version that runs goes on running. What becomes of one model is in `e
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -82,7 +83,7 @@ class OtaAgent:
     Raises
     ------
     InputError
-        An id, a model's name, the broker's URL or the root's path has another form.
+        An id, a model's name, the broker's URL or the root's path has another form, or a number is out of its range.
     TrustError
         The root is not valid root metadata with a threshold of two.
     StorageError
@@ -113,6 +114,8 @@ class OtaAgent:
         models: Sequence[str] = (),
     ) -> None:
         names = _checked(models)
+        if not 0 < poll_seconds < math.inf:
+            raise InputError(f"{poll_seconds} seconds between two looks: say a number above 0")
         self.broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self.device = check_id("device", device)
         self._topics = Topics(fleet, device, self.broker.prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -34,15 +35,15 @@ class Pace:
     Raises
     ------
     InputError
-        The rate is not positive, or the burst below one.
+        The rate is not positive and finite, or the burst below one.
     """
 
     rate: float = REPORT_RATE
     burst: int = REPORT_BURST
 
     def __post_init__(self) -> None:
-        if not (self.rate > 0 and self.burst >= 1):
-            raise InputError(f"{self.rate} reports a second, {self.burst} at once: none would ever leave")
+        if not (0 < self.rate < math.inf and self.burst >= 1):
+            raise InputError(f"{self.rate} reports a second, {self.burst} at once: say numbers above 0")
 
 
 class Reporter:

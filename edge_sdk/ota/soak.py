@@ -85,9 +85,9 @@ class Soak:
     max_confidence_drop: float | None = None
 
     def __post_init__(self) -> None:
-        if self.seconds < 0 or self.requests < 0 or (self.requests and not self.seconds):
-            raise InputError("a trial has seconds and requests of at least 0, and seconds where it has requests")
-        if self.deadline is not None and self.deadline < self.seconds:
+        if not 0 <= self.seconds < math.inf or self.requests < 0 or (self.requests and not self.seconds):
+            raise InputError("a trial has seconds and requests, 0 or above, and seconds where it has requests")
+        if self.deadline is not None and not self.deadline >= self.seconds:
             raise InputError("the trial's deadline is before its end")
         for name in ("max_error_rate", "max_escalation_rate", "min_confidence", "max_confidence_drop"):
             value = getattr(self, name)

@@ -261,6 +261,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(fleet: Fleet, unmakeable_path:
         OtaAgent(unmakeable_path, fleet.broker, "f", "d", fleet.repository.root_path)
 
 
+@pytest.mark.parametrize("seconds", [0.0, -5.0, float("nan"), float("inf")])
+def test_looks_that_would_have_no_pause_or_no_end_of_one_are_refused(fleet: Fleet, seconds: float) -> None:
+    with pytest.raises(InputError, match="say a number above 0"):
+        fleet.agent(poll_seconds=seconds)
+
+
 @pytest.mark.parametrize("device", ["", "../x", "a/b", "+", "#", "a" * 65])
 def test_a_device_id_that_could_leave_its_topics_is_refused(fleet: Fleet, device: str) -> None:
     with pytest.raises(InputError):

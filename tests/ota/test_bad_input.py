@@ -168,3 +168,10 @@ def test_a_clock_that_begins_at_1970_is_no_hindrance(fleet: Fleet, tmp_path: Pat
         assert done.returncode == 0, done.stderr
         last = json.loads(done.stdout.splitlines()[-1])
         assert (last["state"], last["version"], last["time"][:10]) == ("active", version, "1970-01-01")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--poll", "nan"), ("--soak", "nan"), ("--report-rate", "inf")])
+def test_a_number_by_which_an_agent_would_wait_for_ever_or_not_at_all_is_one_line(
+    fleet: Fleet, tmp_path: Path, option: str, value: str
+) -> None:
+    assert "above" in one_line(*options(fleet, tmp_path / "state"), option, value)

@@ -225,7 +225,11 @@ def test_early_in_a_trial_only_what_chance_does_not_explain_ends_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"seconds": -1}, {"requests": 5}, {"seconds": 2, "deadline": 1}, {"max_error_rate": 2}]
+    "values",
+    [
+        *({"seconds": -1}, {"seconds": float("nan")}, {"seconds": float("inf")}, {"requests": 5}),
+        *({"seconds": 2, "deadline": 1}, {"seconds": 2, "deadline": float("nan")}, {"max_error_rate": 2}),
+    ],
 )
 def test_a_trial_that_makes_no_sense_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(InputError):
