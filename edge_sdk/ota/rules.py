@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 from edge_sdk.errors import InputError, TransferError
+from edge_sdk.ota.channel import Reply, Source
 
-__all__ = ["Hours", "Rules"]
+__all__ = ["Hours", "Ruled", "Rules"]
+
+_LOOK_SECONDS = 1.0
 
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
@@ -42,18 +47,18 @@ class Hours:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a download has to keep to. Where it may not begin, the device is idle and looks again.
+    """What a download has to keep to. Where it may not begin or go on, the device is idle and looks again.
 
     Attributes
     ----------
     bytes_per_second
         Average rate of blocks.
     hours
-        When a download may begin or go on after a cut.
+        When bundles may be fetched.
     metered
-        Returns whether the link costs money now; nothing is fetched then.
+        Returns whether the link costs money now; nothing is fetched then. Asked once a second.
     hold
-        No download begins while a file of this name exists: a link that is metered, work that must not be disturbed.
+        Nothing is fetched while a file of this name exists: a link that is metered, work that must not be disturbed.
 
     Raises
     ------
@@ -78,3 +83,26 @@ class Rules:
             raise TransferError("an update waits: the link is metered")
         if self.hold is not None and self.hold.exists():
             raise TransferError(f"an update waits while there is {self.hold}")
+
+
+class Ruled:
+    """A source that looks once a second whether rules still allow to fetch; what has come by then is kept.
+
+    Parameters
+    ----------
+    source
+        Where blocks come from.
+    rules
+        Checked by whoever begins a download.
+    """
+
+    def __init__(self, source: Source, rules: Rules) -> None:
+        self._source, self._rules, self._due = source, rules, monotonic() + _LOOK_SECONDS
+
+    def fetch(self, requests: Sequence[Mapping[str, Any]], /) -> Iterator[tuple[int, Reply]]:
+        """Yield the reply to each request with its index; raise `TransferError` where nothing may be fetched now."""
+        for answer in self._source.fetch(requests):
+            yield answer
+            if monotonic() >= self._due:
+                self._rules.check()
+                self._due = monotonic() + _LOOK_SECONDS

@@ -19,14 +19,14 @@ from edge_sdk.errors import (
     TrustError,
     one_line,
 )
-from edge_sdk.ota.channel import Channel
+from edge_sdk.ota.channel import Channel, Source
 from edge_sdk.ota.installer import Installer
 from edge_sdk.ota.patching import Patches
 from edge_sdk.ota.patience import Patience
 from edge_sdk.ota.ranges import Ranges
 from edge_sdk.ota.records import Assignment, Event, State, Target
 from edge_sdk.ota.reporting import Reporter, now
-from edge_sdk.ota.rules import Rules
+from edge_sdk.ota.rules import Ruled, Rules
 from edge_sdk.ota.slots import Installed
 from edge_sdk.ota.transfer import Download
 from edge_sdk.ota.trust import Trust
@@ -210,14 +210,16 @@ class Updates:
     def _install(self, assignment: Assignment, target: Target, trial: str) -> State:
         download = Download(self.folder / "download", target)
         download.discard_others()
+        sources: Sequence[Source] = self._shop.sources
         if self._shop.rules is not None:
             self._shop.rules.check()
+            sources = [Ruled(source, self._shop.rules) for source in sources]
         self._say("downloading")
-        trouble = self._patches.fill(download, target, assignment, self._shop.source)
+        trouble = self._patches.fill(download, target, assignment, sources[0])
         if trouble and not self._shop.stopped.is_set():
             self._say("downloading", trouble)
         try:
-            path = self._patience.fetch(download, trial, self._shop.sources)
+            path = self._patience.fetch(download, trial, sources)
         except TrustError as error:
             return self._refused(one_line(error, 500), self._patience.rounds(trial))
         self._patches.clear()

@@ -13,6 +13,7 @@ from edge_sdk.errors import HealthError, InputError, TransferError
 from edge_sdk.ota import Hours, Limits, Rules
 from edge_sdk.ota.channel import Channel
 from edge_sdk.ota.health import probe
+from edge_sdk.ota.topics import BLOCK_BYTES
 from outside.services import edge_sdk
 from outside.updates import Fleet, make_bundle
 
@@ -83,6 +84,24 @@ def test_an_update_waits_while_the_link_is_metered_or_held_and_then_goes_on(flee
     assert fleet.states() == [("idle", "1.0.0")] * 2
     hold.unlink()
     assert fleet.check(rules=Rules(hold=hold, metered=lambda: False)) == "active"
+
+
+def test_a_download_stops_when_the_link_becomes_metered_and_what_came_is_kept(fleet: Fleet, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, "1.0.0", golden_kib=1500)
+    fleet.ship(bundle)
+    asked: list[bool] = []
+
+    def becomes_metered() -> bool:
+        asked.append(len(asked) > 0)
+        return asked[-1]
+
+    assert fleet.check(rules=Rules(500_000, metered=becomes_metered)) == "idle"
+    assert asked == [False, True]
+    stopped = fleet.events[-1]
+    assert "the link is metered" in stopped.reason
+    assert BLOCK_BYTES < stopped.bytes < bundle.stat().st_size
+    assert fleet.check(rules=Rules(metered=lambda: False)) == "active"
+    assert fleet.events[-1].bytes < bundle.stat().st_size - stopped.bytes / 2
 
 
 def test_replies_take_no_more_than_the_rate_allows() -> None:
