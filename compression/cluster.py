@@ -30,6 +30,7 @@ Start = Literal["kmeans++", "density", "linear"]
 ROUNDS = 100
 SETTLING = 20  # rounds; training goes on with them
 COMPARED = 64  # borders
+EVERY = 3  # steps: weights move little in one, and to share them takes a tenth of a small network's
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,7 @@ class _Following(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, kernel: Any, count: int, wanted: Clustering, rng: np.random.Generator) -> None:
         super().__init__()
         self.kernel = kernel
+        self.steps = 0
         value = keras.ops.convert_to_numpy(kernel)
         self.shape = value.shape
         self.free = np.flatnonzero(value)
@@ -218,7 +220,16 @@ class _Following(keras.callbacks.Callback):  # type: ignore[misc]
         self._assign(values)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Let the weights take the step that the kernel took, and the kernel be their centres again."""
+        """Let the weights take the steps that the kernel took, and the kernel be their centres again."""
+        self.steps += 1
+        if self.steps % EVERY == 0:
+            self._follow()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Share the weights as they are in the end."""
+        self._follow()
+
+    def _follow(self) -> None:
         if not len(self.weights):
             return
         self.weights += self._of(self.kernel.value.numpy()) - self.seen
