@@ -222,13 +222,12 @@ def test_two_cannot_have_one_folder(tmp_path):
 def test_a_child_that_was_forked_does_not_keep_the_folder(tmp_path):
     code = (
         "import os, sys, time; from edge_sdk.client import Outbox; o = Outbox(sys.argv[1])\n"
-        "if os.fork() == 0: time.sleep(60)\n"
-        "print(os.getpid(), flush=True); time.sleep(60)"
+        "os.fork(); print(os.getpid(), flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-P", "-W", "ignore", "-c", code, tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
-            assert process.stdout.readline()
+            assert process.stdout.readline() != process.stdout.readline(), "parent and child are there"
             process.kill()
             process.wait(10)
             Outbox(tmp_path).close()
