@@ -30,7 +30,7 @@ Start = Literal["kmeans++", "density", "linear"]
 ROUNDS = 100
 SETTLING = 20  # rounds; training goes on with them
 COMPARED = 64  # borders
-EVERY = 3  # steps: weights move little in one, and to share them takes a tenth of a small network's
+EVERY = 3  # steps: weights move little in one, and sharing in each took a tenth of a small network's training
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Clustering:
         nearest value. Otherwise one that occurs often is preferred, zero among them where there are zeros: each
         bit that this saves may cost so many times the mean squared error of the nearest values.
     fitting
-        The training: each weight goes on learning, is seen as the nearest centre, and may so change its
-        cluster; centres follow their weights.
+        The training: each weight goes on learning, gets the nearest centre for its value every third step and in the
+        end, and may so change its cluster; centres follow their weights.
 
     Raises
     ------

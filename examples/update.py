@@ -16,6 +16,7 @@ import queue
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -134,7 +135,7 @@ def run(folder: Path) -> Outcome:
             if len(ends) == 1:  # there was nothing to predict with before
                 app.start()
                 stack.callback(app.stop)
-            threading.Event().wait(1.0)  # frames that the version answers
+            time.sleep(1.0)  # frames that the version answers
         app.stop()
         if app.error is not None:
             raise ServiceError(f"the app failed: {app.error}")

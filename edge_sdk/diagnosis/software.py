@@ -98,4 +98,5 @@ def _problem(module: str) -> str:
         return "it was made for another processor (illegal instruction)"
     if done.returncode < 0:
         return f"its import ended with {signal.Signals(-done.returncode).name}"
-    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
+    said = done.stderr.strip().splitlines() or [f"its import ended with exit code {done.returncode}"]
+    return said[-1] if done.returncode else ""

@@ -76,6 +76,14 @@ def test_doctor_names_a_runtime_that_was_made_for_another_processor(tmp_path):
     assert done.returncode == 1
 
 
+def test_doctor_bears_a_runtime_that_ends_its_process_without_a_word(tmp_path):
+    (tmp_path / "tflite_runtime").mkdir()
+    (tmp_path / "tflite_runtime/__init__.py").write_text("import os; os._exit(7)")
+    done = edge_sdk("doctor", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert "tflite-runtime cannot be used: its import ended with exit code 7" in done.stdout
+    assert done.returncode == 1
+
+
 def test_doctor_says_no_to_a_32_bit_python_on_a_64_bit_kernel():
     program = (
         "import sys; import edge_sdk.ext; sys.maxsize = 2**31 - 1\n"
