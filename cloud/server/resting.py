@@ -19,7 +19,7 @@ from edge_sdk.errors import NotReadyError
 __all__ = ["Resting", "memory_in_use"]
 
 _FEW = 8  # streams that may hold a message each
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 _SURE_SECONDS = 0.25  # that a message has to come in, even then
 _EACH_BYTES = 384 * 2**10  # of a stream: what gRPC takes in unasked, and what it is made of itself
 _NAMES = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")

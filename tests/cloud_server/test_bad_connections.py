@@ -141,8 +141,8 @@ def test_streams_whose_message_does_not_come_are_ended_where_they_take_too_much_
         crowd = [Loris(server.ready["grpc"], calls=8, size=8 * 2**20, method="ModelStreamInfer") for _ in range(8)]
         for one in crowd:
             stack.callback(one.connection.close)
-        push(crowd, 2.0)
-        assert resident(server) - before < 448 * 2**20, "of 512 MiB that they would send"
+        push(crowd, 4.0, rate=150 * 2**20)  # what comes faster than it is looked at is another matter
+        assert resident(server) - before < 320 * 2**20, "of 512 MiB that they would send"
         assert any(one.ended for one in crowd)
         outgoing.put(request)
         assert next(answers).infer_response.outputs, "it had only rested"
