@@ -1,27 +1,27 @@
-"""The health probe: a new version must answer on this device as it did where it was packed, fast and small enough."""
+"""The health probe: a new version must answer on this device as it did where it was packed, fast and small enough.
+
+It answers in a process of its own, which may crash without the agent, and takes the runtime's memory along.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import resource
-import statistics
-import subprocess
-import sys
-import time
+import logging
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from edge_sdk.bundle import Bundle, GoldenSet
-from edge_sdk.errors import HealthError, InputError
-from edge_sdk.model import EdgeModel
-from edge_sdk.verification import verify
+from edge_sdk import children
+from edge_sdk.bundle import Bundle
+from edge_sdk.errors import HealthError, InputError, InstallError
 
 __all__ = ["Limits", "probe"]
 
-_SECONDS = 300.0
+log = logging.getLogger("edge_sdk.ota.health")
+
+_SECONDS = 900.0
+_FAULTS = (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE)  # of a model or a runtime; others may come of a lack of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Limits:
 def probe(
     bundle: Bundle, limits: Limits | None = None, own: Callable[[Bundle], object] | None = None
 ) -> dict[str, Any]:
-    """Run a bundle's golden examples through its processing and model on this device.
+    """Run a bundle's golden examples through its processing and model on this device, in a process of its own.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def probe(
     limits
         What it may take; by default anything.
     own
-        The app's own probe, last; whatever it raises is why the version is refused.
+        The app's own probe, last and in this process; whatever it raises is why the version is refused.
 
     Returns
     -------
@@ -77,60 +77,53 @@ def probe(
     Raises
     ------
     HealthError
-        An output or a processed tensor is not as stored, a limit is not kept, the app's probe refuses, or
-        the model cannot be run at all.
+        An output or a processed tensor is not as stored, a limit is not kept, the app's probe refuses, or the model
+        cannot be run at all, crashes, or takes 15 minutes. Its cause is an ``OSError`` where that may have been the
+        device's fault.
+    InstallError
+        The process cannot be started, or was ended before it had an answer: nothing is known of the version.
     """
-    try:
-        measured: dict[str, Any] = dict(verify(bundle))
-        if limits is not None:
-            measured |= _measure(bundle, limits)
-        if own is not None:
+    name = f"{bundle.manifest.name}-{bundle.manifest.version}"
+    measured = _examined(bundle, limits.runs if limits else 0, name)
+    if "refused" in measured:
+        cause = OSError(measured["refused"]) if measured["passing"] else None
+        raise HealthError(f"{name} is not healthy: {measured['refused']}") from cause
+    found: dict[str, Any] = measured["measured"]
+    reason = None if limits is None else _beyond(limits, found)
+    if reason is not None:
+        raise HealthError(f"{name} is not healthy: {reason}")
+    if own is not None:
+        try:
             own(bundle)
-    except Exception as error:  # a runtime may raise anything on a bad model; none of it may end the agent
-        raise HealthError(f"{bundle.manifest.name}-{bundle.manifest.version} is not healthy: {error}") from error
-    return measured
+        except Exception as error:  # whatever an app raises; none of it may end the agent
+            raise HealthError(f"{name} is not healthy: {error}") from error
+    return found
 
 
-def _measure(bundle: Bundle, limits: Limits) -> dict[str, float]:
-    # in a process of its own: this one may have memory at hand from models that it ran before
-    command = [sys.executable, "-P", "-m", "edge_sdk.ota.health", str(bundle.path), str(limits.runs)]
-    known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # a runtime may be on a path added by hand
+def _examined(bundle: Bundle, runs: int, name: str) -> dict[str, Any]:
+    if not children.possible():
+        from edge_sdk.ota.examining import examine
+
+        log.warning("%s is checked in this process, as there is no interpreter to start another with", name)
+        return dict(json.loads(examine(str(bundle.path), str(runs))))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, env=known)
-    except subprocess.TimeoutExpired as error:
-        raise HealthError(f"it does not answer {limits.runs} times within {_SECONDS:g} s") from error
-    if done.returncode != 0:
-        raise HealthError(f"the process that measures it failed: {done.stderr.strip().splitlines()[-1:]}")
-    measured: dict[str, float] = json.loads(done.stdout)
+        ended = children.ask("edge_sdk.ota.examining:examine", str(bundle.path), str(runs), seconds=_SECONDS)
+    except TimeoutError as error:
+        raise HealthError(f"{name} is not healthy: it does not answer within {_SECONDS:g} s") from error
+    except OSError as error:
+        raise InstallError(f"{name} cannot be checked: no process can be started ({error.strerror})") from error
+    if -ended.code in _FAULTS:
+        raise HealthError(f"{name} is not healthy: the process that runs it crashed ({ended})")
+    if ended.code:
+        raise InstallError(f"{name} could not be checked: the process that runs it ended early ({ended})")
+    return dict(json.loads(ended.said))
+
+
+def _beyond(limits: Limits, measured: dict[str, Any]) -> str | None:
+    """Return which limit is not kept, or None."""
     latency, memory = measured["latency"], measured["memory"]
     if limits.latency is not None and latency > limits.latency:
-        raise HealthError(f"an answer takes {latency * 1e3:.3g} ms; {limits.latency * 1e3:.3g} ms are allowed")
+        return f"an answer takes {latency * 1e3:.3g} ms; {limits.latency * 1e3:.3g} ms are allowed"
     if limits.memory is not None and memory > limits.memory:
-        raise HealthError(f"it takes {memory / 1e6:.3g} MB of memory; {limits.memory / 1e6:.3g} MB are allowed")
-    return measured
-
-
-def _main(folder: str, runs: int) -> None:
-    bundle = Bundle.open(folder)
-    inputs, before, seconds = GoldenSet.from_bundle(bundle).inputs, _resident(), []
-    with EdgeModel(bundle) as model:
-        model.golden(inputs[0])
-        for run in range(runs):
-            started = time.perf_counter()
-            model.golden(inputs[run % len(inputs)])
-            seconds.append(time.perf_counter() - started)
-        measured = {"latency": statistics.median(seconds), "memory": max(0, _resident() - before)}
-    sys.stdout.write(json.dumps(measured))
-
-
-def _resident() -> int:
-    """Return this process's memory in bytes; where only its peak is known, that."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+        return f"it takes {memory / 1e6:.3g} MB of memory; {limits.memory / 1e6:.3g} MB are allowed"
+    return None

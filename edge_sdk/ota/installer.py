@@ -118,7 +118,7 @@ class Installer:
         TrustError, BundleError, HealthError
             It is not what was assigned, or not healthy; the slot is cleared, and the failure remembered.
         InstallError, StorageError
-            The disk refuses.
+            The disk refuses, or the version could not be tried; it may be installed again.
         """
         slot = None
         try:
@@ -127,9 +127,7 @@ class Installer:
             say("installing")
             slot, staged = self.slots.stage(bundle)
             say("testing")
-            if self.memory.begin_trial(target.sha256) > _MAX_TRIALS:
-                raise HealthError(f"the probe did not end in {_MAX_TRIALS} trials")
-            health.probe(staged, self._limits, self._probe)
+            self._try(staged, self.memory.begin_trial(target.sha256))
         except (TrustError, BundleError, HealthError) as error:
             self._failed(error, target, assignment)
             if slot is not None:
@@ -150,10 +148,21 @@ class Installer:
         self._since = time.monotonic()
         return installed
 
+    def _try(self, staged: Bundle, trial: int) -> None:
+        if trial > _MAX_TRIALS:
+            raise HealthError(f"the probe did not end in {_MAX_TRIALS} trials")
+        try:
+            health.probe(staged, self._limits, self._probe)
+        except InstallError as error:
+            if trial < _MAX_TRIALS:
+                raise
+            raise HealthError(f"{error}, the last of {_MAX_TRIALS} times") from error
+
     def _failed(self, error: TrustError | BundleError | HealthError, target: Target, assignment: Assignment) -> None:
         """Remember a failure: of unhealthy bytes for good, else under this assignment."""
         # a full memory or disk may pass, and only this assignment is given up
-        for_good = isinstance(error, HealthError) and not isinstance(error.__cause__, (MemoryError, OSError))
+        passing = isinstance(error.__cause__, (MemoryError, OSError, InstallError))
+        for_good = isinstance(error, HealthError) and not passing
         self.memory.fail(target.sha256, assignment.counter, one_line(error, 500), for_good=for_good)
 
     def watch(self) -> bool:

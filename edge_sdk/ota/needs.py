@@ -9,7 +9,7 @@ from typing import Any
 
 import edge_sdk
 from edge_sdk.errors import InputError, MissingExtraError, ModelError
-from edge_sdk.runtime.opening import find_runtime
+from edge_sdk.runtime.opening import check_runtime
 
 __all__ = ["Needs", "precedence"]
 
@@ -57,7 +57,7 @@ class Needs:
             return f"it needs edge-sdk {self.sdk}; {edge_sdk.__version__} is here"
         if self.runtime:
             try:
-                find_runtime(self.runtime)
+                check_runtime(self.runtime)
             except (MissingExtraError, ModelError) as error:
                 return f"it needs the runtime {self.runtime}: {error}"
         return None

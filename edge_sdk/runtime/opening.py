@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edge_sdk.errors import InputError, MissingExtraError, ModelError
-from edge_sdk.runtime.base import Session
 
-__all__ = ["Threads", "find_runtime", "open_session"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from edge_sdk.runtime.base import Session
+
+__all__ = ["Threads", "check_runtime", "find_runtime", "open_session"]
 
 _BUILT_IN = {
-    # by name: module, distribution and extra
-    "litert": ("edge_sdk.runtime.litert", "ai-edge-litert", "litert"),
-    "onnx": ("edge_sdk.runtime.onnx", "onnxruntime", "onnx"),
+    # by name: module, distribution and extra, and the packages one of which it imports
+    "litert": ("edge_sdk.runtime.litert", "ai-edge-litert", "litert", ("ai_edge_litert", "tflite_runtime")),
+    "onnx": ("edge_sdk.runtime.onnx", "onnxruntime", "onnx", ("onnxruntime",)),
 }
 
 
@@ -63,20 +68,37 @@ def open_session(model: Path | bytes, runtime: str, *, threads: Threads = 1, del
 def find_runtime(runtime: str) -> Callable[[Path | bytes, int, str | None], Session]:
     """Return what opens models in the named runtime; raise as `open_session` does if it is not installed."""
     if runtime in _BUILT_IN:
-        module, distribution, extra = _BUILT_IN[runtime]
+        module, distribution, extra, _ = _BUILT_IN[runtime]
         try:
             built_in: Callable[[Path | bytes, int, str | None], Session] = importlib.import_module(module).open_session
         except ModuleNotFoundError as error:
             raise MissingExtraError(distribution, extra) from error
         return built_in
+    point = _entry_point(runtime)
+    try:
+        loaded: Callable[[Path | bytes, int, str | None], Session] = point.load()
+    except Exception as error:  # whatever a package of others raises when it is imported
+        raise ModelError(f"the runtime {runtime!r} cannot be loaded ({point.value}): {error}") from error
+    return loaded
+
+
+def check_runtime(runtime: str) -> None:
+    """Raise as `find_runtime` does if the named runtime is not installed; load nothing of it."""
+    if runtime not in _BUILT_IN:
+        point = _entry_point(runtime)
+        if importlib.util.find_spec(point.module.partition(".")[0]) is None:
+            raise ModelError(f"the runtime {runtime!r} cannot be loaded ({point.value}): its package is not installed")
+        return
+    _, distribution, extra, packages = _BUILT_IN[runtime]
+    if not any(importlib.util.find_spec(package) for package in packages):
+        raise MissingExtraError(distribution, extra)
+
+
+def _entry_point(runtime: str) -> EntryPoint:
     from importlib import metadata  # brings half of the standard library
 
     found = {point.name: point for point in metadata.entry_points(group="edge_sdk.runtimes")}
     if runtime not in found:
         names = ", ".join([*_BUILT_IN, *found])
         raise ModelError(f"there is no runtime {runtime!r}; there are {names}: install the package that brings it")
-    try:
-        loaded: Callable[[Path | bytes, int, str | None], Session] = found[runtime].load()
-    except Exception as error:  # whatever a package of others raises when it is imported
-        raise ModelError(f"the runtime {runtime!r} cannot be loaded ({found[runtime].value}): {error}") from error
-    return loaded
+    return found[runtime]

@@ -6,19 +6,19 @@ later; this keeps it out of the bundle.
 
 from __future__ import annotations
 
-import os
-import subprocess
+import contextlib
 import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.children import ask
 from edge_sdk.errors import EdgeSdkError, ModelError
 from edge_sdk.runtime.opening import open_session
 from edge_sdk.types import TensorSpec
 
-__all__ = ["try_out"]
+__all__ = ["run_once", "try_out"]
 
 _SECONDS = 300.0
 
@@ -39,15 +39,12 @@ def try_out(model: bytes, runtime: str) -> None:
         The model ends the process that tries it, or keeps it for 5 minutes. What a runtime says of a
         model that it refuses is not repeated here.
     """
-    command = [sys.executable, "-P", "-m", "edge_sdk.runtime.trial", runtime]
-    known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # a runtime may be on a path added by hand
     try:
-        done = subprocess.run(command, input=model, capture_output=True, timeout=_SECONDS, check=False, env=known)
-    except subprocess.TimeoutExpired as error:
+        ended = ask("edge_sdk.runtime.trial:run_once", runtime, seconds=_SECONDS, given=model, quiet=True)
+    except TimeoutError as error:
         raise ModelError(f"the model does not answer within {_SECONDS:g} s") from error
-    if done.returncode != 0:
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-        raise ModelError(f"the model is damaged: {runtime} crashed on it ({how})")
+    if ended.code != 0:
+        raise ModelError(f"the model is damaged: {runtime} crashed on it ({ended})")
 
 
 def _noise(spec: TensorSpec) -> NDArray[Any]:
@@ -62,13 +59,9 @@ def _noise(spec: TensorSpec) -> NDArray[Any]:
     return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
-def _main(runtime: str) -> None:
-    try:
+def run_once(runtime: str) -> bytes:
+    """Run the model of standard input once; what `try_out` calls in the other process."""
+    with contextlib.suppress(EdgeSdkError):  # the caller will meet it too, and say it
         session = open_session(sys.stdin.buffer.read(), runtime)
         session.run(_noise(session.inputs[0]))
-    except EdgeSdkError:
-        pass  # the caller will meet it too, and say it
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])
+    return b""

@@ -59,7 +59,10 @@ def test_without_its_package_the_runtime_is_named(linear, monkeypatch):
 
 @pytest.mark.parametrize(
     ("fault", "match"),
-    [("os.abort()", r"the model is damaged: linear crashed on it \(signal 6\)"), ("os._exit(3)", r"\(exit code 3\)")],
+    [
+        ("os.abort()", r"the model is damaged: linear crashed on it \(signal 6, SIGABRT\)"),
+        ("os._exit(3)", r"\(exit code 3\)"),
+    ],
 )
 def test_a_model_that_ends_the_process_it_runs_in_is_refused_and_this_process_lives(linear, fault, match):
     site = linear / "site" / "linear_runtime.py"
