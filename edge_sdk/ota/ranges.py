@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from edge_sdk.errors import InputError, TransferError, one_line
 from edge_sdk.ota.channel import Reply
+from edge_sdk.ota.pacing import Pacer
 from edge_sdk.ota.topics import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Ranges"]
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_SECONDS = re.compile(r"[0-9]{1,6}")
 _PAUSE = 0.5
 _SLICE = 16_384
+_WATCH_SECONDS = 1.0
 _SLOWEST = 1000  # bytes a second
 
 
@@ -50,7 +53,9 @@ class Ranges:
         Seconds without a byte until a request is given up and made again, as it is where the head of an answer
         takes twice as long, or fewer than 1,000 bytes come in a second after these.
     attempts
-        Times a request is made before the transfer fails.
+        Times a request is made before the transfer fails. That the server is asked too often (status 429) is no
+        failure: requests then leave further apart, as ``Retry-After`` says, up to five seconds. But said for as long
+        as silence would be borne it is one.
     rate
         Bytes a second, on average; None: as many as come.
 
@@ -93,6 +98,7 @@ class Ranges:
         if self._files is not None:
             _tls_context(*self._files)
         self._connection: http.client.HTTPConnection | None = None
+        self._pacer = Pacer(1, None, timeout, timeout * attempts)
         self._stop = threading.Event()
         self.bytes_received = 0
         self.silent = ""
@@ -113,30 +119,49 @@ class Ranges:
         TransferError
             The server cannot be reached, fails, refuses us or does not know ranges, or the source was cancelled.
         """
+        self._pacer.begin()
         for index, request in enumerate(requests):
             yield index, self._repeated(request)
 
     def _repeated(self, request: Mapping[str, Any]) -> Reply:
-        reason, heard = "", self.bytes_received
+        attempt, reason, heard = 0, "", self.bytes_received
         self.silent = ""
-        for attempt in range(self._attempts):
-            self.meanwhile()
-            if self._stop.wait(_PAUSE * 2**attempt if reason else 0):
-                break
+        while attempt < self._attempts:
+            self._pause(_PAUSE * 2**attempt if reason else 0.0)
+            sent = time.monotonic()
+            self._pacer.sent()
             try:
                 reply = self._ask(request)
             except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: headers that make no sense
                 self.close()
-                reason = one_line(error, 200)
+                attempt, reason = attempt + 1, one_line(error, 200)
                 continue
-            if reply.status < 500 and reply.status != 429:
+            if reply.status == 429:
+                self._refused(sent, reply)
+                continue
+            if reply.status < 500:
+                self._pacer.answered(time.monotonic() - sent)
                 return reply
-            reason = f"status {reply.status}"
-        if self._stop.is_set():
-            raise TransferError("the transfer was stopped")
+            attempt, reason = attempt + 1, f"status {reply.status}"
         reason = f"the repository at {self} did not answer within {self._attempts} attempts: {reason}"
         self.silent = reason if self.bytes_received == heard else ""
         raise TransferError(reason)
+
+    def _pause(self, seconds: float) -> None:
+        until = max(time.monotonic() + seconds, self._pacer.due)
+        self.meanwhile()
+        while not self._stop.wait(max(0.0, min(_WATCH_SECONDS, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return
+            self.meanwhile()
+        raise TransferError("the transfer was stopped")
+
+    def _refused(self, sent: float, reply: Reply) -> None:
+        try:
+            self._pacer.refused(sent, reply.retry)
+        except TransferError:
+            self.silent = f"the repository at {self} answers only that this device asks too often"
+            raise TransferError(self.silent) from None
 
     def _ask(self, request: Mapping[str, Any]) -> Reply:
         kind, name = ("metadata", request["metadata"]) if "metadata" in request else ("targets", request["target"])
@@ -160,7 +185,9 @@ class Ranges:
             self.close()
             if response.status in (401, 403):
                 raise TransferError(f"the repository at {self} refuses us (status {response.status})")
-            return Reply(response.status, b"", 0)
+            after = response.headers.get("Retry-After", "")
+            # a date is left aside: this device's clock may be wrong
+            return Reply(response.status, b"", 0, float(after) if _SECONDS.fullmatch(after) else 0.0)
         length, match = response.length, _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if length is None or length > BLOCK_BYTES or (response.status == 200 and first):
             self.close()

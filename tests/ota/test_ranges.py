@@ -30,6 +30,7 @@ class Web:
         self.cut_after = 10**9
         self.token: str | None = None
         self.ranges = True
+        self.refusals: Iterator[str | None] = iter(())  # of the next requests: what is said of when to come again
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,6 +38,8 @@ class Web:
 
             def do_GET(self) -> None:
                 web.asked.append((self.path, self.headers["Range"]))
+                if (after := next(web.refusals, "")) != "":
+                    return self.end(429, b"", after=after)
                 if web.token is not None and self.headers["Authorization"] != f"Bearer {web.token}":
                     return self.end(401, b"")
                 path = folder / self.path.removeprefix("/repo/")
@@ -54,11 +57,15 @@ class Web:
                 where = f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}"
                 return self.end(206, part, where, min(last + 1, len(data)) - first)
 
-            def end(self, status: int, data: bytes, where: str = "", length: int | None = None) -> None:
+            def end(
+                self, status: int, data: bytes, where: str = "", length: int | None = None, after: str | None = None
+            ) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data) if length is None else length))
                 if where:
                     self.send_header("Content-Range", where)
+                if after is not None:
+                    self.send_header("Retry-After", after)
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -129,6 +136,49 @@ def test_after_a_cut_no_block_that_is_there_is_fetched_again(fleet: Fleet, web: 
     with contextlib.closing(Ranges(web.url)) as source:
         Download(tmp_path / "download", target).fetch(source)
     assert len(web.asked) == len(target.blocks) - 2
+
+
+def test_a_web_server_that_is_asked_too_often_is_asked_less_often_and_the_blocks_come(
+    fleet: Fleet, web: Web, tmp_path: Path
+) -> None:
+    target = fleet.repository.bundles()["tiny-1.0.0"]
+    web.refusals = iter(("0", None, "soon"))
+    with contextlib.closing(Ranges(web.url, attempts=1, timeout=60)) as source:
+        Download(tmp_path / "download", target).fetch(source)
+    assert len(web.asked) == 3 + len(target.blocks)
+    assert source.silent == ""
+
+
+def test_a_web_server_that_says_when_it_may_be_asked_again_is_not_asked_before(fleet: Fleet, web: Web) -> None:
+    until: list[float] = []
+
+    def refuse() -> str:
+        until.append(until[0] if until else time.monotonic() + 1)
+        return "1" if time.monotonic() < until[0] else ""
+
+    web.refusals = iter(refuse, None)
+    with contextlib.closing(Ranges(web.url, attempts=1, timeout=60)) as source:
+        [(_, reply)] = source.fetch([{"metadata": "timestamp.json"}])
+    assert reply.status == 200
+    assert len(web.asked) == 2
+
+
+def test_a_web_server_that_only_says_that_it_is_asked_too_often_fails_the_transfer(fleet: Fleet, web: Web) -> None:
+    web.refusals = iter(lambda: "0", "")
+    with contextlib.closing(Ranges(web.url, attempts=2, timeout=0.5)) as source:
+        with pytest.raises(TransferError, match="answers only that this device asks too often") as caught:
+            list(source.fetch([{"metadata": "timestamp.json"}]))
+        assert source.silent == str(caught.value)
+    assert 2 <= len(web.asked) < 20
+
+
+def test_a_transfer_that_waits_for_leave_to_ask_again_can_be_stopped(web: Web) -> None:
+    web.refusals = iter(lambda: "5", "")
+    with contextlib.closing(Ranges(web.url)) as source:
+        source.meanwhile = lambda: source.cancel() if web.asked else None
+        with pytest.raises(TransferError, match="stopped"):
+            list(source.fetch([{"metadata": "timestamp.json"}]))
+    assert len(web.asked) == 1
 
 
 @pytest.mark.parametrize(("trouble", "reason"), [("token", "refuses us"), ("ranges", "does not answer ranges")])
@@ -211,7 +261,7 @@ def test_whatever_a_web_server_answers_is_one_line(name: str) -> None:
 def test_a_web_server_that_answers_a_byte_now_and_then_is_given_up() -> None:
     head = b"HTTP/1.1 206 Partial\r\nContent-Length: 300\r\nContent-Range: bytes 0-299/300\r\n\r\n"
     with raw(head + b"x" * 300, pause=0.02, at_once=len(head)) as url:
-        source = Ranges(url, attempts=1, timeout=0.2)
+        source = Ranges(url, attempts=1, timeout=1.0)
         with pytest.raises(TransferError, match="too slowly"):
             list(source.fetch([{"metadata": "timestamp.json"}]))
         assert source.bytes_received < 300
@@ -220,7 +270,7 @@ def test_a_web_server_that_answers_a_byte_now_and_then_is_given_up() -> None:
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000, b"HTTP/1.1 100 Continue\r\n\r\n" * 1000])
 def test_a_web_server_whose_head_drips_is_given_up(head: bytes) -> None:
     with raw(head, pause=0.02) as url, pytest.raises(TransferError, match="too slowly"):
-        list(Ranges(url, attempts=1, timeout=0.2).fetch([{"metadata": "timestamp.json"}]))
+        list(Ranges(url, attempts=1, timeout=0.6).fetch([{"metadata": "timestamp.json"}]))
 
 
 def test_a_web_server_that_says_nothing_is_given_up() -> None:
