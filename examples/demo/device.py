@@ -2,13 +2,15 @@
 
 It takes orders as JSON lines on standard input and answers each with one JSON line:
 ``{"do": "sweep", "mode": "hybrid", "out": FILE}`` predicts every test image once;
-``{"do": "stream", "out": FILE}`` predicts them round and round until ``{"do": "stop"}``.
+``{"do": "stream", "out": FILE}`` predicts them round and round until ``{"do": "stop"}``; meanwhile
+``{"do": "tell"}`` asks which version answers and how often the cloud did.
 The end of the input ends the process.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -42,6 +44,7 @@ class App:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._stream: Future[dict[str, Any]] | None = None
         self._stop = threading.Event()
+        self._streaming: HybridModel | None = None
 
     def sweep(self, mode: Mode, out: Path) -> dict[str, Any]:
         """Predict every test image once in a mode; the cloud alone may take its time."""
@@ -64,6 +67,13 @@ class App:
         ready.wait()
         return self._stream.result() if self._stream.done() else {"streaming": True}
 
+    def tell(self) -> dict[str, Any]:
+        """Return which version the stream's answers are of, and how many the cloud has given."""
+        model = self._streaming
+        if model is None:
+            raise EdgeSdkError("there is no stream to tell of")
+        return {"version": model.edge.version, "escalated": model.counters["escalated"]}
+
     def stop(self) -> dict[str, Any]:
         """End the stream and write its records."""
         if self._stream is None:
@@ -81,12 +91,13 @@ class App:
         with self._connect("hybrid", self._deadline) as model, follow(self._state, model):
             for image in self._images[:20]:
                 model.predict(image)
+            self._streaming = model
             ready.set()
             item = 0
             while not self._stop.wait(STREAM_PAUSE):
                 rows.append(self._call(model, item))
                 item = (item + 1) % len(self._images)
-            sent = model.counters["bytes_sent"]
+            sent, self._streaming = model.counters["bytes_sent"], None
         records.write(out, rows)
         return {"calls": len(rows), "bytes_sent": sent}
 
@@ -98,13 +109,27 @@ class App:
         return edge_sdk.connect(slot, cloud=self._cloud, mode=mode, deadline=deadline, audit_rate=0.0)
 
     def _call(self, model: HybridModel, item: int) -> records.Row:
+        before, answer = _withheld_ms(), None
         at, start = time.monotonic(), time.perf_counter()
         try:
             answer = model.predict(self._images[item])
         except Exception:  # the report counts it; an app would crash here
             logger.exception("a call failed")
-            return records.failed(at, (time.perf_counter() - start) * 1e3, item, model.edge.version)
-        return records.row(at, (time.perf_counter() - start) * 1e3, item, answer, model.edge.version)
+        took = (time.perf_counter() - start) * 1e3
+        withheld = max(0.0, _withheld_ms() - before)
+        if answer is None:
+            return records.failed(at, took, withheld, item, model.edge.version)
+        return records.row(at, took, withheld, item, answer, model.edge.version)
+
+
+def _withheld_ms() -> float:
+    """Return how long threads of this process could have run and others had the processor; 0 where nobody counts it."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                total += int((task / "schedstat").read_text().split()[1])
+    return total / 1e6
 
 
 def save_images(path: Path, images: Iterable[NDArray[np.uint8]]) -> None:
@@ -125,6 +150,8 @@ def _obey(app: App, order: dict[str, Any]) -> dict[str, Any]:
             return app.sweep(mode, Path(out))
         case {"do": "stream", "out": str(out)}:
             return app.start(Path(out))
+        case {"do": "tell"}:
+            return app.tell()
         case {"do": "stop"}:
             return app.stop()
     raise EdgeSdkError(f"cannot obey {order}")

@@ -16,6 +16,8 @@ __all__ = ["Broken", "break_things", "make_bad_version", "tamper"]
 
 Note = Callable[[str], None]
 
+_MOST_SECONDS = 60.0  # that a busy machine takes for what takes a moment
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -70,8 +72,9 @@ def break_things(fleet: Fleet, good: Path, bad: Path, tampered: Path, *, seconds
     time.sleep(seconds)
     on_progress("bring the server back")
     fleet.restart_server()
-    back = note("server back")
+    back, escalated = note("server back"), fleet.app()["escalated"]
     time.sleep(seconds)
+    _wait_until(lambda: fleet.app()["escalated"] > escalated)
     windows["server_kill"] = (killed, time.monotonic())
 
     shipments: tuple[tuple[str, str, Path, Callable[[Path], None] | None], ...] = (
@@ -84,9 +87,23 @@ def break_things(fleet: Fleet, good: Path, bad: Path, tampered: Path, *, seconds
         start = note(text)
         updates[fault] = fleet.ship(bundle, change)
         note(updates[fault].state.replace("_", " "))
-        time.sleep(seconds / 2)  # the app follows within a moment; keep predicting with what it has then
+        if updates[fault].state == "active":
+            _wait_for_version(fleet, updates[fault].version)
+        time.sleep(seconds / 2)  # keep predicting with what it has then
         windows[fault] = (start, time.monotonic())
     return Broken(windows, back, updates, events)
+
+
+def _wait_for_version(fleet: Fleet, version: str) -> None:
+    """Wait until the app, which follows the agent within a moment, answers with a version."""
+    _wait_until(lambda: bool(fleet.app()["version"] == version))
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds, or for so long that it does not."""
+    end = time.monotonic() + _MOST_SECONDS
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def make_bad_version(source: Bundle, path: Path, version: str) -> Bundle:

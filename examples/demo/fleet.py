@@ -24,6 +24,7 @@ __all__ = ["DEVICE", "Fleet", "Update", "check_broker"]
 DEVICE = "device-1"
 UPDATE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
+APP_SECONDS = 60.0
 _ONLY_GRPC = ("--http-port", "off", "--metrics-port", "off")
 _FINAL = ("active", "refused", "rolled_back")
 
@@ -116,7 +117,12 @@ class Fleet:
         """Start the app on the device; it ends with the fleet."""
         argv = [sys.executable, "-m", "edge_sdk.examples.demo.device", "--state", str(self.state)]
         argv += ["--cloud", self.cloud, "--images", str(images), "--deadline", str(deadline)]
-        return self._stack.enter_context(Child("app", argv, self._logs))
+        self._app = self._stack.enter_context(Child("app", argv, self._logs))
+        return self._app
+
+    def app(self) -> dict[str, Any]:
+        """Ask the app, which streams, for the ``version`` that answers and how often it has ``escalated``."""
+        return self._app.ask({"do": "tell"}, timeout=APP_SECONDS)
 
     def kill_server(self) -> None:
         """End the fallback server as a power cut would."""

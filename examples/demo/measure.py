@@ -84,17 +84,23 @@ def percentiles(latency_ms: NDArray[np.float64]) -> dict[str, float]:
 def window(rows: NDArray[np.void], start: float, end: float, deadline: float) -> dict[str, Any]:
     """Count what became of the calls that began between two times of the monotonic clock.
 
+    While other programs have the processor no answer can be given: a call has that much longer than its deadline.
+
     Returns
     -------
-    ``calls``, ``answered``, ``in_deadline``, the counts of ``reasons`` and the ``versions`` that answered.
+    ``calls``, ``answered``, ``in_deadline``, how many of these were later by the clock (``withheld``), the counts of
+    ``reasons`` and the ``versions`` that answered.
     """
     part = rows[(rows["at"] >= start) & (rows["at"] < end)]
     answered = part["index"] >= 0
+    late = answered & (part["latency_ms"] > deadline * 1e3)
+    withheld = late & (part["latency_ms"] - part["withheld_ms"] <= deadline * 1e3)
     reasons = {name: int((part["reason"] == n).sum()) for n, name in enumerate(REASONS)}
     return {
         "calls": len(part),
         "answered": int(answered.sum()),
-        "in_deadline": int((answered & (part["latency_ms"] <= deadline * 1e3)).sum()),
+        "in_deadline": int((answered & ~late | withheld).sum()),
+        "withheld": int(withheld.sum()),
         "reasons": {name: count for name, count in reasons.items() if count},
         "versions": sorted(set(part["version"].tolist())),
     }

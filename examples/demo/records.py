@@ -20,6 +20,7 @@ DTYPE = np.dtype(
     [
         ("at", "f8"),  # seconds on the machine's monotonic clock, when the call began
         ("latency_ms", "f8"),  # as the caller saw it
+        ("withheld_ms", "f8"),  # of the processor, which others had meanwhile: added up over the app's threads
         ("item", "i4"),  # which test image
         ("index", "i4"),  # the answer; -1 where the call raised
         ("source", "i1"),  # position in SOURCES; -1 where the call raised
@@ -30,14 +31,15 @@ DTYPE = np.dtype(
     ]
 )
 
-Row = tuple[float, float, int, int, int, int, float, bool, str]
+Row = tuple[float, float, float, int, int, int, int, float, bool, str]
 
 
-def row(at: float, latency_ms: float, item: int, answer: Classification, version: str) -> Row:
+def row(at: float, latency_ms: float, withheld_ms: float, item: int, answer: Classification, version: str) -> Row:
     """Return the record of a call that was answered."""
     return (
         at,
         latency_ms,
+        withheld_ms,
         item,
         answer.index,
         SOURCES.index(answer.source),
@@ -48,9 +50,9 @@ def row(at: float, latency_ms: float, item: int, answer: Classification, version
     )
 
 
-def failed(at: float, latency_ms: float, item: int, version: str) -> Row:
+def failed(at: float, latency_ms: float, withheld_ms: float, item: int, version: str) -> Row:
     """Return the record of a call that raised."""
-    return (at, latency_ms, item, -1, -1, -1, 0.0, False, version)
+    return (at, latency_ms, withheld_ms, item, -1, -1, -1, 0.0, False, version)
 
 
 def write(path: Path, rows: list[Row]) -> None:

@@ -66,7 +66,9 @@ def promises(report: Mapping[str, Any]) -> list[Promise]:
             Promise(
                 f"{FAULTS[name]}: every call is answered within its deadline",
                 0 < fault["calls"] == fault["answered"] == fault["in_deadline"],
-                f"{fault['in_deadline']} of {fault['calls']} calls",
+                f"{fault['in_deadline']} of {fault['calls']} calls"
+                + f" ({fault['withheld']} later, by no more than other programs had the processor)"
+                * bool(fault["withheld"]),
             )
         )
     kill, update = faults["server_kill"], faults["update_while_running"]

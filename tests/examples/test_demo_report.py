@@ -26,8 +26,15 @@ GOOD = {
     "sizes": {"teacher_bytes": 500_000, "student_bytes": 13_000, "bundle_bytes": 34_000},
     "ota": {"seconds": 0.5, "bytes": 39_000, "versions": ["1.0.0", "2.0.0"]},
     "faults": {
-        "server_kill": {"outcome": "resumed", "unreachable": 50, "calls": 9, "answered": 9, "in_deadline": 9},
-        "update_while_running": {"outcome": "active", "calls": 9, "answered": 9, "in_deadline": 9},
+        "server_kill": {
+            "outcome": "resumed",
+            "unreachable": 50,
+            "calls": 9,
+            "answered": 9,
+            "in_deadline": 9,
+            "withheld": 0,
+        },
+        "update_while_running": {"outcome": "active", "calls": 9, "answered": 9, "in_deadline": 9, "withheld": 0},
         **{
             name: {
                 "outcome": "refused",
@@ -36,6 +43,7 @@ GOOD = {
                 "calls": 9,
                 "answered": 9,
                 "in_deadline": 9,
+                "withheld": 0,
             }
             for name in ("bad_version", "tampered")
         },
@@ -86,7 +94,7 @@ def test_each_promise_can_be_broken(path, value):
 
 
 def test_a_fault_without_a_call_proves_nothing():
-    empty = {"calls": 0, "answered": 0, "in_deadline": 0}
+    empty = {"calls": 0, "answered": 0, "in_deadline": 0, "withheld": 0}
     assert broken(changed("faults/tampered", GOOD["faults"]["tampered"] | empty)) == 1
 
 
@@ -105,7 +113,7 @@ def rows(*calls: tuple[float, float, int, str, str]) -> np.ndarray:
     """Return records of (time, latency in ms, answer, source, reason)."""
     return np.array(
         [
-            (at, ms, n, index, records.SOURCES.index(source), records.REASONS.index(reason), 0.5, True, "2.0.0")
+            (at, ms, 0.0, n, index, records.SOURCES.index(source), records.REASONS.index(reason), 0.5, True, "2.0.0")
             for n, (at, ms, index, source, reason) in enumerate(calls)
         ],
         dtype=records.DTYPE,
@@ -145,12 +153,19 @@ def test_a_window_counts_the_calls_that_began_in_it():
     assert found["versions"] == ["2.0.0"]
 
 
+def test_a_call_has_longer_than_its_deadline_while_others_have_the_processor():
+    calls = rows((1.0, 300.0, 1, "edge", "deadline"), (1.5, 300.0, 1, "edge", "deadline"))
+    calls["withheld_ms"] = (49.0, 51.0)
+    found = window(calls, 1.0, 2.0, deadline=0.25)
+    assert (found["calls"], found["answered"], found["in_deadline"], found["withheld"]) == (2, 2, 1, 1)
+
+
 def test_percentiles_are_of_the_latencies():
     assert percentiles(np.arange(101.0)) == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 
 
 def test_records_survive_their_file(tmp_path):
-    written = [records.failed(1.0, 2.0, 3, "1.0.0")]
+    written = [records.failed(1.0, 2.0, 0.5, 3, "1.0.0")]
     records.write(tmp_path / "run.npy", written)
     (read,) = records.read(tmp_path / "run.npy").tolist()
     assert read == written[0]
