@@ -8,7 +8,7 @@ processors, two at once take as long as one after the other, and cost more.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.instances import Instance
@@ -31,6 +31,8 @@ class Crew:
         Of the model, all of them free.
     costs
         What batches cost.
+    clock
+        As `time.monotonic`, by which instances say until when they are at work.
 
     Attributes
     ----------
@@ -40,8 +42,10 @@ class Crew:
         Those that are free.
     """
 
-    def __init__(self, instances: Sequence[Instance], costs: BatchCosts) -> None:
-        self.instances, self._costs = instances, costs
+    def __init__(
+        self, instances: Sequence[Instance], costs: BatchCosts, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.instances, self._costs, self._clock = instances, costs, clock
         self.idle = list(instances)
         self._alone = self._beside = 0.0  # seconds of a full batch, an item; 0 is not known
         self._passed = 0
@@ -88,7 +92,7 @@ class Crew:
             self._alone += _LEARN * (each - self._alone) if self._alone else each
 
     def _is_through_soon(self) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         for instance in self.instances:
             if instance in self.idle or instance.hangs:
                 continue

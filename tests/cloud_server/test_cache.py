@@ -19,19 +19,18 @@ from hypothesis import strategies as st
 from edge_sdk.cloud.server.cache import ResponseCache
 from edge_sdk.cloud.server.core import Answer, Core, Request
 from edge_sdk.cloud.server.families import as_text
-from edge_sdk.cloud.server.lines import Line
 from edge_sdk.cloud.server.metrics import metrics_of
 from edge_sdk.cloud.server.settings import ModelSettings, Serving
 from edge_sdk.errors import InputError, ModelError
 from edge_sdk.protocol import add_input, messages, read_parameters, set_parameter
-from outside.engines import Doubling
+from outside.engines import Doubling, steady_line
 
 MANY = 1 << 20
 
 
 def served(engine: Doubling, cache_bytes: int = MANY) -> Core:
     core = Core()
-    core.put(Line(engine.served(), ModelSettings(cache_bytes=cache_bytes)))
+    core.put(steady_line(engine, ModelSettings(cache_bytes=cache_bytes)))
     return core
 
 
@@ -81,7 +80,7 @@ def test_a_model_that_is_loaded_anew_knows_nothing_of_what_the_one_before_said()
 
     async def story() -> None:
         await ask(core, 1)
-        core.put(Line(newer.served(), ModelSettings(cache_bytes=MANY)))
+        core.put(steady_line(newer, ModelSettings(cache_bytes=MANY)))
         assert not (await ask(core, 1)).cached
         assert (await ask(core, 1)).cached
 

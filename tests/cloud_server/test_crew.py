@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from edge_sdk.cloud.server.costs import BatchCosts
@@ -12,6 +10,7 @@ from edge_sdk.cloud.server.instances import Instance
 from outside.engines import Doubling
 
 FULL = 8
+NOW = 100.0  # seconds: the clock stands
 
 
 @pytest.fixture
@@ -25,10 +24,9 @@ def costs() -> BatchCosts:
 def crew_of(costs: BatchCosts, *, through_in: float) -> tuple[Crew, Instance]:
     """Return a crew of two, and the one of them that is at work and should be through after so many seconds."""
     instances = [Instance(Doubling()), Instance(Doubling())]
-    crew = Crew(instances, costs)
+    crew = Crew(instances, costs, clock=lambda: NOW)
     busy = crew.idle.pop()
-    busy.started = time.monotonic()
-    busy.until = busy.started + through_in
+    busy.started, busy.until = NOW, NOW + through_in
     return crew, busy
 
 
@@ -60,16 +58,12 @@ def test_items_that_run_alone_wait_for_nobody(costs: BatchCosts) -> None:
 
 
 def test_full_batches_run_one_after_the_other_where_two_at_once_take_twice_as_long(costs: BatchCosts) -> None:
-    crew, busy = crew_of(costs, through_in=1.5e-3)
+    crew, _ = crew_of(costs, through_in=1e-3)
     crew.note(FULL, 1e-3, beside=False)
     crew.note(FULL, 2e-3, beside=True)
 
     def begun(times: int) -> int:
-        count = 0
-        for _ in range(times):
-            busy.until = time.monotonic() + 1e-3
-            count += crew.may_begin(FULL)
-        return count
+        return sum(crew.may_begin(FULL) for _ in range(times))
 
     assert 0 < begun(640) < 32  # now and then, to learn whether that is still so
     for _ in range(40):

@@ -69,10 +69,10 @@ def test_a_server_that_is_asked_for_twice_what_it_can_do_goes_on_answering_in_ti
         said = subprocess.run([*map(str, command), *options], check=True, capture_output=True, text=True).stdout
         return json.loads(said)["answers"], json.loads(said)["ends"]
 
-    calm, failed = offer("--seconds", "0.5")
-    assert failed == {}
-    deadline = 20 + 600 / (2e-3 * len(calm))  # ms in which it answers 600, beside what the way takes
-    for _ in range(4):  # the machine may be busy with other work for once
+    for _ in range(8):  # the machine may be busy with other work, and busier with it than a moment before
+        calm, failed = offer("--seconds", "0.5")
+        assert failed == {}
+        deadline = 20 + 600 / (2e-3 * len(calm))  # ms in which it answers 600, beside what the way takes
         answers, _ = offer("--seconds", "1", "--rate", str(4 * len(calm)), "--timeout", f"{1000 * deadline:.0f}u")
         in_time = sum(took < deadline for took in answers)
         if in_time > len(calm):
