@@ -21,7 +21,7 @@ def test_a_broker_is_ready_when_it_says_so_and_ends_on_sigterm(service: Callable
     process = service("broker", "--port", "0", "--engine", engine)
     host, port = process.ready["mqtt"].split(":")
     assert host == "127.0.0.1"
-    link = Link(Broker(host, int(port)), "someone")
+    link = Link(Broker(host, int(port)), "someone", session_expiry=0)
     link.connect()
     link.close()
     assert process.stop() == 143
@@ -46,7 +46,7 @@ def test_messages_that_are_as_large_as_allowed_pass_and_the_last_will_is_kept(en
         def hear(message: object) -> None:
             heard[message.topic] = message.payload
 
-        listener = Link(address, "listener", subscriptions=[("a/#", 1)], on_message=hear)
+        listener = Link(address, "listener", subscriptions=[("a/#", 1)], on_message=hear, session_expiry=0)
         listener.connect()
         speaker = Link(address, "speaker", will=("a/status", b"gone"))
         speaker.connect()
@@ -120,7 +120,7 @@ def test_a_callback_that_raises_costs_its_message_and_not_the_connection(broker:
             raise RuntimeError
         heard.append(message.payload)
 
-    link = Link(Broker.parse(broker), "raises", subscriptions=[("raises/#", 0)], on_message=hear)
+    link = Link(Broker.parse(broker), "raises", subscriptions=[("raises/#", 0)], on_message=hear, session_expiry=0)
     link.connect()
     for payload in (b"bad", b"good"):
         link.publish("raises/here", payload)

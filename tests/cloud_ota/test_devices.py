@@ -202,7 +202,7 @@ def as_device(fleet: Fleet, device: str) -> Broker:
 def connects(broker: Broker) -> bool:
     link = Link(broker, "probe")
     try:
-        link.connect(2.0)
+        link.connect()
     except BrokerError:
         return False
     link.close()

@@ -44,7 +44,7 @@ def connects(url: str, ca: Path | None) -> bool:
     """Tell whether a broker accepts us."""
     link = Link(Broker.parse(url, ca=ca), "probe")
     try:
-        link.connect(2.0)
+        link.connect()
     except BrokerError:
         return False
     link.close()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from edge_sdk.ota.records import Event
 from edge_sdk.ota.reporting import Pace
 import paho.mqtt.client, sqlite3, tempfile
 
-state, broker, root, lives, seed = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+state, broker, fleet, root = sys.argv[1:5]
+lives, seed = int(sys.argv[5]), int(sys.argv[6])
 generator = random.Random(seed)
 
 def live(life, told):
     def on_event(event):
         os.write(told, f"{event.name}\\n".encode())
-    with OtaAgent(state, broker, "f", "cam-1", root, on_event=on_event, pace=Pace(1e6, 100)) as agent:
+    with OtaAgent(state, broker, fleet, "cam-1", root, on_event=on_event, pace=Pace(1e6, 100)) as agent:
         agent.start()
         for number in range(10**6):
             agent._reporter.say(Event(device="cam-1", state="idle", name=f"{life}-{number}"))
@@ -59,14 +61,15 @@ def lives(folder: Path, broker: str, count: int) -> tuple[int, Counter[str], lis
     """Let agents report and be killed; return how many were, how often each report arrived, and what was told."""
     repository, state = folder / "repository", folder / "state"
     assert edge_sdk("ota", "init", repository, "--bins", 2).returncode == 0
-    arguments = [str(state), broker, str(repository / "root.json"), str(count), "7"]
-    with Service("ota", "serve", repository, "--broker", broker, "--fleet", "f", "--report-rate", 1e6):
+    fleet = f"fleet-{uuid.uuid4().hex[:8]}"  # the broker is shared with other tests
+    arguments = [str(state), broker, fleet, str(repository / "root.json"), str(count), "7"]
+    with Service("ota", "serve", repository, "--broker", broker, "--fleet", fleet, "--report-rate", 1e6):
         done = subprocess.run(
             [sys.executable, "-P", "-c", ZYGOTE, *arguments], capture_output=True, text=True, check=True
         )
         killed = done.stdout.count("killed True")
         told = [line for line in done.stdout.splitlines() if line and not line.startswith("killed")]
-        last = ["--state", state, "--broker", broker, "--fleet", "f", "--device", "cam-1"]
+        last = ["--state", state, "--broker", broker, "--fleet", fleet, "--device", "cam-1"]
         rest = edge_sdk("agent", *last, "--once", "--report-rate", 1e6, "--root", repository / "root.json")
         assert rest.returncode == 0, rest.stderr
         log = repository / "reports.jsonl"

@@ -145,7 +145,8 @@ def test_a_trial_is_judged_on_time_while_the_repository_is_silent(fleet: Fleet) 
 def test_a_silent_repository_is_waited_for_once_not_for_each_model(fleet: Fleet) -> None:
     fleet.stop()
     topics, asked = Topics(fleet.name, "cam-1"), []
-    listener = Link(Broker.parse(fleet.broker), "listener", subscriptions=[(topics.get, 0)], on_message=asked.append)
+    broker, filters = Broker.parse(fleet.broker), [(topics.get, 0)]
+    listener = Link(broker, f"{fleet.name}-listener", subscriptions=filters, on_message=asked.append, session_expiry=0)
     listener.connect()
     with fleet.agent(models=MODELS, request_timeout=0.2) as agent:
         assert agent.check() == "idle"

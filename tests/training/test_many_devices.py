@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from outside.network import free_port
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -49,16 +50,6 @@ trained = train(
 )
 np.savez(out, *trained.model.get_weights(), history=[*trained.history["loss"], *trained.history["validation"]])
 """
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def start(how: str, out: Path, cluster: list[int] | None = None, index: int = 0) -> subprocess.Popen[str]:
@@ -100,15 +91,15 @@ def test_two_machines_and_two_devices_train_what_one_does_and_resume_together_or
     checkpoints = machines[0].with_name("first.npz.checkpoints")
     machines[1].with_name("second.npz.checkpoints").symlink_to(checkpoints)  # a folder that all machines see
     checkpoints.mkdir()
-    ports = free_ports(2)
+    ports = [free_port(), free_port()]
     ended(*(start("stopped multiworker", out, ports, i) for i, out in enumerate(machines)), code=3)
     assert [path.name for path in checkpoints.iterdir()] == ["step-000000006.ckpt"]
-    ports, alone = free_ports(2), [machines[0], tmp_path / "alone.npz"]
+    ports, alone = [free_port(), free_port()], [machines[0], tmp_path / "alone.npz"]
     strangers = [start("multiworker", out, ports, i) for i, out in enumerate(alone)]
     for process, step in zip(strangers, (6, 0), strict=True):
         _, said = process.communicate(timeout=300)
         assert f"this machine would go on from step {step}, others from elsewhere" in said
-    ports = free_ports(2)
+    ports = [free_port(), free_port()]
     ended(*(start("multiworker", out, ports, i) for i, out in enumerate(machines)))
     for out in machines:
         same(out, one)
