@@ -105,7 +105,7 @@ def test_a_certificate_of_net_loss_is_not_stretched(net, pair, cloud) -> None:
 def test_what_cannot_be_back_in_time_is_not_sent(pair, cloud) -> None:
     with (
         MisbehavingNetwork(int(cloud.rpartition(":")[2])) as network,
-        edge_sdk.connect(pair.edge, cloud=network.address, deadline=1.5) as model,
+        edge_sdk.connect(pair.edge, cloud=network.address, deadline=PATIENT) as model,
     ):
         network.set("delay", seconds=0.1)  # there and back: 0.2 s
         end = time.monotonic() + PATIENT
@@ -117,7 +117,7 @@ def test_what_cannot_be_back_in_time_is_not_sent(pair, cloud) -> None:
         assert reasons(model, pair.hard[:20]) == {"deadline": 20}
         after = model.counters
         assert after["failed_uploads"] == before["failed_uploads"], "not a byte"
-        model.deadline = 1.5
+        model.deadline = PATIENT
         assert model.predict(pair.hard[0]).source == "cloud"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -46,7 +46,7 @@ def until(model, frame, is_so) -> Any:
 
 
 def test_failover_asks_the_first_that_is_healthy_and_goes_back_to_it(pair, replicas) -> None:
-    one, two = replicas(), replicas(lambda *_: TWO)
+    one, two = replicas(port=free_port()), replicas(lambda *_: TWO)
     frame = pair.hard[0]
     with ask(pair, [one.address, two.address]) as model:
         until(model, frame, lambda answer: answer.index == 0)
@@ -86,6 +86,7 @@ def test_an_endpoint_that_swallows_requests_is_left_out_after_a_few(pair, replic
     frame = pair.hard[0]
     with ask(pair, [one.address, two.address], deadline=0.15) as model:
         until(model, frame, lambda _: one.calls >= 5)
+        model.deadline = 1.0  # in which the other answers, on a busy machine too
         until(model, frame, lambda answer: answer.source == "cloud")
         reasons = [model.predict(frame).source for _ in range(20)]
         # metadata is still given, so that now and then one request tries whether it answers again
@@ -220,14 +221,17 @@ def test_requests_tell_how_long_they_have_and_how_urgent_they_are(pair, replicas
 class Slow:
     """Answers at once but for requests of some numbers, which hang until the test is over."""
 
-    def __init__(self, *numbers: int, index: int = 0) -> None:
-        self.numbers, self.index = numbers, index
+    def __init__(self, *numbers: int) -> None:
+        self.numbers: Container[int] = numbers
         self.over = threading.Event()
 
     def __call__(self, number: int, context: Any) -> Any:
         if number in self.numbers:
             self.over.wait(PATIENT)
-        return ONE if self.index == 0 else TWO
+        return ONE
+
+
+ALL = range(10**9)
 
 
 WARM = 30  # answers after which the time of most is known
@@ -247,27 +251,35 @@ def test_the_second_copy_wins_where_the_first_hangs_over_another_connection(pair
     slow.over.set()
     assert {answer.source for answer in answers} == {"cloud"}
     assert len(peers) == 2
-    assert server.calls == WARM + 1 + counters["extra_calls"]
+    # a copy that a busy machine sends before the answer is there may be cancelled on its way
+    assert WARM + 1 <= server.calls <= WARM + 1 + counters["extra_calls"]
     assert 1 <= counters["extra_calls"] <= 0.5 * (WARM + 1)
     assert counters["bytes_extra"] > 0
     assert counters["failed_uploads"] == 0
 
 
 def test_the_second_copy_goes_to_another_endpoint(pair, replicas) -> None:
-    slow = Slow(WARM)
+    slow = Slow()
     one, two = replicas(slow), replicas(lambda *_: TWO)
     with ask(pair, Cloud([one.address, two.address], hedging=Hedging(share=0.5))) as model:
-        until(model, pair.hard[0], lambda _: one.calls == WARM)
+        until(model, pair.hard[0], lambda _: one.calls >= WARM)
+        slow.numbers = ALL
         assert model.predict(pair.hard[0]).index == 1
     slow.over.set()
 
 
 def test_an_unusable_second_copy_does_not_win(pair, replicas) -> None:
-    slow = Slow(WARM)
-    one, two = replicas(slow), replicas(lambda *_: (float("nan"), 0.0, 0.0))
+    slow = Slow()
+
+    def unusable(number: int, context: Any) -> Any:
+        if slow.numbers:
+            threading.Timer(0.3, slow.over.set).start()
+        return float("nan"), 0.0, 0.0
+
+    one, two = replicas(slow), replicas(unusable)
     with ask(pair, Cloud([one.address, two.address], hedging=Hedging(share=0.5))) as model:
-        until(model, pair.hard[0], lambda _: one.calls == WARM)
-        threading.Timer(0.3, slow.over.set).start()
+        until(model, pair.hard[0], lambda _: one.calls >= WARM)
+        slow.numbers = ALL
         answer = model.predict(pair.hard[0])
         assert two.calls
     assert (answer.source, answer.index) == ("cloud", 0)

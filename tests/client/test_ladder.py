@@ -83,9 +83,10 @@ def test_it_begins_small_and_rises_to_every_pixel_where_the_network_allows_it(la
 
 
 def test_a_narrow_way_is_not_blocked_by_what_does_not_fit_through(laddered, proxy) -> None:
-    with edge_sdk.connect(laddered, cloud=proxy.address, deadline=1.5, audit_rate=0) as model:
+    with edge_sdk.connect(laddered, cloud=proxy.address, deadline=PATIENT, audit_rate=0) as model:
         model.predict(scene())  # learns what the server has
-        proxy.set("delay", seconds=0.15)  # each 64 KiB: 691 kB of pixels would take longer than there is
+        model.deadline = 3.0
+        proxy.set("delay", seconds=0.3)  # each 64 KiB: 691 kB of pixels would take longer than there is
         answers = [model.predict(scene()) for _ in range(3)]
     narrow = sent(proxy)[1:]
     assert [answer.source for answer in answers].count("cloud") >= 2
@@ -210,11 +211,14 @@ def test_a_message_above_the_servers_limit_takes_a_lower_rung_in_the_same_call(
             laddered, cloud=Cloud(proxy.address, encoding=wanted), deadline=PATIENT, audit_rate=0
         ) as model,
     ):
-        answers = [model.predict(scene()) for _ in range(6)]
+        answers = []
+        while not too_long(proxy):  # until it was worth a try: a busy machine begins with less
+            answers.append(model.predict(scene()))
+        answers += [model.predict(scene()) for _ in range(6)]
         counters = model.counters
-    assert [(answer.source, answer.certified) for answer in answers] == [("cloud", True)] * 6
+    assert {(answer.source, answer.certified) for answer in answers} == {("cloud", True)}
     assert too_long(proxy) == 1, "the limit is remembered"
-    assert counters["escalated"] == 6
+    assert counters["escalated"] == len(answers)
 
 
 def test_a_small_server_lowers_no_payload_of_another(laddered, small_server) -> None:
@@ -222,10 +226,12 @@ def test_a_small_server_lowers_no_payload_of_another(laddered, small_server) -> 
     with MisbehavingNetwork(small) as to_small, MisbehavingNetwork(large) as to_large:
         cloud = Cloud([to_small.address, to_large.address], encoding="captured,jpeg:75", balance="round_robin")
         with edge_sdk.connect(laddered, cloud=cloud, deadline=PATIENT, audit_rate=0) as model:
-            while len(sent(to_small)) < 4 or len(sent(to_large)) < 4:  # both are known, and the limit is
+            while len(sent(to_small)) < 4 or len(sent(to_large)) < 4 or not too_long(to_small):
+                assert model.predict(scene()).certified  # until both are known, and the limit is
+            before, at_large = len(sent(to_small)), len(sent(to_large))
+            while len(sent(to_large)) < at_large + 4:
                 assert model.predict(scene()).certified
-            before = len(sent(to_small))
-            assert set(sent(to_large)) == {"captured"}
+            assert set(sent(to_large)[at_large:]) == {"captured"}
             assert too_long(to_small) == 1
             to_large.set("reset")
             assert all(model.predict(scene()).certified for _ in range(4)), "made anew for the one that is left"

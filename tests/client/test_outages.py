@@ -20,8 +20,9 @@ from edge_sdk.client.breaker import Breaker
 from outside.network import MisbehavingNetwork, free_port
 
 DEADLINE = 0.4
-LATE = 5.0  # seconds: far beyond the deadline, far below for ever
-RETURN = 20.0  # seconds within which a busy machine sees the cloud again
+LATE = 30.0  # seconds: far beyond the deadline, far below for ever
+RETURN = 60.0  # seconds within which a busy machine sees the cloud again
+PATIENT = 2.0  # seconds: a deadline that a busy machine meets, of which it takes a few where connections are dead
 
 
 def answers(model, frames, n: int) -> Counter:
@@ -35,11 +36,13 @@ def answers(model, frames, n: int) -> Counter:
     return seen
 
 
-def wait_for_cloud(model, frame) -> None:
-    end = time.monotonic() + RETURN
+def wait_for_cloud(model, frame, deadline: float = PATIENT) -> None:
+    end, before = time.monotonic() + RETURN, model.deadline
+    model.deadline = deadline
     while model.predict(frame).source != "cloud":
         assert time.monotonic() < end, "escalation did not resume"
         time.sleep(0.02)
+    model.deadline = before
 
 
 def test_a_server_killed_mid_stream_is_survived_and_found_again(pair, service) -> None:
@@ -53,11 +56,13 @@ def test_a_server_killed_mid_stream_is_survived_and_found_again(pair, service) -
         while first.process.poll() is None or sum(seen.values()) < 50:
             seen += answers(model, pair.hard, 10)
         killer.join()
-        seen += answers(model, pair.hard, 100)
-        assert {reason for _, reason in seen} <= {"escalated", "offline", "deadline"}
-        assert seen["edge", "offline"] >= 100
+        after = answers(model, pair.hard, 100)
+        assert {reason for _, reason in seen} <= {"escalated", "offline", "deadline", "breaker"}
+        assert {source for source, _ in after} == {"edge"}
+        assert after["edge", "offline"] > 0
         service("serve", pair.cloud, "--grpc-port", port, "--http-port", "off", "--metrics-port", "off")
         wait_for_cloud(model, pair.hard[0])
+        model.deadline = RETURN
         assert model.predict(pair.hard[1]).certified
 
 
@@ -130,6 +135,7 @@ def test_a_connection_that_is_cut_again_and_again_is_not_made_anew_for_every_cal
     ):
         wait_for_cloud(model, pair.hard[0])
         network.set("drop", limit=200)
+        model.deadline = PATIENT  # it is not needed: who is cut off knows at once
         before = network.connections
         seen = answers(model, pair.hard, 300)
         assert seen["edge", "offline"] > 200
@@ -154,7 +160,7 @@ def test_a_link_too_slow_to_learn_about_the_server_within_one_deadline_still_get
         # index, metadata and inference take a round trip of 0.3 s each: more than one deadline
         with edge_sdk.connect(pair.edge, cloud=network.address, deadline=0.6) as model:
             assert model.predict(pair.hard[0]).reason == "deadline"
-            wait_for_cloud(model, pair.hard[0])
+            wait_for_cloud(model, pair.hard[0], deadline=0.6)
 
 
 @pytest.fixture
