@@ -114,9 +114,9 @@ def test_what_is_being_sent_does_not_leave_for_want_of_room(tmp_path):
 
 
 def test_what_is_too_old_leaves(tmp_path):
-    with Outbox(tmp_path, max_age=0.2) as outbox:
+    with Outbox(tmp_path, max_age=1.5) as outbox:
         put(outbox, 1, 2)
-        time.sleep(0.25)
+        time.sleep(1.6)
         assert outbox.take(KIND, lambda entry: False) is None
         put(outbox, 3)
         put(outbox, 4)
