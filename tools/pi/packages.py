@@ -8,7 +8,10 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-__all__ = ["COMPILER", "EXTRAS", "build_ours", "fetch_others"]
+import debian
+from bytecode import compile_modules
+
+__all__ = ["COMPILER", "build_ours", "fetch_others", "requirements", "to_build", "to_predict"]
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = "aarch64-linux-gnu-gcc"
@@ -19,10 +22,10 @@ NEWEST_GLIBC = 28  # of those that wheels are tagged with and Debian 12 has
 BUILT_FROM = ("setup.py", "pyproject.toml", "edge_sdk", "ext", "cascade", "compression", "cloud", "examples")
 
 
-def requirements():
+def requirements(extras=EXTRAS, others=FOR_TESTS):
     """Return what the extras and the tests need, as lines for pip."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found, todo = [*project["dependencies"], *FOR_TESTS], list(EXTRAS)
+    found, todo = [*project["dependencies"], *others], list(extras)
     for extra in todo:
         for need in project["optional-dependencies"][extra]:
             if need.startswith("edge-sdk["):
@@ -32,11 +35,23 @@ def requirements():
     return sorted(set(found))
 
 
-def fetch_others(cache):
+def to_predict():
+    """Return what models and pictures need, as lines for pip."""
+    return requirements(("litert", "onnx", "image"), ())
+
+
+def to_build():
+    """Return what our own package is built with besides, as lines for pip."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return [*to_predict(), "pip", *project["build-system"]["requires"]]
+
+
+def fetch_others(cache, lines=None, system=debian.BOOKWORM):
     """Return the folder of the packages of others, filled where it is not there yet."""
-    lines = requirements()
+    lines = lines or requirements()
     pins = (ROOT / "constraints.txt").read_text()
-    folder = cache / f"site-{hashlib.sha256(pins.encode() + repr(lines).encode()).hexdigest()[:12]}"
+    recipe = "\n".join((pins, system.python, *lines, Path(__file__).read_text()))
+    folder = cache / f"site-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if folder.exists():
         return folder
     being_made = folder.with_suffix(".part")
@@ -45,7 +60,7 @@ def fetch_others(cache):
     downloads.mkdir(parents=True, exist_ok=True)
     platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(NEWEST_GLIBC, 16, -1)]
     command = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check"]
-    chosen = ["--only-binary=:all:", "--implementation=cp", "--python-version=3.11"]
+    chosen = ["--only-binary=:all:", "--implementation=cp", f"--python-version={system.python}"]
     chosen += [f"--platform={name}" for name in (*platforms, "manylinux2014_aarch64")]
     chosen += ["--constraint", str(ROOT / "constraints.txt"), *lines]
     subprocess.run([*command, "download", "--dest", downloads, "--find-links", downloads, *chosen], check=True)
@@ -53,6 +68,7 @@ def fetch_others(cache):
         [*command, "install", "--target", being_made, "--no-index", "--find-links", downloads, "--no-compile", *chosen],
         check=True,
     )
+    compile_modules(being_made, system.site, system.python)
     being_made.rename(folder)
     return folder
 
@@ -66,7 +82,7 @@ def sources():
         yield from (each for each in sorted(found) if each.suffix in kinds and each.is_file())
 
 
-def build_ours(cache, root):
+def build_ours(cache, root, system=debian.BOOKWORM):
     """Return the folder of our own package for the Raspberry Pi, built where its sources have changed."""
     sys.path.insert(0, str(ROOT / "tools"))
     import wheels
@@ -74,17 +90,20 @@ def build_ours(cache, root):
     digest = hashlib.sha256(Path(__file__).read_bytes() + Path(wheels.__file__).read_bytes())
     for path in sources():
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    folder = cache / f"ours-{digest.hexdigest()[:12]}"
+    name = f"ours-{system.python}"
+    folder = cache / f"{name}-{digest.hexdigest()[:12]}"
     if folder.exists():
         return folder
-    building = cache / "building"
-    earlier = sorted(cache.glob("ours-*"), key=lambda path: path.stat().st_mtime)
+    building = cache / f"building-{name}"
+    earlier = sorted(cache.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)
     for old in (building, *earlier[:-2]):  # another run may use one of the last
         shutil.rmtree(old, ignore_errors=True)
-    includes = [root / "usr/include/python3.11", root / "usr/include"]
-    wheel = wheels.build("aarch64", "3.11", building, cache, includes)
+    found = root / f"usr/include/python{system.python}"
+    includes = [found, root / "usr/include"] if found.exists() else None
+    wheel = wheels.build("aarch64", system.python, building, cache, includes)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(building / "unpacked")
+    compile_modules(building / "unpacked", debian.MINE, system.python)
     (building / "unpacked").rename(folder)
     shutil.rmtree(building)
     return folder
