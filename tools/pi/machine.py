@@ -1,5 +1,6 @@
 """An emulated Raspberry Pi: folders of a Debian and of packages, and commands that run in them."""
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -57,6 +58,12 @@ class Pi:
             raise SkippedError(reason)
         cache.mkdir(parents=True, exist_ok=True)
         self.name = f"Debian {system.release}, Python {system.python}"
+        with (cache / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be making the same
+            self._furnish(cache, system, lines, ours)
+
+    def _furnish(self, cache, system, lines, ours):
+        """Make what is not there yet."""
         try:
             self.root = told(f"a root of {self.name}", debian.make_root, cache, system)
             others = told("packages of others", packages.fetch_others, cache, lines, system)
