@@ -84,6 +84,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-concurrent", type=_count, default=256, help="requests under way at a time (default: %(default)s)"
     )
     parser.add_argument(
+        "--max-calls",
+        type=_count,
+        metavar="N",
+        help="open at a time, of each connection over gRPC (default: a quarter of --max-concurrent, at least 16)",
+    )
+    parser.add_argument(
         "--max-connections",
         type=_count,
         metavar="N",
@@ -127,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         otlp=args.otlp,
         max_concurrent=args.max_concurrent,
         max_connections=args.max_connections,
+        max_calls=args.max_calls,
         max_message_bytes=args.max_message,
         serving=_serving(args),
         workers=workers,

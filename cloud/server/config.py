@@ -58,6 +58,9 @@ class ServerConfig:
     max_connections
         Open at a time, of each front of each process but that of metrics; more are refused. None is 10,000, or what
         the system's limit of open files leaves room for.
+    max_calls
+        Open at a time, of each connection over gRPC; a client holds further ones back. None is a quarter of
+        ``max_concurrent``, at least 16.
     grace_seconds
         How long running requests may go on after the server was told to stop.
     workers
@@ -92,6 +95,7 @@ class ServerConfig:
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_concurrent: int = 256
     max_connections: int | None = None
+    max_calls: int | None = None
     grace_seconds: float = 2.0
     workers: int | None = None
     max_worker_bytes: int | None = None
@@ -100,7 +104,7 @@ class ServerConfig:
     gpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("workers", "max_worker_bytes", "max_connections"):
+        for name in ("workers", "max_worker_bytes", "max_connections", "max_calls"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"{name} is {value!r}; it should be a whole number, at least 1")

@@ -160,7 +160,7 @@ async def _lead_away(config: ServerConfig, shared: Shared, stop: asyncio.Event, 
 
 def _streams(config: ServerConfig) -> int:
     """Return how many calls a connection may have open: a client with more waits by itself, so four find room."""
-    return max(_LEAST_STREAMS, config.max_concurrent // 4)
+    return config.max_calls or max(_LEAST_STREAMS, config.max_concurrent // 4)
 
 
 async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, port_shared: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_sdk.cloud.server.config import OnReady, ServerConfig
+from edge_sdk.cloud.server.polling import read_where_events_come_from
 
 __all__ = ["run"]
 
@@ -26,6 +27,7 @@ def run(config: ServerConfig, on_ready: OnReady) -> None:
     InputError, StorageError, BundleError, ModelError
         A model, certificate or token file is missing or unusable.
     """
+    read_where_events_come_from()
     if config.workers is None:
         from edge_sdk.cloud.server.service import run_alone
 

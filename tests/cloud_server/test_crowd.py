@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import grpc
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from edge_sdk.cloud.server.crowd import Crowd
 from edge_sdk.cloud.server.fast_front import FastServer
 from edge_sdk.cloud.server.listening import open_socket
+from outside.bundles import TinyBundle
 
 SETTINGS, STREAMS = 4, 3
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
@@ -124,3 +126,17 @@ def test_grpc_goes_on_when_it_is_told_to_have_fewer_calls_open() -> None:
 
     asyncio.run(story())
     assert most_open <= 4
+
+
+def test_a_connection_may_have_as_many_calls_as_is_said(service, tiny_edge_bundle: TinyBundle, grpc_front: str) -> None:
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--front", grpc_front, "--max-calls", "6")
+    host, _, port = process.ready["grpc"].rpartition(":")
+    with socket.create_connection((host, int(port)), 20) as connection, connection.makefile("rb") as said:
+        connection.sendall(HELLO)
+        told = []
+        while not told:
+            head = said.read(9)
+            body = said.read(int.from_bytes(head[:3], "big"))
+            settings = [body[at : at + 6] for at in range(0, len(body), 6)] if head[3] == SETTINGS else []
+            told = [int.from_bytes(one[2:], "big") for one in settings if int.from_bytes(one[:2], "big") == STREAMS]
+    assert told == [6]
