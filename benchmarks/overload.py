@@ -9,8 +9,9 @@ in time for each second of the server's processor time, as a share of the same a
 machine that is busy with other work. Times are those of answers alone. Ends of other calls are shown by gRPC's number:
 1 CANCELLED, 4 DEADLINE_EXCEEDED, 8 RESOURCE_EXHAUSTED. Where the server mostly waited for its processor, the last
 figure of a round, a flood shows what else runs there; where less than three times the peak was offered, the rest waited
-at its client, as a server may ask. Last comes a limit of the usual front: what a bare grpc.aio server takes that
-refuses what is beyond the peak by its handlers. What the server has gRPC's library cancel costs a tenth of that.
+at its client, as a server may ask. Last come limits of the usual front: what a bare grpc.aio server takes that refuses
+what is beyond the peak by its handlers, and what part of its own peak a bare echo keeps that has gRPC's library cancel
+it, of which what a server can keep at best follows whose peak is ours.
 
 example:
   python benchmarks/overload.py --models thumbnail cnn --rounds 7
@@ -39,6 +40,7 @@ from offering import Load  # noqa: E402 - after the path is set, as the next lin
 from server import METHOD, MODELS, PEERS, body, serving, write_models  # noqa: E402
 
 CONNECTIONS = 16
+WAITING = "96"  # calls at the bare echo
 
 
 def send(address: str, data: bytes, seconds: float, options: Sequence[str]) -> Load:
@@ -164,6 +166,14 @@ def main() -> int:
             with serving([sys.executable, str(PEERS / "echo.py"), "refuse"]) as (address, pid):
                 os.sched_setaffinity(0, others or {own})
                 show_limit(rate, refusing(address, pid, model, rate, arguments.seconds))
+            os.sched_setaffinity(0, {own})
+            with serving([sys.executable, str(PEERS / "echo.py"), f"{len(body(model, 1))}:130", WAITING]) as (
+                address,
+                pid,
+            ):
+                os.sched_setaffinity(0, others or {own})
+                kept = [cancelling(address, pid, model, arguments) for _ in range(arguments.rounds)]
+            show_best(rate, median(one.share for one in rounds), kept)
     return 0
 
 
@@ -181,6 +191,29 @@ def show_limit(rate: float, limit: tuple[float, float]) -> None:
     print(
         f"a bare grpc.aio server that refuses each call in its handler: {done:.0f} of {rate:.0f}/s, "
         f"{1e6 * each:.0f} µs each; so {max(0.0, 1 - rate * each):.0%} of a processor is left for answers"
+    )
+
+
+def cancelling(address: str, pid: int, model: str, given: argparse.Namespace) -> tuple[float, float]:
+    """Return what part of its peak a bare echo keeps, and the seconds that each call takes which is cancelled."""
+    data, before = body(model, 1), used(pid)
+    calm = send(address, data, given.seconds, [])
+    peak, each = len(calm.answers) / given.seconds, (used(pid) - before) / len(calm.answers)
+    before = used(pid)
+    timeout = f"{given.deadline * 1e3:.0f}u"
+    flood = send(address, data, given.seconds, ["--rate", f"{given.times * peak:.3f}", "--timeout", timeout])
+    work, good = used(pid) - before, sum(took <= given.deadline for took in flood.answers)
+    return good / given.seconds / peak, (work - len(flood.answers) * each) / max(1, sum(flood.ends.values()))
+
+
+def show_best(rate: float, share: float, kept: Sequence[tuple[float, float]]) -> None:
+    """Print what a bare echo keeps of its peak, and what that says of ours."""
+    own, each = (median(values) for values in zip(*kept, strict=True))
+    best = max(0.0, 1 - rate * each)
+    print(
+        f"a bare grpc.aio echo whose library cancels keeps {own:.0%} of its own peak, "
+        f"{1e6 * each:.0f} µs for each that it cancels; {rate:.0f} a second of these leave {best:.0%} of a processor, "
+        f"and ours kept {share / (best or 1):.0%} of that"
     )
 
 

@@ -6,6 +6,7 @@ each after the other, so that all see the same machine; the medians of the round
 
 - ``echo``: a bare ``grpc.aio`` server that gives back as many bytes as the model would, and parses nothing: what
   gRPC itself costs;
+- ``run``: the same, which runs the model on the bytes that come, in buffers: what gRPC and the model cost;
 - ``floor``: ONNX Runtime in this process, without a server;
 - ``mlserver`` and ``pytriton``, each where an interpreter is given that has it (in an environment of its own), with
   the same models in ONNX Runtime. They are in ``benchmarks/peers``.
@@ -288,6 +289,7 @@ def main() -> int:
     )
     for peer in ("mlserver", "pytriton"):
         parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter that has {peer} and onnxruntime")
+    parser.add_argument("--servers", nargs="+", metavar="NAME", help="some of them only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round, for programs")
     arguments = parser.parse_args()
     cells: list[Cell] = []
@@ -301,21 +303,41 @@ def main() -> int:
             "ours": [sys.executable, "-P", "-m", "edge_sdk", "serve", *paths, "--grpc-port", "0", *options],
             "echo": [sys.executable, str(PEERS / "echo.py"), ",".join(f"{n}:{size + 90}" for n, size in sizes.items())],
         }
+        runs = [f"{len(body(model, arguments.items))}:{folder / model}.onnx" for model in arguments.models]
+        commands["run"] = [sys.executable, str(PEERS / "echo.py"), "run", *runs]
         for peer in ("mlserver", "pytriton"):
             if python := getattr(arguments, peer):
                 commands[peer] = [python, str(PEERS / f"{peer}_onnx.py"), name, *free_ports(3)]
-        servers = {key: stack.enter_context(serving(command)) for key, command in commands.items()}
-        for key in servers.keys() - {"ours", "echo"}:
+        chosen = arguments.servers or [key for key in commands if key != "run" or arguments.items == 1]
+        servers = {key: stack.enter_context(serving(command)) for key, command in commands.items() if key in chosen}
+        for key in servers.keys() - {"ours", "echo", "run"}:
             wait_until_ready(servers[key][0], arguments.models)
         for _ in range(arguments.rounds):
             for model in arguments.models:
                 for connections in arguments.connections:
                     for key, (address, pid) in servers.items():
                         cells.append(measure(key, address, pid, model, connections, arguments.items, arguments.seconds))
+        show_beside_echo(cells)
         show(cells, {model: floor(folder, model, arguments.items) for model in arguments.models})
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1), encoding="utf-8")
     return 0
+
+
+def show_beside_echo(cells: Sequence[Cell]) -> None:
+    """Print how many times the echo's processor time each server takes, compared round by round."""
+    found: dict[tuple[str, int, str], list[float]] = {}
+    for cell in cells:
+        found.setdefault((cell.model, cell.connections, cell.server), []).append(cell.cpu_us)
+    for (model, connections, server), mine in found.items():
+        echo = found.get((model, connections, "echo"), [])
+        if server == "echo" or len(echo) < 2:
+            continue
+        low, middle, high = statistics.quantiles([one / other for one, other in zip(mine, echo, strict=True)], n=4)
+        print(
+            f"{model}, {connections} connections: {server} takes {middle:.2f} times the echo's processor time "
+            f"(quartiles {low:.2f} and {high:.2f}; least of each {min(mine) / min(echo):.2f})"
+        )
 
 
 def show(cells: Sequence[Cell], floors: dict[str, float]) -> None:
