@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := $(VENV)/bin
 ABS := $(abspath $(BIN))
-SOURCES := pyproject.toml setup.py constraints.txt $(wildcard ext/*.pyx ext/*.pxd ext/src/*.c ext/src/*.h)
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard ext/*.pyx ext/*.pxi ext/src/*.c ext/src/*.h)
 # pins for what builds the package too, not only for what it needs when it runs
 # setuptools warns of what PYTHONSAFEPATH already prevents
 INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install -q -c constraints.txt

@@ -42,6 +42,8 @@ cdef extern from "audio_kernel.h" nogil:
     void edge_audio_window(const edge_audio_plan *plan, float *out)
     void edge_audio_weights(const edge_audio_plan *plan, float *out)
 
+include "buffers.pxi"
+
 cdef object FLOAT32 = np.dtype(np.float32)
 cdef object INT16 = np.dtype(np.int16)
 cdef float SMALLEST = np.finfo(np.float32).tiny
@@ -177,16 +179,16 @@ cdef class LogMel:
     @property
     def window(self):
         """The window: ndarray of float32, shape (frame_length,)."""
-        cdef float[::1] values = np.empty(self.frame_length, FLOAT32)
-        edge_audio_window(self.plan, &values[0])
-        return np.asarray(values)
+        values = np.empty(self.frame_length, FLOAT32)
+        edge_audio_window(self.plan, <float *>_target(values))
+        return values
 
     @property
     def weights(self):
         """The filters: ndarray of float32, shape (fft_length / 2 + 1, mels); in use they are sparse."""
-        cdef float[:, ::1] values = np.empty((self.options["fft_length"] // 2 + 1, self.options["mels"]), FLOAT32)
-        edge_audio_weights(self.plan, &values[0, 0])
-        return np.asarray(values)
+        values = np.empty((self.options["fft_length"] // 2 + 1, self.options["mels"]), FLOAT32)
+        edge_audio_weights(self.plan, <float *>_target(values))
+        return values
 
     def frames(self, samples):
         """How many frames a number of samples has; a last one that is not whole does not count."""
@@ -216,7 +218,7 @@ cdef class LogMel:
             beyond ±1e9.
         """
         cdef Py_ssize_t frames
-        cdef float[:, ::1] filled
+        cdef float *filled
         cdef void *scratch
 
         _check_samples(x)
@@ -228,31 +230,28 @@ cdef class LogMel:
             out = np.empty(shape, FLOAT32)
         else:
             _check_out(out, shape, x)
-        filled = out
+        filled = <float *>_target(out)
         x = np.ascontiguousarray(x)
         scratch = malloc(edge_audio_scratch(self.plan))
         if scratch == NULL:
             raise MemoryError
         try:
-            self._run(x, frames, scratch, &filled[0, 0])
+            self._run(x, frames, scratch, filled)
         finally:
             free(scratch)
         return out
 
     cdef int _run(self, x, Py_ssize_t frames, void *scratch, float *out) except -1:
-        cdef const float[::1] samples
-        cdef const int16_t[::1] pcm
+        cdef const void *given = _source(x)
         cdef size_t count = x.shape[0], bad
         if x.dtype == INT16:
-            pcm = x
             with nogil:
-                edge_audio_run(self.plan, current, NULL, &pcm[0], frames, scratch, out)
+                edge_audio_run(self.plan, current, NULL, <const int16_t *>given, frames, scratch, out)
             return 0
-        samples = x
         with nogil:
-            bad = edge_audio_first_bad(&samples[0], count)
+            bad = edge_audio_first_bad(<const float *>given, count)
             if bad == count:
-                edge_audio_run(self.plan, current, &samples[0], NULL, frames, scratch, out)
+                edge_audio_run(self.plan, current, <const float *>given, NULL, frames, scratch, out)
         if bad != count:
             raise InputError(_bad_sample(x, bad))
         return 0
@@ -330,8 +329,7 @@ cdef class LogMelStream:
             self.busy = False
 
     cdef _push(self, x):
-        cdef const float[::1] samples
-        cdef float[:, ::1] filled
+        cdef const float *samples
         cdef float *rows
         cdef Py_ssize_t count, total, frames, used, skip, length = self.log_mel.frame_length
         cdef size_t bad
@@ -341,9 +339,8 @@ cdef class LogMelStream:
         if x.dtype == INT16:
             x = x * np.float32(1.0 / 32768.0)
         else:
-            samples = x
             count = x.shape[0]
-            bad = edge_audio_first_bad(&samples[0], count) if count else 0
+            bad = edge_audio_first_bad(<const float *>_source(x), count)
             if bad != <size_t>count:
                 raise InputError(_bad_sample(x, bad))
         count = x.shape[0]
@@ -356,13 +353,12 @@ cdef class LogMelStream:
             return out
         self._make_room(total)
         if count > skip:
-            samples = x
-            memcpy(self.kept + self.held, &samples[skip], (count - skip) * sizeof(float))
+            samples = <const float *>_source(x)
+            memcpy(self.kept + self.held, samples + skip, (count - skip) * sizeof(float))
         self.skipped -= skip
         self.held = total
         if frames > 0:
-            filled = out
-            rows = &filled[0, 0]
+            rows = <float *>_target(out)
             with nogil:
                 edge_audio_run(self.log_mel.plan, current, self.kept, NULL, frames, self.scratch, rows)
             used = frames * self.log_mel.frame_step

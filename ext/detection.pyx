@@ -57,6 +57,8 @@ cdef extern from "detection_kernel.h" nogil:
 
     Py_ssize_t edge_detection_run(const edge_detection_job *job, const edge_detection_found *found)
 
+include "buffers.pxi"
+
 cdef object FLOAT32 = np.dtype(np.float32)
 cdef object INT32 = np.dtype(np.int32)
 cdef dict TYPES = {
@@ -195,7 +197,6 @@ def decode_ssd(
         Wrong dtype, rank, size or `out`, or a number out of range.
     """
     cdef edge_detection_job job
-    cdef const float[:, ::1] priors
 
     _check_tensor("boxes", boxes)
     _check_tensor("scores", scores)
@@ -220,8 +221,8 @@ def decode_ssd(
     if anchors is not None:
         if not isinstance(anchors, np.ndarray) or anchors.dtype != FLOAT32 or anchors.shape != boxes.shape:
             raise InputError(f"anchors: need float32 of shape {boxes.shape}, not {_kind(anchors)}")
-        priors = np.ascontiguousarray(anchors)
-        job.priors = &priors[0, 0]
+        anchors = np.ascontiguousarray(anchors)
+        job.priors = <const float *>_source(anchors)
         job.form = EDGE_DETECTION_OFFSETS
         job.variances = _pair("variances", variances)
     boxes, scores = np.ascontiguousarray(boxes), np.ascontiguousarray(scores)
@@ -233,9 +234,6 @@ def decode_ssd(
 
 cdef tuple _run(edge_detection_job *job, out):
     cdef edge_detection_found found
-    cdef float[:, ::1] boxes
-    cdef float[::1] scores
-    cdef int32_t[::1] classes, anchors
     cdef Py_ssize_t count
     cdef size_t rows = min(job.limit, job.anchors)
 
@@ -244,10 +242,10 @@ cdef tuple _run(edge_detection_job *job, out):
     else:
         _check_out(out, job.limit)
     boxes, scores, classes, anchors = out
-    found.boxes = &boxes[0, 0]
-    found.scores = &scores[0]
-    found.classes = &classes[0]
-    found.anchors = &anchors[0]
+    found.boxes = <float *>_target(boxes)
+    found.scores = <float *>_target(scores)
+    found.classes = <int32_t *>_target(classes)
+    found.anchors = <int32_t *>_target(anchors)
     with nogil:
         count = edge_detection_run(job, &found)
     if count < 0:
@@ -287,13 +285,11 @@ cdef _check_out(out, size_t rows):
 
 
 cdef _read_values(edge_detection_values *values, name, array, quantization):
-    cdef const unsigned char[::1] memory
     kind, low, high = TYPES[array.dtype]
     values.type = <edge_detection_type><int>kind
     values.scale = 1.0
     values.zero_point = 0
-    memory = array.reshape(-1).view(np.uint8)
-    values.data = &memory[0]
+    values.data = _source(array)
     if low == high:
         if quantization is not None:
             raise InputError(f"{name}: float32 has none")

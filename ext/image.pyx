@@ -1,6 +1,6 @@
 """One fused pass from a uint8 frame to a model's input tensor."""
 
-from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED_RO
 from libc.stdint cimport uint8_t
 
 import operator
@@ -59,6 +59,8 @@ cdef extern from "image_kernel.h" nogil:
     void edge_image_plan_free(edge_image_plan *plan)
     int edge_image_run(const edge_image_plan *plan, edge_image_path path, const edge_image_frame *frame, void *out)
 
+
+include "buffers.pxi"
 
 # The kernel's column tables hold 32-bit offsets.
 cdef Py_ssize_t MAX_SIDE = 1 << 24
@@ -141,7 +143,6 @@ cdef class ImagePlan:
         yuv=None,
     ):
         cdef edge_image_job job
-        cdef const float[::1] means, gains, matrix
         cdef Py_ssize_t height, width, channels
 
         arrays = _read_frame(&job, frame, pixels)
@@ -167,7 +168,7 @@ cdef class ImagePlan:
         job.yuv = NULL
         if job.format == EDGE_IMAGE_NV12 or job.format == EDGE_IMAGE_YUYV:
             matrix = _constants("yuv", yuv, 6)
-            job.yuv = &matrix[0]
+            job.yuv = <const float *>_source(matrix)
 
         job.top, job.left, job.window_height, job.window_width = _part("window", window, job.height, job.width)
         job.inner_top, job.inner_left, job.inner_height, job.inner_width = _part("inner", inner, height, width)
@@ -179,8 +180,8 @@ cdef class ImagePlan:
         job.antialias = antialias
         if antialias and (nearest or job.yuv != NULL):
             raise InputError("antialias: is for bilinear sampling of rgb and bgr frames")
-        job.mean = &means[0]
-        job.gain = &gains[0]
+        job.mean = <const float *>_source(means)
+        job.gain = <const float *>_source(gains)
         job.planar = planar
         job.zero_point = zero_point
         if self.plan != NULL:

@@ -25,6 +25,8 @@ cdef extern from "quantization_kernel.h" nogil:
     void edge_dequantize_uint8(const uint8_t *x, float *out, const edge_affine *a)
     void edge_dequantize_int32(const int32_t *x, float *out, const edge_affine *a)
 
+include "buffers.pxi"
+
 cdef object INT8 = np.dtype(np.int8)
 cdef object UINT8 = np.dtype(np.uint8)
 cdef object INT32 = np.dtype(np.int32)
@@ -61,9 +63,8 @@ def quantize(x, scale, zero_point, out=None, *, dtype=np.int8, axis=None):
         Wrong dtype, an empty or mismatched array, a bad axis, scale or zero point, or a NaN in `x`
         (an `out` given then holds no meaningful values).
     """
-    cdef const float[::1] source
-    cdef int8_t[::1] signed
-    cdef uint8_t[::1] unsigned
+    cdef const float *source
+    cdef void *filled
     cdef _Affine affine
     cdef int status
 
@@ -73,15 +74,14 @@ def quantize(x, scale, zero_point, out=None, *, dtype=np.int8, axis=None):
     else:
         _check_out(out, x, (INT8, UINT8))
     affine = _Affine(x.shape, out.dtype, scale, zero_point, axis)
-    source = np.ascontiguousarray(x).reshape(-1)
+    x = np.ascontiguousarray(x)
+    source, filled = <const float *>_source(x), _target(out)
     if out.dtype == INT8:
-        signed = out.reshape(-1)
         with nogil:
-            status = edge_quantize_int8(&source[0], &signed[0], &affine.it)
+            status = edge_quantize_int8(source, <int8_t *>filled, &affine.it)
     else:
-        unsigned = out.reshape(-1)
         with nogil:
-            status = edge_quantize_uint8(&source[0], &unsigned[0], &affine.it)
+            status = edge_quantize_uint8(source, <uint8_t *>filled, &affine.it)
     if status != 0:
         raise InputError("x: holds NaN, which has no quantized value")
     return out
@@ -112,10 +112,8 @@ def dequantize(x, scale, zero_point, out=None, *, axis=None):
     InputError
         Wrong dtype, an empty or mismatched array, or a bad axis, scale or zero point.
     """
-    cdef const int8_t[::1] signed
-    cdef const uint8_t[::1] unsigned
-    cdef const int32_t[::1] wide
-    cdef float[::1] filled
+    cdef const void *source
+    cdef float *filled
     cdef _Affine affine
 
     _check_array("x", x, (INT8, UINT8, INT32))
@@ -124,20 +122,17 @@ def dequantize(x, scale, zero_point, out=None, *, axis=None):
     else:
         _check_out(out, x, (FLOAT32,))
     affine = _Affine(x.shape, x.dtype, scale, zero_point, axis)
-    flat = np.ascontiguousarray(x).reshape(-1)
-    filled = out.reshape(-1)
+    x = np.ascontiguousarray(x)
+    source, filled = _source(x), <float *>_target(out)
     if x.dtype == INT8:
-        signed = flat
         with nogil:
-            edge_dequantize_int8(&signed[0], &filled[0], &affine.it)
+            edge_dequantize_int8(<const int8_t *>source, filled, &affine.it)
     elif x.dtype == UINT8:
-        unsigned = flat
         with nogil:
-            edge_dequantize_uint8(&unsigned[0], &filled[0], &affine.it)
+            edge_dequantize_uint8(<const uint8_t *>source, filled, &affine.it)
     else:
-        wide = flat
         with nogil:
-            edge_dequantize_int32(&wide[0], &filled[0], &affine.it)
+            edge_dequantize_int32(<const int32_t *>source, filled, &affine.it)
     return out
 
 
@@ -156,8 +151,7 @@ cdef class _Affine:
     cdef edge_affine it
     cdef float scale
     cdef int32_t zero_point
-    cdef const float[::1] scales
-    cdef const int32_t[::1] zero_points
+    cdef object scales, zero_points
 
     def __cinit__(self, shape, dtype, scale, zero_point, axis):
         self.it.outer = self.it.channels = 1
@@ -175,8 +169,8 @@ cdef class _Affine:
         self.it.outer = math.prod(shape[:along])
         self.it.channels = channels
         self.it.inner = math.prod(shape[along + 1:])
-        self.it.scales = &self.scales[0]
-        self.it.zero_points = &self.zero_points[0]
+        self.it.scales = <const float *>_source(self.scales)
+        self.it.zero_points = <const int32_t *>_source(self.zero_points)
 
 
 cdef _kind(value):

@@ -2,7 +2,6 @@
 
 import math
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
 
 import numpy as np
@@ -11,6 +10,8 @@ from edge_sdk.errors import InputError
 from edge_sdk.ext.records import Summary
 
 __all__ = ["Summary", "softmax", "summarize"]
+
+include "buffers.pxi"
 
 cdef object FLOAT32 = np.dtype(np.float32)
 cdef object INT64 = np.dtype(np.int64)
@@ -175,19 +176,6 @@ def summarize(x, *, top=5, temperature=1.0, out=None, quantization=None):
     if x.ndim == 1:
         return _tuple(Summary, (out, indices, single[0], single[1], single[2]))
     return Summary(out, indices, *numbers.T)
-
-
-cdef void *_address(array, int kind) noexcept:
-    # NULL where the array is not of that kind. The caller holds the array, so its memory outlives the buffer.
-    cdef Py_buffer buffer
-    cdef void *start
-    try:
-        PyObject_GetBuffer(array, &buffer, kind)
-    except (BufferError, ValueError):
-        return NULL
-    start = buffer.buf
-    PyBuffer_Release(&buffer)
-    return start
 
 
 cdef int _read(edge_scores *scores, x, quantization) except -1:

@@ -1,6 +1,5 @@
 """Signals of class probabilities, checked and computed in one pass: the same bits on every machine."""
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uintptr_t
 
 import numpy as np
@@ -8,6 +7,8 @@ import numpy as np
 from edge_sdk.errors import InputError
 
 __all__ = ["KINDS", "MOST_CLASSES", "Signal", "check", "features"]
+
+include "buffers.pxi"
 
 cdef object FLOAT32 = np.dtype(np.float32)
 cdef object FLOAT64 = np.dtype(np.float64)
@@ -249,16 +250,3 @@ cdef object _refusal(subject, int wrong, double total):
     if wrong == EDGE_NEGATIVE:
         return InputError(f"{subject} holds a negative probability")
     return InputError(f"{subject} sums to {total:.4g}, not 1; are these logits?")
-
-
-cdef void *_address(array, int kind) noexcept:
-    # NULL where the array is not of that kind. The caller holds the array, so its memory outlives the buffer.
-    cdef Py_buffer buffer
-    cdef void *start
-    try:
-        PyObject_GetBuffer(array, &buffer, kind)
-    except (BufferError, ValueError):
-        return NULL
-    start = buffer.buf
-    PyBuffer_Release(&buffer)
-    return start

@@ -37,6 +37,8 @@ cdef extern from "tables_kernel.h" nogil:
     ptrdiff_t edge_table_f64_i8(const double *x, int8_t *out, const edge_table *t)
     ptrdiff_t edge_table_f64_u8(const double *x, uint8_t *out, const edge_table *t)
 
+include "buffers.pxi"
+
 # of rows and of columns: no product of two overflows
 cdef Py_ssize_t MOST = 1 << 24
 
@@ -64,7 +66,7 @@ cdef class TablePlan:
 
     cdef edge_table table
     cdef edge_column *column
-    cdef float[::1] codes
+    cdef object codes
     cdef readonly Py_ssize_t features
 
     def __cinit__(self, Py_ssize_t rows, columns, int zero_point=0):
@@ -95,7 +97,7 @@ cdef class TablePlan:
             first += known.size
         self.codes = np.concatenate(codes)
         self.table.rows, self.table.columns = rows, len(columns)
-        self.table.column, self.table.codes = self.column, &self.codes[0]
+        self.table.column, self.table.codes = self.column, <const float *>_source(self.codes)
         self.table.zero_point = zero_point
 
     def __dealloc__(self):
@@ -122,11 +124,8 @@ cdef class TablePlan:
             Wrong dtype, size or strides.
         """
         cdef ptrdiff_t result
-        cdef const float[::1] singles
-        cdef const double[::1] doubles
-        cdef float[::1] reals
-        cdef int8_t[::1] signed
-        cdef uint8_t[::1] bytes_
+        cdef const void *given
+        cdef void *filled
         cdef bint double_ = False
         if not isinstance(x, np.ndarray) or x.size != self.table.rows * self.table.columns:
             raise InputError(f"x: need {self.table.rows} x {self.table.columns} numbers")
@@ -135,26 +134,22 @@ cdef class TablePlan:
         if not x.flags.c_contiguous or not out.flags.c_contiguous or not out.flags.writeable:
             raise InputError("x and out: need C-contiguous arrays, and out a writeable one")
         if x.dtype == FLOAT64:
-            double_, doubles = True, x.reshape(-1)
-        elif x.dtype == FLOAT32:
-            singles = x.reshape(-1)
-        else:
+            double_ = True
+        elif x.dtype != FLOAT32:
             raise InputError(f"x: need float32 or float64, not {x.dtype}")
+        given, filled = _source(x), _target(out)
         if out.dtype == FLOAT32:
-            reals = out.reshape(-1)
             with nogil:
-                result = (edge_table_f64_f32(&doubles[0], &reals[0], &self.table) if double_
-                          else edge_table_f32_f32(&singles[0], &reals[0], &self.table))
+                result = (edge_table_f64_f32(<const double *>given, <float *>filled, &self.table) if double_
+                          else edge_table_f32_f32(<const float *>given, <float *>filled, &self.table))
         elif out.dtype == INT8:
-            signed = out.reshape(-1)
             with nogil:
-                result = (edge_table_f64_i8(&doubles[0], &signed[0], &self.table) if double_
-                          else edge_table_f32_i8(&singles[0], &signed[0], &self.table))
+                result = (edge_table_f64_i8(<const double *>given, <int8_t *>filled, &self.table) if double_
+                          else edge_table_f32_i8(<const float *>given, <int8_t *>filled, &self.table))
         elif out.dtype == UINT8:
-            bytes_ = out.reshape(-1)
             with nogil:
-                result = (edge_table_f64_u8(&doubles[0], &bytes_[0], &self.table) if double_
-                          else edge_table_f32_u8(&singles[0], &bytes_[0], &self.table))
+                result = (edge_table_f64_u8(<const double *>given, <uint8_t *>filled, &self.table) if double_
+                          else edge_table_f32_u8(<const float *>given, <uint8_t *>filled, &self.table))
         else:
             raise InputError(f"out: need float32, int8 or uint8, not {out.dtype}")
         return result
