@@ -54,17 +54,21 @@ OURS = "import edge_sdk; model = edge_sdk.load({bundle!r})"
 RESIDENT = "\nprint('resident', *(row.split()[1] for row in open('/proc/self/status') if row.startswith('VmRSS')))"
 
 
-def installed_size(requirements: list[str], architecture: str, python: str) -> tuple[float, list[str]]:
-    """Return the megabytes that pip installs, and the names and versions of the packages."""
+def installed_size(requirements: list[str], architecture: str, python: str) -> dict[str, int]:
+    """Return the bytes that pip installs of each package, by its name and version."""
     with tempfile.TemporaryDirectory() as folder:
         platforms = [f"manylinux_2_{n}_{architecture}" for n in (28, 27, 17)] + [f"manylinux2014_{architecture}"]
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", folder]
         command += ["--only-binary=:all:", "--python-version", python, "-c", str(ROOT / "constraints.txt")]
         command += [word for name in platforms for word in ("--platform", name)]
         subprocess.run([*command, *requirements], check=True, stderr=subprocess.DEVNULL)
-        files = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink()]
-        names = sorted(f"{found.metadata['Name']} {found.version}" for found in metadata.distributions(path=[folder]))
-        return sum(path.stat().st_size for path in files) / 1e6, names
+        shares = {}
+        for found in metadata.distributions(path=[folder]):
+            files = [Path(str(found.locate_file(file))) for file in found.files or ()]
+            shares[f"{found.metadata['Name']} {found.version}"] = sum(f.stat().st_size for f in files if f.is_file())
+        everything = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        missed = everything - sum(shares.values())  # commands, which pip puts elsewhere than it says
+        return dict(sorted(shares.items(), key=lambda share: -share[1])) | ({"commands": missed} if missed > 0 else {})
 
 
 def sizes(wheel: Path) -> dict[str, dict[str, Any]]:
@@ -75,9 +79,11 @@ def sizes(wheel: Path) -> dict[str, dict[str, Any]]:
     asked = PEERS | {f"edge-sdk[{extra}]": [f"edge-sdk[{extra}] @ {wheel.resolve().as_uri()}"] for extra in EXTRAS}
     found = {}
     for name, requirements in asked.items():
-        megabytes, names = installed_size(requirements, parts[2], f"3.{parts[1]}")
-        found[name] = {"megabytes": round(megabytes, 1), "packages": names}
-        print(f"{name:20} {megabytes:7.1f} MB  {', '.join(names)}", flush=True)
+        shares = installed_size(requirements, parts[2], f"3.{parts[1]}")
+        size = sum(shares.values())
+        found[name] = {"bytes": size, "packages": shares}
+        told = ", ".join(f"{package} {share / 1e6:.1f}" for package, share in shares.items())
+        print(f"{name:20} {size / 1e6:7.1f} MB, {size / 2**20:6.1f} MiB: {told}", flush=True)
     return found
 
 
