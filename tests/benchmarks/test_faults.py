@@ -16,7 +16,7 @@ PRIVACY = ROOT / "tools" / "fuzz_privacy.py"
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", *map(str, arguments)], check=False, capture_output=True, text=True, timeout=170
+        [sys.executable, "-P", *map(str, arguments)], check=False, capture_output=True, text=True, timeout=500
     )
 
 

@@ -147,7 +147,7 @@ SUITES = sorted(path.stem for path in (RUN.parent / "suites").glob("*.py") if pa
 
 LONG = {"coalescing"}  # tens of thousands of requests in one round
 
-run = partial(subprocess.run, capture_output=True, text=True, timeout=120, check=False)
+run = partial(subprocess.run, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_every_decision_is_derived_again_bit_for_bit_in_another_process(tmp_path
     (tmp_path / "log").write_bytes(b"".join(record.to_line() + b"\n" for record in logged))
     command = [sys.executable, "-P", "-c", REPLAY, tmp_path / "rules", tmp_path / "log", KEY.hex()]
     env = {**os.environ, "EDGE_SDK_PURE": pure}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env=env)
     assert json.loads(done.stdout) == [2000, 2000, None], done.stderr
 
 

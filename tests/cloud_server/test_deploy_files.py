@@ -78,7 +78,7 @@ BROKEN = {
 def check(folder: Path) -> subprocess.CompletedProcess[str]:
     program = ROOT / "tests" / "fixtures" / "foreign" / "check_deploy.py"
     command = [CHECKER, str(program), str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.mark.slow

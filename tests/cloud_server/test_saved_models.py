@@ -190,6 +190,6 @@ def test_where_tensorflow_is_missing_the_extra_is_named(tmp_path):
         "import sys; sys.modules['tensorflow'] = None; from edge_sdk.main import main; "
         f"sys.exit(main(['serve', {str(tmp_path / 'model')!r}, '--grpc-port', '0']))"
     )
-    done = subprocess.run([sys.executable, "-Pc", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-Pc", program], capture_output=True, text=True, timeout=500, check=False)
     (line,) = done.stderr.splitlines()
     assert (done.returncode, "pip install 'edge-sdk[tensorflow]'" in line) == (2, True)

@@ -151,7 +151,7 @@ def test_a_killed_process_leaves_nothing_that_passes_for_a_table(plain, tmp_path
         "table_making.Reading.fill = lambda self, table: os.kill(os.getpid(), 9)\n"
         f"open_table(Path(sys.argv[1]), {ADDING!r})\n"
     )
-    done = subprocess.run([sys.executable, "-Pc", program, plain], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-Pc", program, plain], capture_output=True, timeout=500, check=False)
     assert done.returncode == -9, done.stderr.decode()
     assert not plain.with_name(plain.name + SUFFIX).exists()
     assert found(open_table(plain, ADDING), numbers(1, 100), numbers(2, 100)) is not None
@@ -469,5 +469,5 @@ def test_several_processes_map_one_file(plain):
     started = [
         subprocess.Popen([sys.executable, "-Pc", program, plain], stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    assert [process.communicate(timeout=60)[0] for process in started] == ["100\n"] * 3
+    assert [process.communicate(timeout=500)[0] for process in started] == ["100\n"] * 3
     assert {path.name for path in plain.parent.iterdir()} == {plain.name, plain.name + SUFFIX}

@@ -82,7 +82,7 @@ def test_the_end_of_the_input_ends_the_app_also_while_it_streams(tmp_path: Path)
     )
     order = json.dumps({"do": "stream", "out": str(tmp_path / "stream.npy")})
     try:
-        said, _ = process.communicate(f"{order}\n", timeout=60)
+        said, _ = process.communicate(f"{order}\n", timeout=500)
     finally:
         process.kill()
         process.wait()

@@ -124,7 +124,7 @@ sys.exit(main(sys.argv[1:]))
 def test_kernels_that_do_not_load_are_one_line_that_says_what_helps(tiny_edge_bundle):
     def run(environment, *arguments):
         command = [sys.executable, "-P", "-c", BROKEN, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env=environment)
 
     done = run(COMPILED, "verify", tiny_edge_bundle.path)
     assert done.returncode == 2, done.stderr

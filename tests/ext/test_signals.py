@@ -138,8 +138,8 @@ def test_any_compiler_at_hand_gives_the_bits(command, tmp_path):
         pytest.skip(f"no {compiler}")
     sources = [ROOT / "tools/signals_bits.c", ROOT / "ext/src/signals_kernel.c"]
     always = ["-std=c11", "-ffp-contract=off", f"-I{ROOT}/ext/src", "-o", tmp_path / "bits"]
-    subprocess.run([compiler, *options, *sources, *always, "-lm"], check=True, timeout=120)
-    done = subprocess.run([*emulator, tmp_path / "bits"], capture_output=True, check=True, timeout=120)
+    subprocess.run([compiler, *options, *sources, *always, "-lm"], check=True, timeout=500)
+    done = subprocess.run([*emulator, tmp_path / "bits"], capture_output=True, check=True, timeout=500)
     assert hashlib.sha256(done.stdout).hexdigest() == BITS
 
 

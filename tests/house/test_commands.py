@@ -85,7 +85,7 @@ def test_a_command_whose_extra_is_missing_says_what_to_install(tmp_path, blocked
     program = BLOCKER.replace("BLOCKED", repr(set(blocked.split())))
     command = [sys.executable, "-P", "-c", program, *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=os.environ
+        command, capture_output=True, text=True, timeout=500, check=False, cwd=tmp_path, env=os.environ
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()

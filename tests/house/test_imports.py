@@ -40,7 +40,7 @@ def all_modules_after(program: str) -> set[str]:
     """Return the modules that a program has imported at its end."""
     program += "\nimport sys; print(' '.join(sys.modules))"
     command = [sys.executable, "-P", "-W", "error", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True)
     return set(done.stdout.splitlines()[-1].split())
 
 

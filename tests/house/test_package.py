@@ -22,7 +22,7 @@ def wheel(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     # without --wheel, the wheel is built from the source distribution: that one must be whole as well
     command = [sys.executable, "-P", "-m", "build", "--no-isolation", "--outdir", out, sources]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (path,) = out.glob("*.whl")
     return path
@@ -70,13 +70,13 @@ def test_an_unpacked_wheel_runs_its_kernels_without_the_sources(wheel, tmp_path)
         "print(softmax(np.zeros(4, np.float32)).tolist())\n"
     )
     command = [sys.executable, "-P", "-c", program, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[0.25, 0.25, 0.25, 0.25]"
 
 
 @pytest.mark.slow
 def test_a_wheel_installs_into_an_empty_environment_with_its_base_requirements_alone(wheel, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=500)
     python = tmp_path / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
     subprocess.run(pip, check=True, timeout=300, capture_output=True)
@@ -91,7 +91,7 @@ def test_a_wheel_of_python_alone_computes_in_numpy_and_else_says_what_is_missing
     pure = {**os.environ, "EDGE_SDK_PURE": "1"}
     sources = copy_sources(tmp_path / "sources")
     command = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, sources]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False, env=pure)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=pure)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (path,) = tmp_path.glob("*.whl")
     assert path.name.endswith("-py3-none-any.whl")
@@ -106,10 +106,10 @@ def test_a_wheel_of_python_alone_computes_in_numpy_and_else_says_what_is_missing
         "print(softmax(np.zeros(4, np.float32)).tolist())\n"
     )
     command = [sys.executable, "-P", "-c", program, tmp_path / "installed"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path, env=pure)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True, cwd=tmp_path, env=pure)
     assert done.stdout.strip() == "[0.25, 0.25, 0.25, 0.25]"
     compiled = {**os.environ, "EDGE_SDK_PURE": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=compiled)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, cwd=tmp_path, env=compiled)
     assert done.stderr.splitlines()[-1].startswith("edge_sdk.errors.KernelError: the compiled kernels do not load")
 
 
@@ -117,7 +117,7 @@ def test_a_build_without_a_compiler_says_what_to_do(tmp_path):
     sources = copy_sources(tmp_path / "sources")
     command = [sys.executable, "-P", "setup.py", "-q", "build_ext", "--build-temp", tmp_path, "--build-lib", tmp_path]
     none = {**os.environ, "EDGE_SDK_PURE": "0", "CC": str(tmp_path / "no-compiler")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False, env=none, cwd=sources)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=none, cwd=sources)
     assert done.returncode != 0
     last = done.stderr.splitlines()[-1]
     assert last.startswith("edge-sdk: error: the kernels cannot be compiled")

@@ -59,20 +59,22 @@ def test_there_is_one_snippet_for_each_kind_of_user():
 
 def test_the_snippet_for_the_device_runs(tmp_path, tiny_edge_bundle, server):
     code = ADDRESS.sub(server, snippets()["device"])
-    done = run(prepared(tmp_path, code, tiny_edge_bundle), code, 60)
+    assert "deadline=0.150" in code
+    code = code.replace("deadline=0.150", "deadline=20")  # which a busy machine keeps, too
+    done = run(prepared(tmp_path, code, tiny_edge_bundle), code, 500)
     assert done.returncode == 0, done.stderr
     assert "cloud escalated" in done.stdout
 
 
 def test_the_snippet_for_the_backend_runs(tmp_path, tiny_edge_bundle, server):
     code = ADDRESS.sub(server, snippets()["backend"]).replace('"digits"', '"tiny"')
-    done = run(prepared(tmp_path, code, tiny_edge_bundle), code, 60)
+    done = run(prepared(tmp_path, code, tiny_edge_bundle), code, 500)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
 def test_the_snippet_for_machine_learning_runs(tmp_path, tiny_edge_bundle):
     code = snippets()["ml"]
-    done = run(prepared(tmp_path, code, tiny_edge_bundle), code, 170)
+    done = run(prepared(tmp_path, code, tiny_edge_bundle), code, 500)
     assert done.returncode == 0, done.stderr
     assert done.stdout

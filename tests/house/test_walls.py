@@ -20,7 +20,7 @@ def make(target: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"MAKEFLAGS": "", "COLUMNS": "200", "NO_COLOR": "1"}
     command = ["make", target, f"VENV={sys.prefix}", "-o", f"{sys.prefix}/stamp-dev"]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=150, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
 
 

@@ -400,7 +400,7 @@ with edge_sdk.load({str(bundle.path)!r}) as model:
         model.predict(frame)
     print(resident() - before)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=170, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=500, check=True)
     assert int(done.stdout) < 1024, "KiB"
 
 

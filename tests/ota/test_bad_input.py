@@ -63,7 +63,7 @@ def as_anybody(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         if shutil.which("setpriv") is None:
             pytest.skip("root writes anywhere, and there is no setpriv")
         arguments = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *arguments]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=500, check=False)
 
 
 @contextlib.contextmanager

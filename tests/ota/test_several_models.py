@@ -236,20 +236,20 @@ def test_the_command_keeps_the_models_of_its_file_and_status_shows_each(fleet: F
     config.write_text(text + 'models = ["faces", "sound"]\n')
     command = [sys.executable, "-P", "-m", "edge_sdk"]
     done = subprocess.run(
-        [*command, "agent", "--config", config, "--once"], capture_output=True, text=True, timeout=120, check=False
+        [*command, "agent", "--config", config, "--once"], capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "active=faces-none,sound-none\n" in done.stdout
     assert runs_in(tmp_path / "s") == {"faces": "1.0.0", "sound": "1.0.0"}
     wait_for(lambda: sum(report["state"] == "active" for report in fleet.reports()) == 2)
     shown = subprocess.run(
-        [*command, "ota", "status", fleet.repository.folder], capture_output=True, text=True, timeout=120, check=True
+        [*command, "ota", "status", fleet.repository.folder], capture_output=True, text=True, timeout=500, check=True
     )
     for name in MODELS:
         assert f"device       cam-1/{name}: {name}-1.0.0 (counter 1); active 1.0.0" in shown.stdout
     config.write_text(text + 'models = "faces"\n')
     done = subprocess.run(
-        [*command, "agent", "--config", config, "--once"], capture_output=True, text=True, timeout=120, check=False
+        [*command, "agent", "--config", config, "--once"], capture_output=True, text=True, timeout=500, check=False
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "models cannot be 'faces'" in done.stderr

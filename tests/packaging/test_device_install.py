@@ -30,7 +30,7 @@ def device_python(request, tmp_path) -> Path:
     if interpreter is None:
         pytest.skip(f"Python {version} is not installed")
     environment = tmp_path / "environment"
-    subprocess.run([interpreter, "-m", "venv", environment], check=True, timeout=120)
+    subprocess.run([interpreter, "-m", "venv", environment], check=True, timeout=500)
     python = environment / "bin" / "python"
     sources = copy_sources(tmp_path / "sources")
     pip = [python, "-m", "pip", "install", "-q", *pins, f"{sources}[{extras}]"]

@@ -175,7 +175,7 @@ def test_an_interrupted_command_says_how_to_go_on_and_does(tmp_path: Path) -> No
     while process.poll() is None and not steps_kept(out):
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=500)
     assert process.returncode == 130
     assert f"stopped at step {steps_kept(out)}; the same command with --resume goes on" in said
     assert main(command(spec, out, "--resume")[3:]) == 0
