@@ -92,11 +92,13 @@ def test_a_download_stops_when_the_link_becomes_metered_and_what_came_is_kept(fl
     asked: list[bool] = []
 
     def becomes_metered() -> bool:
-        asked.append(len(asked) > 0)
+        kept = sum(path.stat().st_blocks * 512 for path in (fleet.folder / "state").rglob("*"))
+        asked.append(kept > 3 * BLOCK_BYTES)  # sooner or later, as the machine is fast
         return asked[-1]
 
     assert fleet.check(rules=Rules(500_000, metered=becomes_metered)) == "idle"
-    assert asked == [False, True]
+    assert asked == [False] * (len(asked) - 1) + [True]
+    assert len(asked) > 1
     stopped = fleet.events[-1]
     assert "the link is metered" in stopped.reason
     assert BLOCK_BYTES < stopped.bytes < bundle.stat().st_size
