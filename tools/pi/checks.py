@@ -57,12 +57,12 @@ def check_sources(pi, processor):
     """Install the source distribution with a compiler, there, and hold it to bits and answers."""
     import wheels  # on the path since our own wheel was looked for
 
-    install = "python3 -m pip install -q --no-index --no-deps --no-build-isolation --no-compile --target /tmp/site"
+    install = "python3 -m pip install -q --no-index --no-deps --no-build-isolation --no-compile --target /tmp/.site"
     steps = (
         "gcc --version | head -n 1",
         f"{install} /sources/*.tar.gz",
-        f"PYTHONPATH=/tmp/site python3 {GOLDEN} check /bundles",
-        f"PYTHONPATH=/tmp/site python3 {HASHES}",
+        f"PYTHONPATH=/tmp/.site python3 {GOLDEN} check /bundles",
+        f"PYTHONPATH=/tmp/.site python3 {HASHES}",
     )
     with tempfile.TemporaryDirectory() as folder:
         bundles, sources = Path(folder) / "bundles", Path(folder) / "sources"
