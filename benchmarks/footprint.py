@@ -179,19 +179,8 @@ def agent(seconds: float, python: str, folder: Path) -> dict[str, dict[str, floa
     edge_sdk = [sys.executable, "-P", "-m", "edge_sdk"]
     with EmbeddedBroker(engine="mosquitto") as broker:
         serve = [*edge_sdk, "ota", "serve", str(repository), "--fleet", "shop", "--broker", broker.url]
-        run = [
-            *edge_sdk,
-            "agent",
-            "--state",
-            str(state),
-            "--fleet",
-            "shop",
-            "--device",
-            "cam-1",
-            "--broker",
-            broker.url,
-        ]
-        run += ["--root", str(repository / "root.json")]
+        run = [python, "-P", "-m", "edge_sdk", "agent", "--state", str(state), "--broker", broker.url]
+        run += ["--fleet", "shop", "--device", "cam-1", "--root", str(repository / "root.json")]
         with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as service:
             assert service.stdout is not None
             service.stdout.readline()
