@@ -1,7 +1,7 @@
 """Work in a process of its own: it may crash or take all memory, and what it loads is gone with it.
 
-The process ends with the one that asked (on Linux at once, elsewhere when its time is over), and is the first that
-is ended where a system has no memory left.
+The process ends with the one that asked (on Linux at once, on other systems of Unix when its time is over), and is the
+first that Linux ends where it has no memory left.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def ask(function: str, *arguments: str, seconds: float, given: bytes = b"", quie
 def _follow(parent: int, seconds: int) -> None:
     """End when the parent does, or after a time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process then
+    if sys.platform == "win32":  # has no such signals, and a launcher between the two
+        return
     signal.alarm(seconds + 10)
     if sys.platform == "linux":
         import ctypes  # which the parent does without
