@@ -83,7 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     fetching.add_argument("--hold", type=Path, metavar="FILE", help="not while this file exists: a metered link, say")
     health = parser.add_argument_group("what a new version has to keep")
     health.add_argument("--max-latency", type=float, metavar="SECONDS", help="from a golden example to its answer")
-    health.add_argument("--max-memory", type=int, metavar="BYTES", help="by which the agent may grow running it")
+    health.add_argument("--max-memory", type=int, metavar="BYTES", help="by which a process may grow that runs it")
     health.add_argument("--soak", type=float, metavar="SECONDS", help="on trial in use before it is kept (default 0)")
     health.add_argument("--soak-requests", type=int, metavar="N", help="answers to be seen in that time (default 0)")
     health.add_argument("--max-error-rate", type=float, metavar="SHARE", help="of these that fail (default 0.05)")
