@@ -4,6 +4,7 @@ Each check returns whether all was well, and what there is to say of it.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def check_sources(pi, processor):
 
     install = "python3 -m pip install -q --no-index --no-deps --no-build-isolation --no-compile --target /tmp/.site"
     steps = (
+        f"printf '[build_ext]\\nparallel = {os.cpu_count()}\\n' > /tmp/side-by-side.cfg",
+        "export DIST_EXTRA_CONFIG=/tmp/side-by-side.cfg",
         "gcc --version | head -n 1",
         f"{install} /sources/*.tar.gz",
         f"PYTHONPATH=/tmp/.site python3 {GOLDEN} check /bundles",

@@ -136,6 +136,9 @@ def settle(root, system):
     (root / "etc/hosts").write_text("127.0.0.1 localhost raspberrypi\n::1 localhost\n")
     (root / "etc/hostname").write_text("raspberrypi\n")
     (root / system.site).mkdir(parents=True, exist_ok=True)
+    python = root / "usr/bin/python3"  # that of a package that may be for another version
+    if not python.exists():
+        python.symlink_to(f"python{system.python}")
     shared = root / "usr/lib/python3/dist-packages"
     shared.mkdir(parents=True, exist_ok=True)
     (shared / "edge-sdk.pth").write_text(f"/{MINE}\n")

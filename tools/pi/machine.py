@@ -58,7 +58,7 @@ class Pi:
             raise SkippedError(reason)
         cache.mkdir(parents=True, exist_ok=True)
         self.name = f"Debian {system.release}, Python {system.python}"
-        with (cache / "lock").open("w") as lock:
+        with (cache / f"lock-{system.release}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be making the same
             self._furnish(cache, system, lines, ours)
 
