@@ -187,7 +187,7 @@ def garbage() -> Iterator[str]:
     yield f"127.0.0.1:{listener.getsockname()[1]}"
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    thread.join(10)
+    thread.join(60)
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "prefer_cloud"])

@@ -137,7 +137,7 @@ def soon(core: Core, number: float, seconds: float | None = None, priority: int 
 
 
 async def until_it_runs(engine: Doubling) -> None:
-    assert await asyncio.to_thread(engine.entered.wait, 20)
+    assert await asyncio.to_thread(engine.entered.wait, 120)
     await asyncio.sleep(0)
 
 

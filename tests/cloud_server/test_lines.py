@@ -43,7 +43,7 @@ def tell(
 
 async def until(happened: Callable[[], bool]) -> None:
     """Wait until something that threads do has happened."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not happened():  # noqa: ASYNC110 - threads set no asyncio.Event
             await asyncio.sleep(0.01)
 
@@ -52,7 +52,7 @@ async def held(core: Core, engine: Doubling) -> asyncio.Task[Answer]:
     """Return a request that the model is at work on."""
     engine.hold()
     first = ask(core, 0)
-    assert await asyncio.to_thread(engine.entered.wait, 20)
+    assert await asyncio.to_thread(engine.entered.wait, 120)
     return first
 
 
@@ -94,7 +94,7 @@ def test_a_full_batch_runs_while_more_requests_of_the_same_turn_of_the_loop_are_
         tasks = [ask(core, 1), ask(core, 2)]
 
         async def read_on() -> bool:
-            return engine.entered.wait(5)  # the loop does not turn meanwhile
+            return engine.entered.wait(60)  # the loop does not turn meanwhile
 
         assert await asyncio.create_task(read_on())
         assert [(await task).outputs["y"][0, 0] for task in tasks] == [2, 4]

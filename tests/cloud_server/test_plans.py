@@ -384,7 +384,7 @@ def test_one_like_those_before_waits_in_line_is_limited_and_may_be_given_up(swif
         engine.entered.clear()
         engine.hold()
         running = start(2)
-        await asyncio.to_thread(engine.entered.wait, 20)
+        await asyncio.to_thread(engine.entered.wait, 120)
         waiting = start(3)
         await asyncio.sleep(0)
         refused = await start(4)

@@ -154,7 +154,7 @@ def test_what_is_no_address_of_a_collector_ends_in_one_line(tiny_edge_bundle: Ti
 
 def run_python(program: str) -> str:
     command = [sys.executable, "-P", "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENT, check=True).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout.strip()
 
 
 def test_nothing_of_it_is_loaded_where_it_is_off() -> None:

@@ -35,7 +35,7 @@ class Noting(Paced):
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not happened():  # noqa: ASYNC110 - each turn of the loop counts
             await asyncio.sleep(0)
 

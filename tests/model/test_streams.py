@@ -69,7 +69,7 @@ def test_a_live_source_keeps_only_its_newest_frame_while_an_answer_is_made():
     answered = []
 
     def answer(frame):
-        source.taken.wait(10)
+        source.taken.wait(60)
         answered.append(frame)
         return frame
 
@@ -107,7 +107,7 @@ def test_leaving_a_live_stream_ends_its_thread():
         break
     for thread in threading.enumerate():
         if thread.name == "edge-sdk-source":
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -216,7 +216,7 @@ def test_a_deeper_stream_keeps_the_newest_frames():
     source = Live(range(100))
 
     def answer(frame):
-        source.taken.wait(10)
+        source.taken.wait(60)
         return frame
 
     stream = Stream(answer, source, depth=5)
@@ -279,7 +279,7 @@ def test_a_started_stream_stops_when_told_even_by_its_own_callback():
         seen.append(running.stop())
 
     seen, started = [], threading.Event()
-    running = Stream(lambda frame: started.wait(10), iter(int, 1)).start(once)
+    running = Stream(lambda frame: started.wait(60), iter(int, 1)).start(once)
     started.set()
     assert running.wait(60)
     assert seen == [True]

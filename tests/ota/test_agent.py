@@ -42,7 +42,7 @@ def test_a_device_installs_what_it_is_assigned_and_then_the_next_version(fleet: 
         wait_for(lambda: ("active", "1.1.0") in fleet.states())
         assert agent.active.version == "1.1.0"
         wait_for(lambda: len(fleet.reports()) == 10)
-    worker.join(10)
+    worker.join(60)
     assert fleet.states() == [(state, version) for version in ("1.0.0", "1.1.0") for state in UPDATE]
     second = active(state_dir)
     assert first != second
@@ -289,7 +289,7 @@ def test_an_update_goes_on_after_the_broker_was_away(
         proxy.set("pass")
         wait_for(lambda: ("active", "2.0.0") in fleet.states())
         wait_for(lambda: any(r["state"] == "idle" for r in fleet.reports()))
-    worker.join(10)
+    worker.join(60)
 
 
 def test_a_full_disk_leaves_the_device_idle_and_says_so(fleet: Fleet, full_disk: Path) -> None:
