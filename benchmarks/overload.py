@@ -10,8 +10,8 @@ machine that is busy with other work. Times are those of answers alone. Ends of 
 1 CANCELLED, 4 DEADLINE_EXCEEDED, 8 RESOURCE_EXHAUSTED. Where the server mostly waited for its processor, the last
 figure of a round, a flood shows what else runs there; where less than three times the peak was offered, the rest waited
 at its client, as a server may ask. Last come limits of the usual front: what a bare grpc.aio server takes that refuses
-what is beyond the peak by its handlers, and what part of its own peak a bare echo keeps that has gRPC's library cancel
-it, of which what a server can keep at best follows whose peak is ours.
+what is beyond the peak by its handlers, and what part of its own peak one keeps that runs the model, looks at nothing,
+and has gRPC's library cancel what is too much of as many calls as ours was offered.
 
 example:
   python benchmarks/overload.py --models thumbnail cnn --rounds 7
@@ -40,7 +40,7 @@ from offering import Load  # noqa: E402 - after the path is set, as the next lin
 from server import METHOD, MODELS, PEERS, body, serving, write_models  # noqa: E402
 
 CONNECTIONS = 16
-WAITING = "96"  # calls at the bare echo
+WAITING = "96"  # calls at the bare server
 
 
 def send(address: str, data: bytes, seconds: float, options: Sequence[str]) -> Load:
@@ -167,13 +167,11 @@ def main() -> int:
                 os.sched_setaffinity(0, others or {own})
                 show_limit(rate, refusing(address, pid, model, rate, arguments.seconds))
             os.sched_setaffinity(0, {own})
-            with serving([sys.executable, str(PEERS / "echo.py"), f"{len(body(model, 1))}:130", WAITING]) as (
-                address,
-                pid,
-            ):
+            runs = [str(PEERS / "echo.py"), "run", f"{len(body(model, 1))}:{folder / model}.onnx", WAITING]
+            with serving([sys.executable, *runs]) as (address, pid):
                 os.sched_setaffinity(0, others or {own})
-                kept = [cancelling(address, pid, model, arguments) for _ in range(arguments.rounds)]
-            show_best(rate, median(one.share for one in rounds), kept)
+                rate *= arguments.times / (arguments.times - 1)
+                show_bare(rate, [bare(address, pid, model, rate, arguments) for _ in range(arguments.rounds)])
     return 0
 
 
@@ -194,26 +192,20 @@ def show_limit(rate: float, limit: tuple[float, float]) -> None:
     )
 
 
-def cancelling(address: str, pid: int, model: str, given: argparse.Namespace) -> tuple[float, float]:
-    """Return what part of its peak a bare echo keeps, and the seconds that each call takes which is cancelled."""
-    data, before = body(model, 1), used(pid)
-    calm = send(address, data, given.seconds, [])
-    peak, each = len(calm.answers) / given.seconds, (used(pid) - before) / len(calm.answers)
-    before = used(pid)
-    timeout = f"{given.deadline * 1e3:.0f}u"
-    flood = send(address, data, given.seconds, ["--rate", f"{given.times * peak:.3f}", "--timeout", timeout])
-    work, good = used(pid) - before, sum(took <= given.deadline for took in flood.answers)
-    return good / given.seconds / peak, (work - len(flood.answers) * each) / max(1, sum(flood.ends.values()))
+def bare(address: str, pid: int, model: str, rate: float, given: argparse.Namespace) -> tuple[float, float]:
+    """Return the peak of a bare server, and how many answers a second it gives in time of so many calls."""
+    data, timeout = body(model, 1), f"{given.deadline * 1e3:.0f}u"
+    peak = len(send(address, data, given.seconds, []).answers) / given.seconds
+    flood = send(address, data, given.seconds, ["--rate", f"{rate:.3f}", "--timeout", timeout])
+    return peak, sum(took <= given.deadline for took in flood.answers) / given.seconds
 
 
-def show_best(rate: float, share: float, kept: Sequence[tuple[float, float]]) -> None:
-    """Print what a bare echo keeps of its peak, and what that says of ours."""
-    own, each = (median(values) for values in zip(*kept, strict=True))
-    best = max(0.0, 1 - rate * each)
+def show_bare(rate: float, found: Sequence[tuple[float, float]]) -> None:
+    """Print what bare servers keep."""
+    peak, good = (median(values) for values in zip(*found, strict=True))
     print(
-        f"a bare grpc.aio echo whose library cancels keeps {own:.0%} of its own peak, "
-        f"{1e6 * each:.0f} µs for each that it cancels; {rate:.0f} a second of these leave {best:.0%} of a processor, "
-        f"and ours kept {share / (best or 1):.0%} of that"
+        f"a bare grpc.aio server that runs the model, where gRPC's library cancels what is too much: peak {peak:.0f}/s; "
+        f"of {rate:.0f} calls a second in time {good:.0f}/s, {good / peak:.0%} of its peak"
     )
 
 

@@ -4,7 +4,7 @@ With a number, gRPC's library cancels calls where so many wait already. With mod
 the requests of its size, in buffers.
 
 python echo.py REQUEST-BYTES:RESPONSE-BYTES,… [WAITING]
-python echo.py run REQUEST-BYTES:MODEL.onnx…
+python echo.py run REQUEST-BYTES:MODEL.onnx… [WAITING]
 python echo.py refuse
 """
 
@@ -22,8 +22,9 @@ HOW = sys.argv[1]
 PLAIN = HOW not in ("refuse", "run")
 SIZES = {size: bytes(int(n)) for size, n in (pair.split(":") for pair in HOW.split(",") if PLAIN)}
 OPTIONS = [("grpc.max_receive_message_length", -1)]
-if PLAIN and len(sys.argv) > 2:
-    MOST = int(sys.argv[2])
+MODELS = sys.argv[2:]
+if MODELS and MODELS[-1].isdigit():
+    MOST = int(MODELS.pop())
     OPTIONS += [("grpc.server.max_pending_requests", MOST), ("grpc.server.max_pending_requests_hard_limit", MOST + 1)]
 
 
@@ -57,7 +58,7 @@ def runner_of(path: str) -> Callable[[bytes], bytes]:
 
 RUNS: dict[str, Any] = {}
 if HOW == "run":
-    RUNS = {size: runner_of(path) for size, path in (pair.split(":", 1) for pair in sys.argv[2:])}
+    RUNS = {size: runner_of(path) for size, path in (pair.split(":", 1) for pair in MODELS)}
 
 
 async def handle_by_model(data: bytes, _: object) -> bytes:
