@@ -204,7 +204,7 @@ def show_bare(rate: float, found: Sequence[tuple[float, float]]) -> None:
     """Print what bare servers keep."""
     peak, good = (median(values) for values in zip(*found, strict=True))
     print(
-        f"a bare grpc.aio server that runs the model, where gRPC's library cancels what is too much: peak {peak:.0f}/s; "
+        f"a bare grpc.aio server that runs the model, and gRPC's library cancels what is too much: peak {peak:.0f}/s; "
         f"of {rate:.0f} calls a second in time {good:.0f}/s, {good / peak:.0%} of its peak"
     )
 
