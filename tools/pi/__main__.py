@@ -36,8 +36,8 @@ def test(pi, args):
     parts = [args.arguments] if args.arguments else SHORT if args.short else ALL if args.all else USUAL
     for number, processor in enumerate(args.processor or PROCESSORS):
         start = time.monotonic()
-        jobs = [functools.partial(run_tests, part, pi) for part in parts]
-        jobs += [functools.partial(check, pi) for check in (check_bits, check_answers)]
+        jobs = [functools.partial(check, pi) for check in (check_bits, check_answers)]
+        jobs += [functools.partial(run_tests, part, pi) for part in parts]
         if args.all and not number:
             jobs += others(args.cache)
         with ThreadPoolExecutor(os.cpu_count()) as pool:

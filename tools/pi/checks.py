@@ -56,7 +56,8 @@ def run_tests(arguments, pi, processor):
 
 def check_sources(pi, processor):
     """Install the source distribution with a compiler, there, and hold it to bits and answers."""
-    import wheels  # on the path since our own wheel was looked for
+    sys.path.insert(0, str(ROOT / "tools"))
+    import wheels
 
     install = "python3 -m pip install -q --no-index --no-deps --no-build-isolation --no-compile --target /tmp/.site"
     steps = (

@@ -1,5 +1,6 @@
 """An emulated Raspberry Pi: folders of a Debian and of packages, and commands that run in them."""
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -58,22 +59,18 @@ class Pi:
             raise SkippedError(reason)
         cache.mkdir(parents=True, exist_ok=True)
         self.name = f"Debian {system.release}, Python {system.python}"
-        with (cache / f"lock-{system.release}").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be making the same
-            self._furnish(cache, system, lines, ours)
-
-    def _furnish(self, cache, system, lines, ours):
-        """Make what is not there yet."""
         try:
-            self.root = told(f"a root of {self.name}", debian.make_root, cache, system)
-            others = told("packages of others", packages.fetch_others, cache, lines, system)
+            with alone(cache / f"lock-{system.release}"):
+                self.root = told(f"a root of {self.name}", debian.make_root, cache, system)
+                others = told("packages of others", packages.fetch_others, cache, lines, system)
         except subprocess.CalledProcessError as error:
             raise SkippedError(
                 f"{error.cmd[0]} could not fetch what is needed (exit code {error.returncode})"
             ) from error
         self.binds = [(others, system.site), (ROOT, SOURCES), *tracer()]
         if ours:
-            made = told("our own package", packages.build_ours, cache, self.root, system)
+            with alone(cache / "lock-ours"):
+                made = told("our own package", packages.build_ours, cache, self.root, system)
             self.binds.append((made, debian.MINE))
 
     def run(self, command, processor, *, binds=(), **options):
@@ -120,6 +117,14 @@ def tracer():
     if found is None or not all(path.is_dir() for path in libraries):
         return []
     return [(found, "usr/local/bin/strace"), *((path, str(path)) for path in libraries)]
+
+
+@contextlib.contextmanager
+def alone(path):
+    """Hold a lock, as another run may be making the same."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def told(what, make, *arguments):
