@@ -7,7 +7,6 @@ eight items cost little more than one; of a convolutional network they cost more
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import median
 
 __all__ = ["BatchCosts"]
 
@@ -17,7 +16,9 @@ _UNSEEN = 0.9  # exponent by which sizes that were never run are thought to grow
 _LEARN, _LEARN_ALL = 0.1, 0.05  # how much one batch corrects its own size, and every size
 _OUTLIER = 2.0  # a batch that took longer than this many times what was thought counts as this many
 _SAME = 1.1  # a batch that differs by less from what was thought teaches nothing
+_WELL = 0.99  # of the cost at which a size is just taken
 _START = 1e-3  # seconds an item, where nothing was measured
+_AGAIN, _TRIES = 512, 4  # batches after which the next size is thought to pay once more, and runs that say whether
 _FEW = 8  # short runs of which the shortest counts: the others were interrupted
 
 
@@ -36,10 +37,11 @@ class BatchCosts:
         self._seconds: dict[int, float] = {}  # answers given since something was learned
         self._best: dict[int, int] = {}
         self._full = 0
+        self._corrected, self._tried, self._tries, self._least = 0, 0, 0, 0.0
         self._few: dict[int, tuple[int, float]] = {}  # of each size: runs since it was corrected, and the shortest
 
-    def learn(self, run: Callable[[int], float], *, budget: float = 0.5, repeats: int = 5) -> None:
-        """Measure sizes 1, 2, 4, … until the budget is used up.
+    def learn(self, run: Callable[[int], float], *, budget: float = 0.5, repeats: int = 5, rounds: int = 12) -> None:
+        """Measure sizes 1, 2, 4, … until the budget is used up, and all that were once more in rounds.
 
         Parameters
         ----------
@@ -48,23 +50,39 @@ class BatchCosts:
         budget
             Seconds, for all sizes. The first size is always measured.
         repeats
-            Runs of a size, of which the median counts; one more goes before, unmeasured.
+            Runs of a size, of which the shortest counts: what else the machine does makes runs longer, never shorter,
+            and a size that seems dear is not taken. One more goes before, unmeasured.
+        rounds
+            Further runs of each: what else the machine does may last as long as the runs of a size.
         """
         size = 1
         while size <= self.max_batch and (size == 1 or budget > 0):
             first = run(size)
             measured = [run(size) for _ in range(repeats if budget - first > 0 else 1)]
-            self._set(size, median(measured))
+            self._set(size, min(measured))
             budget -= first + sum(measured)
             if budget < self._known[size] * 2 * (repeats + 1):
                 break
             size *= 2
+        for _ in range(rounds):
+            for size, known in self.table().items():
+                if budget < known:
+                    return
+                seconds = run(size)
+                budget -= seconds
+                self._set(size, min(seconds, self._known[size]))
 
     def correct(self, size: int, seconds: float) -> None:
         """Take into account how long a batch took."""
         if size not in self._known and (not self._known or size > max(self._known)):
             self._set(size, seconds)
             return
+        if size == self._tried:
+            self._take_try(size, seconds)
+            return
+        self._corrected += 1
+        if self._corrected % _AGAIN == 0:
+            self._try_larger()
         ratio = min(max(seconds / max(self.seconds(size), 1e-9), 1 / _OUTLIER), _OUTLIER)
         if 1 / _SAME < ratio < _SAME:
             return
@@ -139,6 +157,20 @@ class BatchCosts:
     def table(self) -> dict[int, float]:
         """Return what is known: seconds by size."""
         return dict(sorted(self._known.items()))
+
+    def _try_larger(self) -> None:
+        """Think well of the next size: what made it dear may be over, and as long as it is not run nothing says so."""
+        best = self.best(self.max_batch)
+        if self.is_together and 2 * best in self._known:
+            self._tried, self._tries = 2 * best, 0
+            self._set(2 * best, min(self._known[2 * best], 2 * self.seconds(best) * self._gain * _WELL))
+
+    def _take_try(self, size: int, seconds: float) -> None:
+        self._least = min(seconds, self._least) if self._tries else seconds
+        self._tries += 1
+        if self._tries == _TRIES:
+            self._tried = 0
+            self._set(size, self._least)
 
     def _set(self, size: int, seconds: float) -> None:
         self._replace({**self._known, size: seconds})

@@ -210,6 +210,8 @@ class _Connection(Paced):
     def look(self, data: bytearray, size: int) -> int:
         """Take what has come."""
         streams = self._http2.receive(data, size)
+        if not streams and not self._http2.speaks:
+            return 0  # the middle of a message
         for stream in streams:
             self._react(stream)
         self._limit()

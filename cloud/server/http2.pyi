@@ -25,6 +25,7 @@ class Connection:
     closed: bool
     silent: bool
     settled: bool
+    speaks: bool
     busy: bool
     streams: list[Stream]
     def __init__(

@@ -20,6 +20,11 @@ cdef class _Sending:
         self._frame_out = 16384
 
     @property
+    def speaks(self):
+        """Whether there is something for `take` to return, or nothing more will come."""
+        return self.closed or len(self._out) > 0
+
+    @property
     def busy(self):
         """Whether calls are open, or may come yet that its client made before it heard `go_away`."""
         return len(self._streams) > 0 or self._leaving == ASKED

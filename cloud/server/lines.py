@@ -361,17 +361,18 @@ class Line:
                     if jobs:
                         self._crew.idle.remove(instance)
                 self._expire(late)
-                self._wake(loop)
+                if gathers:
+                    self._wake(loop)
 
     # running: in an instance's thread, or on the loop
 
     def _run(self, instance: Instance, jobs: list[Job], correct: Callable[[int, float], None]) -> Results:
-        items = sum(job.payload.items for job in jobs)
+        items, preparing = sum([job.payload.items for job in jobs]), sum([job.preparing for job in jobs])
         with self._lock:
             started, beside = time.monotonic(), self._crew.is_beside()
             instance.started = started
             instance.jobs = jobs
-            instance.until = started + self._costs.drain(items) + sum(job.preparing for job in jobs)
+            instance.until = started + self._costs.drain(items) + preparing
         try:
             results = run_batch(self.model, instance.engine, jobs, self._costs, instance.tray)
         except Exception as error:  # noqa: BLE001 - of a runtime or model, which is anybody's; the thread lives on

@@ -118,11 +118,11 @@ class Paced(asyncio.BufferedProtocol):
 
     def _take(self, data: bytearray, size: int) -> None:
         turns = self._turns
-        first = not turns.calls
-        turns.calls += first  # whatever it is
-        turns.calls += self.look(data, size)
-        if first:
-            self._loop.call_soon(turns.begin)  # after what that has led to
+        calls = self.look(data, size)
+        if calls:
+            if not turns.calls:
+                self._loop.call_soon(turns.begin)  # after what that has led to
+            turns.calls += calls
 
     def _read_or_not(self) -> None:
         reads = not self._full and not self._later

@@ -195,8 +195,10 @@ class WaitingList:
 
 def settle(results: Results) -> None:
     """Answer jobs, from any thread."""
-    for loop in {job.loop for job, _ in results}:
-        mine = [(job, result) for job, result in results if job.loop is loop]
+    by_loop: dict[asyncio.AbstractEventLoop, Results] = {}
+    for result in results:
+        by_loop.setdefault(result[0].loop, []).append(result)
+    for loop, mine in by_loop.items():
         try:
             loop.call_soon_threadsafe(settle_here, mine)
         except RuntimeError:  # the loop has been closed, and those who waited with it
