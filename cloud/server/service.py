@@ -7,7 +7,6 @@ import contextlib
 import functools
 import gc
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +38,6 @@ _LEAST_WAITING = 32  # in gRPC; else as many as may be at work
 _LEAST_STREAMS = 16  # of a connection
 _UNREAD_BYTES = 256 * 2**10  # of each message that gRPC takes in before it is asked for
 _LAST_SECONDS = 0.2  # that connections have to be completed which have begun
-_SWITCH_SECONDS = 2e-4  # after which a model's thread that has run gets the interpreter from the loop; usually 5 ms
 _IDLE_CALLS = 16  # for each that is at work, so many may be open: streams that rest, and messages on their way
 
 
@@ -245,8 +243,6 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
     )
     shared.visitors.append(server.visitors)
     shared.leaving.append(server.close)
-    stack.callback(sys.setswitchinterval, sys.getswitchinterval())
-    sys.setswitchinterval(_SWITCH_SECONDS)
     listening = open_socket(config.host, config.grpc_port, "--grpc-port", shared=port_shared)
     port = listening.getsockname()[1]
     await server.start(listening, None if shared.certificates is None else shared.certificates.tls("h2"))
