@@ -231,10 +231,14 @@ def test_loading_and_closing_many_times_keeps_memory_flat(path):
                 model.warmup(1)
 
     use(40)
-    before = pages()
-    use(120)
-    grown = (pages() - before) * os.sysconf("SC_PAGESIZE")
-    assert grown < 4 << 20, f"{grown / 2**20:.1f} MiB more"
+    grown = []
+    for _ in range(4):  # what leaks grows each time; what the allocator keeps for threads that met does not
+        before = pages()
+        use(120)
+        grown.append((pages() - before) * os.sysconf("SC_PAGESIZE"))
+        if grown[-1] < 4 << 20:
+            break
+    assert min(grown) < 4 << 20, f"{[round(each / 2**20, 1) for each in grown]} MiB more"
 
 
 # ---- what is not installed

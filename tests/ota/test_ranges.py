@@ -274,8 +274,8 @@ def test_a_web_server_whose_head_drips_is_given_up(head: bytes) -> None:
 
 
 def test_a_web_server_that_says_nothing_is_given_up() -> None:
-    with raw(b"HTTP/1.1 200 OK\r\n", pause=1.0) as url, pytest.raises(TransferError, match=r"nothing came for 0\.1 s"):
-        list(Ranges(url, attempts=1, timeout=0.1).fetch([{"metadata": "timestamp.json"}]))
+    with raw(b"H", pause=2.0) as url, pytest.raises(TransferError, match="nothing came for 1 s"):
+        list(Ranges(url, attempts=1, timeout=1.0).fetch([{"metadata": "timestamp.json"}]))
 
 
 def test_an_update_comes_over_https_from_whom_the_devices_authority_vouches_for(
