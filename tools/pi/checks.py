@@ -61,8 +61,8 @@ def check_sources(pi, processor):
 
     install = "python3 -m pip install -q --no-index --no-deps --no-build-isolation --no-compile --target /tmp/.site"
     steps = (
-        f"printf '[build_ext]\\nparallel = {os.cpu_count()}\\n' > /tmp/side-by-side.cfg",
-        "export DIST_EXTRA_CONFIG=/tmp/side-by-side.cfg CFLAGS=-g0",
+        f"printf '[build_ext]\\nparallel = {os.cpu_count()}\\n' > /tmp/.side-by-side.cfg",
+        "export DIST_EXTRA_CONFIG=/tmp/.side-by-side.cfg CFLAGS=-g0",
         "gcc --version | head -n 1",
         f"{install} /sources/*.tar.gz",
         f"PYTHONPATH=/tmp/.site python3 {GOLDEN} check /bundles",
