@@ -47,7 +47,7 @@ from outside.network import free_port  # noqa: E402
 from outside.services import Service  # noqa: E402
 
 ONLY_GRPC = ("--http-port", "off", "--metrics-port", "off")
-FRONT = ["--front", "grpc"]
+FRONT = ["--front", "fast"]
 SERVICE = "/inference.GRPCInferenceService"
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 PATIENT = 30.0
@@ -340,7 +340,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("changes", nargs="*", metavar="CHANGE", help=f"{', '.join(CHANGES)} (default: all)")
     parser.add_argument("--times", type=int, help="of each (default: 20, and 5 kills)")
-    parser.add_argument("--front", choices=["grpc", "fast"], default="grpc", help="(default: %(default)s)")
+    parser.add_argument("--front", choices=["fast", "grpc"], default="fast", help="(default: %(default)s)")
     arguments = parser.parse_args()
     FRONT[1] = arguments.front
     if unknown := [name for name in arguments.changes if name not in CHANGES]:

@@ -9,14 +9,14 @@ in time for each second of the server's processor time, as a share of the same a
 machine that is busy with other work. Times are those of answers alone. Ends of other calls are shown by gRPC's number:
 1 CANCELLED, 4 DEADLINE_EXCEEDED, 8 RESOURCE_EXHAUSTED. Where the server mostly waited for its processor, the last
 figure of a round, a flood shows what else runs there; where less than three times the peak was offered, the rest waited
-at its client, as a server may ask. Last come limits of the usual front: what a bare grpc.aio server takes that refuses
-what is beyond the peak by its handlers, and what part of its own peak one keeps that runs the model, looks at nothing,
-and has gRPC's library cancel what is too much of as many calls as ours was offered.
+at its client, as a server may ask. Limits of gRPC's front come last, where it is that one: what a bare grpc.aio server
+takes that refuses what is beyond the peak by its handlers, and what part of its own peak one keeps that runs the model,
+looks at nothing, and has gRPC's library cancel what is too much of as many calls as ours was offered.
 
 example:
   python benchmarks/overload.py --models thumbnail cnn --rounds 7
   python benchmarks/overload.py --models mlp --deadline 50
-  python benchmarks/overload.py --models mlp --deadline 50 --serve front=fast
+  python benchmarks/overload.py --models mlp --deadline 50 --front grpc --serve max-concurrent=48
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ def main() -> int:
     parser.add_argument("--times", type=float, default=3.0, help="how much of the peak (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load (default: %(default)s)")
+    parser.add_argument("--front", choices=["fast", "grpc"], default="fast", help="(default: %(default)s)")
     parser.add_argument("--serve", nargs="*", default=[], metavar="OPTION", help="of edge-sdk serve, without --")
     arguments = parser.parse_args()
     own, *others = sorted(os.sched_getaffinity(0))
@@ -154,13 +155,15 @@ def main() -> int:
         for model in arguments.models:
             os.sched_setaffinity(0, {own})  # as what is started has it
             command = [sys.executable, "-P", "-m", "edge_sdk", "serve", str(folder / f"{model}.onnx")]
-            with serving([*command, "--grpc-port", "0", *options]) as (address, pid):
+            with serving([*command, "--front", arguments.front, "--grpc-port", "0", *options]) as (address, pid):
                 os.sched_setaffinity(0, others or {own})
                 rounds = [
                     measure(address, pid, model, arguments.deadline, arguments.seconds, arguments.times)
                     for _ in range(arguments.rounds)
                 ]
             show(model, rounds)
+            if arguments.front != "grpc":
+                continue
             rate = (arguments.times - 1) * median(one.peak for one in rounds)
             os.sched_setaffinity(0, {own})
             with serving([sys.executable, str(PEERS / "echo.py"), "refuse"]) as (address, pid):

@@ -2,8 +2,9 @@
 r"""The server under load beside its peers: requests a second, latency, and processor time of the server a request.
 
 Closed loop: so many connections, each with one request at a time. Every server runs alone, in turn, a round of
-each after the other, so that all see the same machine; the medians of the rounds are shown. Beside ours there are
+each after the other, so that all see the same machine; the medians of the rounds are shown:
 
+- ``ours`` has the fast front, and ``grpc`` is the same server with gRPC's own library for it;
 - ``echo``: a bare ``grpc.aio`` server that gives back as many bytes as the model would, and parses nothing: what
   gRPC itself costs;
 - ``run``: the same, which runs the model on the bytes that come, in buffers: what gRPC and the model cost;
@@ -299,8 +300,10 @@ def main() -> int:
         sizes = {len(body(m, arguments.items)): 4 * arguments.items * (16 if m == "identity" else 10) for m in MODELS}
         paths = [str(folder / f"{model}.onnx") for model in MODELS]
         options = [f"--{option}" if not option[:1].isdigit() else option for option in arguments.serve]
+        serve = [sys.executable, "-P", "-m", "edge_sdk", "serve", *paths, "--grpc-port", "0", *options]
         commands = {
-            "ours": [sys.executable, "-P", "-m", "edge_sdk", "serve", *paths, "--grpc-port", "0", *options],
+            "ours": [*serve, "--front", "fast"],
+            "grpc": [*serve, "--front", "grpc"],
             "echo": [sys.executable, str(PEERS / "echo.py"), ",".join(f"{n}:{size + 90}" for n, size in sizes.items())],
         }
         runs = [f"{len(body(model, arguments.items))}:{folder / model}.onnx" for model in arguments.models]
@@ -310,7 +313,7 @@ def main() -> int:
                 commands[peer] = [python, str(PEERS / f"{peer}_onnx.py"), name, *free_ports(3)]
         chosen = arguments.servers or [key for key in commands if key != "run" or arguments.items == 1]
         servers = {key: stack.enter_context(serving(command)) for key, command in commands.items() if key in chosen}
-        for key in servers.keys() - {"ours", "echo", "run"}:
+        for key in servers.keys() - {"ours", "grpc", "echo", "run"}:
             wait_until_ready(servers[key][0], arguments.models)
         for _ in range(arguments.rounds):
             for model in arguments.models:

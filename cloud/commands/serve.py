@@ -49,9 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--front",
-        choices=["grpc", "fast"],
-        default="grpc",
-        help="who speaks gRPC: gRPC's own library, or an HTTP/2 of ours that takes less time (default: %(default)s)",
+        choices=["auto", "fast", "grpc"],
+        default="auto",
+        help="who speaks gRPC: an HTTP/2 of ours, gRPC's own library, or the first where it is there (default)",
     )
     parser.add_argument("--grpc-port", type=_port, default=8001, help="of gRPC (default: %(default)s)")
     for front, what in (("http", "of REST"), ("metrics", "of Prometheus' /metrics")):

@@ -1,7 +1,8 @@
 """The fallback server: bundles and plain model files over the Open Inference Protocol v2.
 
-`core` is independent of the transport, `grpc_front` is the transport, `service` is the process, and `supervisor` keeps
-several of them. Names are loaded when they are first used: a supervisor needs neither gRPC nor a runtime.
+`core` is independent of the transport, `grpc_front` has the methods of the protocol, `fast_front` or gRPC's own library
+brings their calls, `service` is the process, and `supervisor` keeps several of them. Names are loaded when they are
+first used: a supervisor needs neither gRPC nor a runtime.
 """
 
 from __future__ import annotations

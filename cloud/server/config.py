@@ -28,7 +28,8 @@ class ServerConfig:
     host
         Address to listen on.
     front
-        Who speaks gRPC: ``"grpc"``, gRPC's own library, or ``"fast"``, an HTTP/2 of ours that takes less time.
+        Who speaks gRPC: ``"fast"``, an HTTP/2 of ours, which is compiled; ``"grpc"``, gRPC's own library; or
+        ``"auto"``: the first where it is there, else the second.
     grpc_port, http_port, metrics_port
         Port of each front; 0 takes a free one, None opens none.
     metrics_host
@@ -68,8 +69,8 @@ class ServerConfig:
     max_worker_bytes
         Memory that a worker may hold; one that holds more is replaced by a new one. None sets no limit.
     connection_seconds
-        With ``workers``, gRPC's own library asks clients to make their connection anew after so long, which spreads
-        them among the workers; one that is replaced waits so long for those that it has. The fast front needs neither.
+        With ``workers``, clients are asked to make their connection over gRPC anew after so long, which spreads them
+        among the workers. Of gRPC's own library, a worker that is replaced waits so long for those that it has.
     silent_seconds
         A worker that says nothing for so long is killed, and started again.
     gpus
@@ -78,7 +79,7 @@ class ServerConfig:
 
     paths: Sequence[Path]
     host: str = "127.0.0.1"
-    front: Literal["grpc", "fast"] = "grpc"
+    front: Literal["auto", "fast", "grpc"] = "auto"
     grpc_port: int = 8001
     http_port: int | None = None
     metrics_port: int | None = None
@@ -104,6 +105,8 @@ class ServerConfig:
     gpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.front not in ("auto", "fast", "grpc"):
+            raise InputError(f"front is {self.front!r}; it should be auto, fast or grpc")
         for name in ("workers", "max_worker_bytes", "max_connections", "max_calls"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import random
 import socket
 import ssl
 import time
@@ -57,6 +58,7 @@ class _Shared:
     turns: Turns
     visitors: Visitors
     max_connections: int
+    age_seconds: float
     connections: set[_Connection] = field(default_factory=set)
     leaving: bool = False
     emptied: asyncio.Event = field(default_factory=asyncio.Event)  # no connection is left
@@ -91,6 +93,8 @@ class FastServer:
         What messages that have not arrived completely may hold together.
     max_connections
         Open at a time; more are told so and closed.
+    age_seconds
+        After which, or a tenth more or less, a client is asked to make its connection anew.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class FastServer:
         max_calls: int,
         max_held_bytes: int,
         max_connections: int,
+        age_seconds: float,
     ) -> None:
         several = frozenset(path for path, method in methods.items() if method.request_streaming)
         self._shared = _Shared(
@@ -125,6 +130,7 @@ class FastServer:
             Turns(budget),
             Visitors("grpc", lambda: len(self._shared.connections)),
             max_connections,
+            age_seconds,
         )
         self._entrances: list[Entrance] = []
         self._watching: asyncio.Task[None] | None = None
@@ -194,7 +200,8 @@ class _Connection(Paced):
             budget=shared.budget,
         )
         self._made = self._heard = time.monotonic()
-        self._asked, self._allowed = False, shared.max_streams
+        self._old = self._made + shared.age_seconds * random.uniform(0.9, 1.1)
+        self._asked, self._leaves, self._allowed = False, False, shared.max_streams
         self._asked_for = Asked({}, "", None)  # by the headers of the last call that was opened
 
     # of the event loop
@@ -204,7 +211,7 @@ class _Connection(Paced):
         self._transport = cast(asyncio.Transport, transport)
         self._shared.connections.add(self)
         if self._shared.leaving:
-            self._http2.go_away()  # it was at the door
+            self.leave()  # it was at the door
         self._flush()
 
     def look(self, data: bytearray, size: int) -> int:
@@ -255,10 +262,13 @@ class _Connection(Paced):
             self._asked = True
             self._http2.ping()
         self._limit()
+        if now > self._old:
+            self.leave()
         self._flush()
 
     def leave(self) -> None:
         """Tell the client to ask elsewhere from now on."""
+        self._leaves = True
         self._http2.go_away()
         self._flush()
 
@@ -386,5 +396,5 @@ class _Connection(Paced):
         data = self._http2.take()
         if data:
             self._transport.write(data)
-        if self._http2.closed or (self._shared.leaving and not self._http2.busy):
+        if self._http2.closed or (self._leaves and not self._http2.busy):
             self._transport.close()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import math
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from edge_sdk.cloud.server.request_log import Notes, RequestLog
 from edge_sdk.cloud.server.security import secured, warn_of_tokens
 from edge_sdk.cloud.server.standard import Health, methods_of, reflection_handlers
 from edge_sdk.cloud.server.traces import Traces, traces_are_wanted
-from edge_sdk.errors import InputError, ServiceError
+from edge_sdk.errors import ServiceError
 
 __all__ = ["Shared", "loop_factory", "opened", "reload", "run_alone", "serve"]
 
@@ -220,12 +221,8 @@ async def _start_grpc(config: ServerConfig, shared: Shared, stack: contextlib.As
 
 
 async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.AsyncExitStack, port_shared: bool) -> str:
-    try:
-        from edge_sdk.cloud.server.fast_front import FastServer  # compiled, and not always there
-    except ImportError as error:
-        raise InputError(
-            f"--front fast is compiled, and this installation is not ({error}): use --front grpc"
-        ) from error
+    from edge_sdk.cloud.server.fast_front import FastServer  # compiled, and not always there
+
     health, front, handlers = _grpc_handlers(config, shared)
     interceptor = CallerInterceptor(shared.access) if shared.access else None
     server = FastServer(
@@ -240,6 +237,7 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
         max_calls=_IDLE_CALLS * config.max_concurrent,
         max_held_bytes=shared.core.serving.max_pending_bytes,
         max_connections=room_for(config),
+        age_seconds=config.connection_seconds if port_shared else math.inf,
     )
     shared.visitors.append(server.visitors)
     shared.leaving.append(server.close)

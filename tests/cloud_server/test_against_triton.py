@@ -80,8 +80,8 @@ WORDED = {
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Asked, Asked]]:
-    """Return Triton and our server."""
+def servers(tmp_path_factory: pytest.TempPathFactory, grpc_front: str) -> Iterator[tuple[Asked, Asked]]:
+    """Return Triton and our server, with each of its fronts."""
     python = os.environ.get("EDGE_SDK_TRITON_PYTHON")
     if not python:
         pytest.skip("EDGE_SDK_TRITON_PYTHON names no Python that has nvidia-pytriton")
@@ -90,10 +90,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Asked, A
         (folder / name).mkdir()
     write_twins(folder / "triton", folder / "ours")
     program = [python, str(ROOT / "tests" / "fixtures" / "foreign" / "triton_server.py")]
+    serve = ("serve", folder / "ours", "--front", grpc_front, "--grpc-port", "0", "--http-port", "0", "--allow-admin")
     ports, explicit = [free_port() for _ in range(3)], ["--model-control-mode=explicit", "--load-model=*"]
     with (
         Service(folder / "triton", folder / "own", *ports, *explicit, program=program, timeout=120) as theirs,
-        Service("serve", folder / "ours", "--grpc-port", "0", "--http-port", "0", "--allow-admin") as ours,
+        Service(*serve) as ours,
     ):
         both = Asked(theirs.ready["grpc"], theirs.ready["http"]), Asked(ours.ready["grpc"], ours.ready["http"])
         yield both

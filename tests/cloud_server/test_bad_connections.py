@@ -70,11 +70,10 @@ def hostile(number: int, host: str) -> bytes:
             return begun + np.random.default_rng(number).bytes(10_000)
 
 
-@pytest.mark.parametrize("front", ["grpc", "fast"])
 def test_a_crowd_that_is_slow_silent_half_closed_or_lies_is_borne(
-    service, tiny_edge_bundle: TinyBundle, front: str
+    service, tiny_edge_bundle: TinyBundle, grpc_front: str
 ) -> None:
-    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--front", front)
+    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--front", grpc_front)
     host, _, port = server.ready["grpc"].rpartition(":")
     with grpc.insecure_channel(server.ready["grpc"]) as channel:
         assert ask(channel) == "OK"
@@ -86,7 +85,7 @@ def test_a_crowd_that_is_slow_silent_half_closed_or_lies_is_borne(
                     connection.sendall(hostile(120 * turn + number, host))
                     if number % 4 == 0:
                         connection.shutdown(socket.SHUT_WR)
-                assert (ask if front == "fast" else ask_again)(channel) == "OK"
+                assert (ask if grpc_front == "fast" else ask_again)(channel) == "OK"
             finally:
                 for connection in crowd:
                     connection.close()
@@ -97,11 +96,11 @@ def test_a_crowd_that_is_slow_silent_half_closed_or_lies_is_borne(
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ServerLive"])
 def test_messages_whose_last_byte_does_not_come_take_little_memory_and_keep_nobody_out(
-    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, method: str
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str, method: str
 ) -> None:
     config = tmp_path / "serve.toml"
     config.write_text(f"max_pending_bytes = {128 * 2**20}\n")
-    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--config", config)
+    server = service("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0", "--config", config)
     with (
         grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel,
         ThreadPoolExecutor(9) as threads,
@@ -126,11 +125,11 @@ def test_messages_whose_last_byte_does_not_come_take_little_memory_and_keep_nobo
 
 
 def test_streams_whose_message_does_not_come_are_ended_where_they_take_too_much_and_one_that_rests_is_not(
-    service, tiny_edge_bundle: TinyBundle, tmp_path: Path
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str
 ) -> None:
     config = tmp_path / "serve.toml"
     config.write_text(f"max_pending_bytes = {96 * 2**20}\n")
-    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--config", config)
+    server = service("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0", "--config", config)
     takes, gives = messages.ModelInferRequest, messages.ModelStreamInferResponse
     request = takes(model_name="tiny")
     add_input(request, "image", np.full((1, SIDE, SIDE, 3), 0.5, np.float32))
@@ -174,9 +173,10 @@ def test_a_full_disk_costs_lines_of_the_request_log_and_nothing_else(
 
 
 def test_more_calls_than_are_taken_end_in_a_clear_status_and_the_server_is_well(
-    service, tiny_edge_bundle: TinyBundle
+    service, tiny_edge_bundle: TinyBundle, grpc_front: str
 ) -> None:
-    server = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--max-concurrent", "2")
+    few = ("--max-concurrent", "2")
+    server = service("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0", *few)
 
     def ask_often(_: int) -> Counter[str]:
         with grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel:

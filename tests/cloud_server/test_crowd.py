@@ -1,9 +1,11 @@
-"""How many calls a crowded server lets its clients have open."""
+"""How many calls a crowded server lets its clients have open, and for how long a connection."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +17,13 @@ from outside.bundles import TinyBundle
 
 SETTINGS, STREAMS = 4, 3
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
+LIMITS: dict[str, Any] = {
+    "max_message_bytes": 2**20,
+    "max_calls": 1000,
+    "max_held_bytes": 2**20,
+    "max_connections": 10,
+    "age_seconds": math.inf,
+}
 PING = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + bytes(8)
 
 
@@ -53,11 +62,8 @@ def test_clients_of_the_fast_front_are_told_how_many_calls_they_may_have_open(mo
         server = FastServer(
             {},
             refused=lambda: refused,
-            max_message_bytes=2**20,
             max_streams=most,
-            max_calls=1000,
-            max_held_bytes=2**20,
-            max_connections=10,
+            **LIMITS,
         )
         listening = open_socket("127.0.0.1", 0, "--grpc-port", shared=False)
         await server.start(listening, None)
@@ -107,11 +113,8 @@ def test_grpc_goes_on_when_it_is_told_to_have_fewer_calls_open() -> None:
         server = FastServer(
             {b"/a/b": grpc.unary_unary_rpc_method_handler(wait)},
             refused=lambda: refused,
-            max_message_bytes=2**20,
             max_streams=4,
-            max_calls=1000,
-            max_held_bytes=2**20,
-            max_connections=10,
+            **LIMITS,
         )
         listening = open_socket("127.0.0.1", 0, "--grpc-port", shared=False)
         await server.start(listening, None)
@@ -126,6 +129,36 @@ def test_grpc_goes_on_when_it_is_told_to_have_fewer_calls_open() -> None:
 
     asyncio.run(story())
     assert most_open <= 4
+
+
+def test_an_old_connection_is_made_anew_without_a_failure_when_its_calls_have_ended() -> None:
+    peers, begun, seen_three = [], asyncio.Event(), asyncio.Event()
+
+    async def peer(request: bytes, context: Any) -> bytes:
+        peers.append(context.peer())
+        begun.set()
+        if len(set(peers)) > 2:
+            seen_three.set()
+        if request == b"wait":
+            await seen_three.wait()
+        return context.peer().encode()
+
+    async def story() -> None:
+        methods = {b"/a/b": grpc.unary_unary_rpc_method_handler(peer)}
+        server = FastServer(methods, max_streams=4, **{**LIMITS, "age_seconds": 0.1})
+        listening = open_socket("127.0.0.1", 0, "--grpc-port", shared=False)
+        await server.start(listening, None)
+        host, port = listening.getsockname()
+        async with asyncio.timeout(60), grpc.aio.insecure_channel(f"{host}:{port}") as channel:
+            ask = channel.unary_unary("/a/b")
+            first = ask(b"wait")
+            await begun.wait()
+            while not seen_three.is_set():
+                await ask(b"")
+            assert (await first).decode() == peers[0]
+        await server.stop(1)
+
+    asyncio.run(story())
 
 
 def test_a_connection_may_have_as_many_calls_as_is_said(service, tiny_edge_bundle: TinyBundle, grpc_front: str) -> None:

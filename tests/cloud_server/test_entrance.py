@@ -10,7 +10,6 @@ import time
 from contextlib import ExitStack, suppress
 
 import grpc
-import pytest
 
 from edge_sdk.cloud.server.entrance import Entrance, Visitors
 from edge_sdk.cloud.server.listening import open_socket
@@ -67,12 +66,11 @@ def metrics(address: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines if not name.startswith("#")}
 
 
-@pytest.mark.parametrize("front", ["grpc", "fast"])
 def test_more_connections_than_there_may_be_are_turned_away_and_those_that_are_there_go_on(
-    service, tiny_edge_bundle: TinyBundle, front: str
+    service, tiny_edge_bundle: TinyBundle, grpc_front: str
 ) -> None:
     ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
-    server = service("serve", tiny_edge_bundle.path, *ports, "--front", front, "--max-connections", "6")
+    server = service("serve", tiny_edge_bundle.path, *ports, "--front", grpc_front, "--max-connections", "6")
     address, own = server.ready["grpc"], [("grpc.use_local_subchannel_pool", 1)]
     with ExitStack() as stack:
         first = stack.enter_context(grpc.insecure_channel(address, own)).unary_unary(LIVE)
@@ -82,7 +80,7 @@ def test_more_connections_than_there_may_be_are_turned_away_and_those_that_are_t
             one.sendall(begun_infer("here"))
             assert one.recv(9)
         assert is_live(address) == "UNAVAILABLE"
-        if front == "fast":
+        if grpc_front == "fast":
             said = said_by(stack.enter_context(connect(address)))
             assert said.endswith(b"\0\0\0\x0btoo many connections are open"), "and the code that asks to be calm"
             assert metrics(server.ready["metrics"])['edge_connections{front="grpc"}'] == 6
@@ -125,11 +123,10 @@ def test_one_connection_is_counted_once_while_it_is_made() -> None:
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("front", ["grpc", "fast"])
 def test_who_does_not_finish_the_handshake_keeps_nobody_out(
-    service, tiny_edge_bundle: TinyBundle, certificates: Certificates, front: str
+    service, tiny_edge_bundle: TinyBundle, certificates: Certificates, grpc_front: str
 ) -> None:
-    ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--front", front)
+    ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--front", grpc_front)
     server = service(
         "serve", tiny_edge_bundle.path, *ports, "--tls-cert", certificates.cert, "--tls-key", certificates.key
     )
@@ -150,7 +147,7 @@ def test_who_does_not_finish_the_handshake_keeps_nobody_out(
                 with suppress(ConnectionError):  # it may have been let go already
                     one.sendall(b"\x16\x03\x01\x02\0\x01"[: sent % 7])
             assert serves(name)
-            if name != "grpc" or front == "fast":
+            if name != "grpc" or grpc_front == "fast":
                 assert crowd[0].recv(1) == b"", "the oldest is let go before its time"
     assert all(map(serves, ("grpc", "http", "metrics")))
     assert server.stop() == 0

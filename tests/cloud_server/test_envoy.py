@@ -41,11 +41,12 @@ class Running(NamedTuple):
 
 
 @pytest.fixture
-def balanced(service, tiny_edge_bundle: TinyBundle, tmp_path: Path) -> Iterator[Running]:
+def balanced(service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str) -> Iterator[Running]:
     program = os.environ.get("EDGE_SDK_ENVOY")
     if not program:
         pytest.skip("EDGE_SDK_ENVOY names no envoy")
-    servers = {role: service("serve", tiny_edge_bundle.path, "--grpc-port", "0") for role in ROLES}
+    serve = ("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0")
+    servers = {role: service(*serve) for role in ROLES}
     config = yaml.safe_load((ROOT / "deploy" / "envoy.yaml").read_text())
     listening = config["static_resources"]["listeners"][0]["address"]["socket_address"]
     listening.update(address="127.0.0.1", port_value=free_port())

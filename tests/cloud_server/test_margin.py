@@ -56,13 +56,15 @@ def perceptron() -> bytes:
     return model
 
 
-def test_a_server_that_is_asked_for_twice_what_it_can_do_goes_on_answering_in_time(service, tmp_path: Path) -> None:
+def test_a_server_that_is_asked_for_twice_what_it_can_do_goes_on_answering_in_time(
+    service, tmp_path: Path, grpc_front: str
+) -> None:
     model, message = tmp_path / "perceptron.onnx", tmp_path / "message"
     model.write_bytes(perceptron())
     request = messages.ModelInferRequest(model_name="perceptron")
     add_input(request, "x", np.ones((1, 8), np.float32))
     message.write_bytes(request.SerializeToString())
-    server = service("serve", model, "--grpc-port", "0")
+    server = service("serve", model, "--front", grpc_front, "--grpc-port", "0")
     command = [sys.executable, "-P", OFFERING, server.ready["grpc"], f"/{SERVICE}/ModelInfer", message]
 
     def offer(*options: str) -> tuple[list[float], dict[str, int]]:

@@ -31,8 +31,8 @@ def server_live(channel: grpc.Channel, metadata: list | None = None) -> bool:
     return live(takes(), timeout=PATIENT, metadata=metadata, wait_for_ready=True).live
 
 
-def test_one_line_says_that_it_is_ready_and_where(service, tiny_edge_bundle: TinyBundle) -> None:
-    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0")
+def test_one_line_says_that_it_is_ready_and_where(service, tiny_edge_bundle: TinyBundle, grpc_front: str) -> None:
+    process = service("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0")
     assert len(process.lines) == 1
     assert process.ready["models"] == "tiny"
     with grpc.insecure_channel(process.ready["grpc"]) as channel:
@@ -43,16 +43,19 @@ def test_one_line_says_that_it_is_ready_and_where(service, tiny_edge_bundle: Tin
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly_and_frees_the_port(service, tiny_edge_bundle: TinyBundle, signum: int) -> None:
+def test_a_signal_ends_it_cleanly_and_frees_the_port(
+    service, tiny_edge_bundle: TinyBundle, grpc_front: str, signum: int
+) -> None:
     port = free_port()
-    process = service("serve", tiny_edge_bundle.path, "--grpc-port", port, *ONLY)
+    options = ("--front", grpc_front, "--grpc-port", port, *ONLY)
+    process = service("serve", tiny_edge_bundle.path, *options)
     with grpc.insecure_channel(process.ready["grpc"]) as channel:
         assert server_live(channel)  # a client that stays connected does not keep it alive
         os.kill(process.process.pid, signum)
         assert process.process.wait(PATIENT) == 0
     assert process.stop() == 0
     assert process.errors == ""
-    service("serve", tiny_edge_bundle.path, "--grpc-port", port, *ONLY)
+    service("serve", tiny_edge_bundle.path, *options)
 
 
 @pytest.fixture
@@ -161,12 +164,13 @@ def test_half_of_the_tls_options_and_unusable_tokens_are_refused(tiny_edge_bundl
 
 
 def test_a_token_is_asked_for_and_never_logged(
-    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     monkeypatch.setenv("EDGE_SDK_LOG", "DEBUG")
     caplog.set_level("DEBUG")
     (tmp_path / "token").write_text(TOKEN + "\n")
-    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--token-file", tmp_path / "token")
+    options = ("--front", grpc_front, "--token-file", tmp_path / "token")
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", *options)
     address, frame = process.ready["grpc"], tiny_edge_bundle.images[0]
     with grpc.insecure_channel(address) as channel:
         for metadata in (None, [("authorization", "Bearer wrong")], [("authorization", TOKEN)]):
@@ -186,12 +190,12 @@ def test_a_token_is_asked_for_and_never_logged(
 
 
 def test_tls_is_one_option_away(
-    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, certificates: Certificates
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, certificates: Certificates, grpc_front: str
 ) -> None:
     (tmp_path / "token").write_text(TOKEN)
     process = service(
         "serve", tiny_edge_bundle.path, "--grpc-port", "0", "--token-file", tmp_path / "token",
-        "--tls-cert", certificates.cert, "--tls-key", certificates.key,
+        "--tls-cert", certificates.cert, "--tls-key", certificates.key, "--front", grpc_front,
     )  # fmt: skip
     address, frame = process.ready["grpc"], tiny_edge_bundle.images[0]
     cloud = Cloud(address, tls_ca=certificates.cert, token=TOKEN)

@@ -72,8 +72,8 @@ def test_who_watches_is_told_once_and_an_unknown_service_too(channel: grpc.Chann
         watcher.cancel()
 
 
-def test_all_who_watch_hear_of_the_end_before_it_comes(service, tiny_edge_bundle: TinyBundle) -> None:
-    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0")
+def test_all_who_watch_hear_of_the_end_before_it_comes(service, tiny_edge_bundle: TinyBundle, grpc_front: str) -> None:
+    process = service("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0")
     with grpc.insecure_channel(process.ready["grpc"]) as channel:
         watchers = [watch(channel, ""), watch(channel, SERVICE), watch(channel, "")]
         assert [next(watcher).status for watcher in watchers] == [SERVING] * 3
@@ -85,9 +85,12 @@ def test_all_who_watch_hear_of_the_end_before_it_comes(service, tiny_edge_bundle
     assert process.errors == ""
 
 
-def test_health_needs_no_token_and_reflection_does(service, tiny_edge_bundle: TinyBundle, tmp_path) -> None:
+def test_health_needs_no_token_and_reflection_does(
+    service, tiny_edge_bundle: TinyBundle, tmp_path, grpc_front: str
+) -> None:
     (tmp_path / "token").write_text("s3cret")
-    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", "--token-file", tmp_path / "token")
+    options = ("--front", grpc_front, "--token-file", tmp_path / "token")
+    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0", *options)
     with grpc.insecure_channel(process.ready["grpc"]) as channel:
         assert check(channel, "") == SERVING
         with pytest.raises(grpc.RpcError) as caught:

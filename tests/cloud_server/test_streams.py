@@ -119,8 +119,10 @@ def test_a_client_that_does_not_read_is_not_read_from_without_end(channel: grpc.
     assert infer(channel, request()).outputs, "the server lives"
 
 
-def test_a_stream_that_is_cancelled_leaves_the_server_well_and_silent(service, tiny_edge_bundle: TinyBundle) -> None:
-    process = service("serve", tiny_edge_bundle.path, "--grpc-port", "0")
+def test_a_stream_that_is_cancelled_leaves_the_server_well_and_silent(
+    service, tiny_edge_bundle: TinyBundle, grpc_front: str
+) -> None:
+    process = service("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0")
     with grpc.insecure_channel(process.ready["grpc"]) as channel:
         for _ in range(5):
             outgoing: queue.Queue[object] = queue.Queue()

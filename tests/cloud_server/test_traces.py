@@ -106,8 +106,6 @@ def test_every_request_is_a_span_below_that_of_its_caller(
         monkeypatch.setenv("OTEL_SERVICE_NAME", "fallback")
     option = ("--otlp", collector.url) if by == "option" else ()
     log = tmp_path / "requests.log"
-    if front == "fast":
-        pytest.importorskip("edge_sdk.cloud.server.http2")
     ports = ("--grpc-port", "0", "--http-port", "0", "--front", front)
     with Service("serve", tiny_edge_bundle.path, *ports, "--log-requests", log, *option) as process:
         ask_all(process)

@@ -281,16 +281,15 @@ def test_a_hangup_lets_the_server_look_again_and_costs_no_request(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("front", ["grpc", "fast"])
 def test_workers_are_replaced_under_load_and_no_request_fails(
-    service, tiny_edge_bundle: TinyBundle, front: str
+    service, tiny_edge_bundle: TinyBundle, grpc_front: str
 ) -> None:
     code = (
         "import sys; from pathlib import Path; from edge_sdk.cloud.server import ServerConfig, run;"
         "run(ServerConfig(paths=[Path(sys.argv[1])], front=sys.argv[2], grpc_port=0, http_port=0, metrics_port=0,"
         "workers=2, connection_seconds=2.0), lambda at, names: print('ready', *map('='.join, at.items()), flush=True))"
     )
-    process = service(tiny_edge_bundle.path, front, program=[sys.executable, "-P", "-c", code])
+    process = service(tiny_edge_bundle.path, grpc_front, program=[sys.executable, "-P", "-c", code])
     before, fresh = workers(process), []
     with Load(process.ready["grpc"], patient=False) as load:
         process.process.send_signal(signal.SIGUSR2)
@@ -462,8 +461,8 @@ def test_workers_see_the_gpus_they_are_given(service, tiny_edge_bundle: TinyBund
     }
 
 
-def test_the_fast_front_is_served_by_several_processes_too(service, tiny_edge_bundle: TinyBundle) -> None:
-    process = service("serve", tiny_edge_bundle.path, *ports, "--workers", "2", "--front", "fast")
+def test_several_processes_serve_with_either_front(service, tiny_edge_bundle: TinyBundle, grpc_front: str) -> None:
+    process = service("serve", tiny_edge_bundle.path, *ports, "--workers", "2", "--front", grpc_front)
     for _ in range(24):
         with channel_to(process.ready["grpc"]) as channel:
             infer(channel)
