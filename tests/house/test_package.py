@@ -9,8 +9,12 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 
+from outside.bundles import tiny_onnx
+from outside.services import Service
 from outside.sources import ROOT, copy_sources
 
 ROOMS = {"cascade", "cloud", "compression", "edge_sdk", "examples", "ext"}
@@ -87,30 +91,57 @@ def test_a_wheel_installs_into_an_empty_environment_with_its_base_requirements_a
     assert "pip install 'edge-sdk[cloud]'" in refused.stderr
 
 
-def test_a_wheel_of_python_alone_computes_in_numpy_and_else_says_what_is_missing(tmp_path):
-    pure = {**os.environ, "EDGE_SDK_PURE": "1"}
-    sources = copy_sources(tmp_path / "sources")
-    command = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, sources]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=pure)
+ALONE = (
+    "import sys; sys.path.insert(0, sys.argv[1])\n"
+    "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in f.__module__]  # what is installed here\n"
+)
+
+
+@pytest.fixture(scope="module")
+def pure(tmp_path_factory) -> Path:
+    """Return where a wheel that was built without a compiler is unpacked."""
+    folder = tmp_path_factory.mktemp("pure")
+    sources = copy_sources(folder / "sources")
+    command = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, sources]
+    environment = {**os.environ, "EDGE_SDK_PURE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (path,) = tmp_path.glob("*.whl")
+    (path,) = folder.glob("*.whl")
     assert path.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(path) as archive:
         assert not [name for name in archive.namelist() if name.endswith(".so")]
-        archive.extractall(tmp_path / "installed")
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_a_wheel_of_python_alone_computes_in_numpy_and_else_says_what_is_missing(pure, tmp_path):
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in f.__module__]  # what is installed here\n"
-        "import numpy as np\n"
+        f"{ALONE}import numpy as np\n"
         "from edge_sdk.ext.scores import softmax\n"
         "print(softmax(np.zeros(4, np.float32)).tolist())\n"
     )
-    command = [sys.executable, "-P", "-c", program, tmp_path / "installed"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True, cwd=tmp_path, env=pure)
+    command = [sys.executable, "-P", "-c", program, pure]
+    environment = {**os.environ, "EDGE_SDK_PURE": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=500, check=True, cwd=tmp_path, env=environment
+    )
     assert done.stdout.strip() == "[0.25, 0.25, 0.25, 0.25]"
     compiled = {**os.environ, "EDGE_SDK_PURE": "0"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, cwd=tmp_path, env=compiled)
     assert done.stderr.splitlines()[-1].startswith("edge_sdk.errors.KernelError: the compiled kernels do not load")
+
+
+def test_a_wheel_of_python_alone_serves_with_grpcs_own_library_and_says_so(pure, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_SDK_PURE", "1")
+    (tmp_path / "plain.onnx").write_bytes(tiny_onnx(np.zeros((192, 3), np.float32), np.zeros(3, np.float32)))
+    program = [sys.executable, "-P", "-c", f"{ALONE}from edge_sdk.main import main\nsys.exit(main(sys.argv[2:]))", pure]
+    with Service("serve", tmp_path / "plain.onnx", "--grpc-port", "0", program=list(map(str, program))) as process:
+        with grpc.insecure_channel(process.ready["grpc"]) as channel:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            assert live(b"", timeout=30) == b"\x08\x01"
+        assert process.stop() == 0
+    assert process.errors.count("\n") == 1
+    assert "gRPC's own library serves" in process.errors
 
 
 def test_a_build_without_a_compiler_says_what_to_do(tmp_path):
