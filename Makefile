@@ -26,7 +26,7 @@ INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip in
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-triton lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels pi-test wheels
+.PHONY: help demo test test-slow test-triton test-clients lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels pi-test wheels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ test-slow: $(VENV)/stamp-dev ## run the tests marked slow
 
 test-triton: $(VENV)/stamp-dev ## ask ours and Triton the same: TRITON_PYTHON is a Python with nvidia-pytriton
 	EDGE_SDK_TRITON_PYTHON="$(TRITON_PYTHON)" $(BIN)/python -m pytest -m triton -rs tests/cloud_server $(ARGS)
+
+test-clients: $(VENV)/stamp-dev ## ask the server with gRPC's libraries for C++, Go, Java and Node, where their tools are
+	$(BIN)/python -m pytest -m clients -rs tests/cloud_server $(ARGS)
 
 lint: lint-style lint-imports lint-types ## ruff, cython-lint, import-linter, mypy
 
