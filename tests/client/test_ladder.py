@@ -30,6 +30,7 @@ from outside.network import MisbehavingNetwork
 from outside.wire import lengths_in, requests_in
 
 PATIENT = 20.0
+A_DAY = 86_400.0  # so much that no network is slow: on a busy machine little is known of one but that
 LADDER = ("captured", "jpeg:75", "resized")
 RUNGS = tuple(Rung(name, 0, accuracy) for name, accuracy in zip(LADDER, (0.97, 0.96, 0.9), strict=True))
 AGES = 1e9
@@ -74,12 +75,11 @@ def too_long(proxy: MisbehavingNetwork) -> int:
 
 @pytest.mark.parametrize("mode", ["hybrid", "prefer_cloud", "cloud"])
 def test_it_begins_small_and_rises_to_every_pixel_where_the_network_allows_it(laddered, proxy, mode: str) -> None:
-    with edge_sdk.connect(laddered, cloud=proxy.address, mode=mode, deadline=PATIENT) as model:
+    with edge_sdk.connect(laddered, cloud=proxy.address, mode=mode, deadline=A_DAY) as model:
         answers = [model.predict(scene()) for _ in range(6)]
         assert model.certificate_void is None
     assert [(answer.source, answer.certified) for answer in answers] == [("cloud", True)] * 6
-    assert sent(proxy)[0] == "resized"
-    assert sent(proxy)[-1] == "captured"
+    assert sent(proxy) == ["resized", *["captured"] * 5]
 
 
 def test_a_narrow_way_is_not_blocked_by_what_does_not_fit_through(laddered, proxy) -> None:
@@ -225,13 +225,12 @@ def test_a_small_server_lowers_no_payload_of_another(laddered, small_server) -> 
     small, large = (int(small_server(limit).rpartition(":")[2]) for limit in (SMALL, 2**24))
     with MisbehavingNetwork(small) as to_small, MisbehavingNetwork(large) as to_large:
         cloud = Cloud([to_small.address, to_large.address], encoding="captured,jpeg:75", balance="round_robin")
-        with edge_sdk.connect(laddered, cloud=cloud, deadline=PATIENT, audit_rate=0) as model:
-            while len(sent(to_small)) < 4 or len(sent(to_large)) < 4 or not too_long(to_small):
-                assert model.predict(scene()).certified  # until both are known, and the limit is
-            before, at_large = len(sent(to_small)), len(sent(to_large))
-            while len(sent(to_large)) < at_large + 4:
+        # without a deadline the best is what is wanted, however slow the network seems on a busy machine
+        with edge_sdk.connect(laddered, cloud=cloud, deadline=None, audit_rate=0) as model:
+            while len(sent(to_small)) < 4 or len(sent(to_large)) < 4:  # both are known, and the limit is
                 assert model.predict(scene()).certified
-            assert set(sent(to_large)[at_large:]) == {"captured"}
+            before = len(sent(to_small))
+            assert set(sent(to_large)) == {"captured"}
             assert too_long(to_small) == 1
             to_large.set("reset")
             assert all(model.predict(scene()).certified for _ in range(4)), "made anew for the one that is left"
