@@ -59,7 +59,7 @@ test: $(VENV)/stamp-dev ## run the tests that together take minutes
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(VENV)/stamp-dev ## run the tests marked slow
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow --timeout 7200 $(ARGS)
 
 test-triton: $(VENV)/stamp-dev ## ask ours and Triton the same: TRITON_PYTHON is a Python with nvidia-pytriton
 	EDGE_SDK_TRITON_PYTHON="$(TRITON_PYTHON)" $(BIN)/python -m pytest -m triton -rs tests/cloud_server $(ARGS)

@@ -67,7 +67,6 @@ def check_block(block: str, policy: str, count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_of_every_policy_has_all_four_files(block: str, policy: str) -> None:
