@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from edge_sdk.cloud.server.costs import BatchCosts
 from edge_sdk.cloud.server.engines import Engine, is_shared
 from edge_sdk.cloud.server.models import ServedModel
+from edge_sdk.cloud.server.outbox import Outbox
 from edge_sdk.cloud.server.settings import ModelSettings
 from edge_sdk.cloud.server.shares import available_cores
 from edge_sdk.cloud.server.trays import Tray, tray_of
@@ -34,6 +35,8 @@ class Instance:
         Buffers for its batches, or None.
     inbox
         What its thread is given; None ends it.
+    outbox
+        What it has to tell.
     thread
         Its thread.
     jobs, started
@@ -47,6 +50,7 @@ class Instance:
     engine: Engine
     tray: Tray | None = None
     inbox: queue.SimpleQueue[list[Job] | None] = field(default_factory=queue.SimpleQueue)
+    outbox: Outbox = field(default_factory=Outbox)
     thread: threading.Thread | None = None
     jobs: list[Job] = field(default_factory=list)
     started: float | None = None

@@ -204,6 +204,7 @@ class Line:
         """Give up runs that take too long; call from time to time."""
         name = f"{self.model.name} {self.model.version}"
         for instance in self._instances:
+            instance.outbox.send()  # the run that it waits for may hang
             with self._lock:
                 started, jobs = instance.started, list(instance.jobs)
                 if started is None or instance.hangs or now - started < self.settings.hang_seconds:
@@ -352,7 +353,7 @@ class Line:
     def _work(self, instance: Instance) -> None:
         while (jobs := instance.inbox.get()) is not None:
             while jobs:
-                settle(self._run(instance, jobs, self._costs.correct))
+                instance.outbox.put(self._run(instance, jobs, self._costs.correct), more=bool(self._queue))
                 with self._lock:
                     gathers = self.company.is_incomplete(self._queue, self._costs)
                     loop = self._queue.first.loop if gathers else None
@@ -361,8 +362,8 @@ class Line:
                     if jobs:
                         self._crew.idle.remove(instance)
                 self._expire(late)
-                if gathers:
-                    self._wake(loop)
+                self._wake(loop)
+            instance.outbox.send()
 
     # running: in an instance's thread, or on the loop
 
