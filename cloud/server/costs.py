@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["BatchCosts"]
+__all__ = ["FEW", "BatchCosts"]
 
 _GAIN = 0.95  # of the cost an item, at most, for a batch to be taken over a smaller one
 _FULL = 1.1  # times the least cost of an item that is found: what was measured may err
@@ -19,7 +19,8 @@ _SAME = 1.1  # a batch that differs by less from what was thought teaches nothin
 _WELL = 0.99  # of the cost at which a size is just taken
 _START = 1e-3  # seconds an item, where nothing was measured
 _AGAIN, _TRIES = 512, 4  # batches after which the next size is thought to pay once more, and runs that say whether
-_FEW = 8  # short runs of which the shortest counts: the others were interrupted
+_BRIEF = 30e-6  # seconds of a batch that costs less than to wait for others
+FEW = 8  # short runs of which the shortest counts: the others were interrupted
 
 
 class BatchCosts:
@@ -94,17 +95,17 @@ class BatchCosts:
             }
         )
 
-    def correct_short(self, size: int, seconds: float) -> None:
-        """Take into account how long a short batch took, that ran on the event loop.
+    def correct_short(self, size: int, seconds: float, runs: int = 1) -> None:
+        """Take into account how long a short batch took, that ran on the event loop; of several runs, the shortest.
 
         One interruption takes longer than it does, so of a few of a size only the shortest says something.
         """
-        runs, least = self._few.get(size, (0, seconds))
+        before, least = self._few.get(size, (0, seconds))
         least = min(least, seconds)
-        if runs + 1 < _FEW:
-            self._few[size] = runs + 1, least
+        if before + runs < FEW:
+            self._few[size] = before + runs, least
             return
-        del self._few[size]
+        self._few.pop(size, None)
         self.correct(size, least)
 
     def seconds(self, size: int) -> float:
@@ -113,6 +114,10 @@ class BatchCosts:
         if given is None:
             given = self._seconds[size] = self._estimate(size)
         return given
+
+    def is_brief(self, size: int) -> bool:
+        """Tell whether a batch of a size costs less than to wait for others."""
+        return self.seconds(size) < _BRIEF
 
     def best(self, waiting: int) -> int:
         """Return how many of the items that wait should run together."""

@@ -102,13 +102,13 @@ class Counts:
         for tally in (self.table_hits if of_table else self.hits, self.success, self.latency):
             tally.add(seconds)
 
-    def ran(self, size: int, seconds: float) -> None:
-        """Count a run of the model, of a batch of a size."""
-        self.batches += 1
+    def ran(self, size: int, seconds: float, runs: int = 1) -> None:
+        """Count a run of the model, of a batch of a size; or several, and their seconds in sum."""
+        self.batches += runs
         tally = self.by_size.get(size)
         if tally is None:
             tally = self.by_size[size] = Tally()
-        tally.add(seconds)
+        tally.add(seconds, runs)
 
     def answered(self, items: int, arrived: float, started: float, now: float, prepare: float, compute: float) -> None:
         """Count a request that was answered.
@@ -123,6 +123,37 @@ class Counts:
             Seconds of decoding and processing, and of the model.
         """
         self.answered_together([(items, arrived)], started, now, prepare, compute)
+
+    def answered_at_once(self, ran: Sequence[tuple[int, float, float, float]]) -> None:
+        """Count requests of which each was answered by a run of its own, as soon as it came.
+
+        Parameters
+        ----------
+        ran
+            What each held, when it came, when it began, and when it was through.
+        """
+        waits, latencies, short = self.waiting.counts, self.latency.counts, BUCKETS[0]
+        waited = took = 0.0
+        quick = 0
+        for items, arrived, started, done in ran:
+            self.items += items
+            waited += started - arrived
+            took += done - started
+            if done - arrived <= short:
+                quick += 1
+            else:
+                waits[bisect_left(BUCKETS, started - arrived)] += 1
+                latencies[bisect_left(BUCKETS, done - arrived)] += 1
+        waits[0] += quick
+        latencies[0] += quick
+        self.waiting.sum += waited
+        self.latency.sum += waited + took
+        count = len(ran)
+        self.success.add(waited + took, count)
+        self.queue.add(waited, count)
+        self.prepare.add(0.0, count)
+        self.compute.add(took, count)
+        self.finish.add(0.0, count)
 
     def answered_together(
         self, requests: Sequence[tuple[int, float]], started: float, now: float, prepare: float, compute: float

@@ -26,6 +26,7 @@ from edge_sdk.cloud.server.descriptions import (
 )
 from edge_sdk.cloud.server.door import INFER, Door
 from edge_sdk.cloud.server.exchange import FAILURES, Failure, failure_of
+from edge_sdk.cloud.server.gathering import Gathering
 from edge_sdk.cloud.server.readings import Readings
 from edge_sdk.cloud.server.request_log import Notes
 from edge_sdk.cloud.server.responder import Responder, unreadable
@@ -90,6 +91,7 @@ class GrpcFront:
         self._core, self._admin = core, Admin(core, allowed=allow_admin)
         self._responder = Responder(core, max_concurrent=max_concurrent, log=log)
         self._readings = Readings(core.serving.max_pending_bytes // max_message_bytes)
+        self._gathering = Gathering(core.coming)
         self._resting: Resting | None = None
         self._answered = 0
 
@@ -233,14 +235,16 @@ class GrpcFront:
 
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
         self._readings.came()
-        told = Told()
-        said = self.take(data, context, told.tell)
+        arrived, remaining, admit = time.monotonic(), context.time_remaining(), self._admission(context)
+        if self._responder.is_brief(data) and not self._gathering.is_alone(arrived):
+            await self._gathering.join(arrived)
+        told, said = Told(), None
+        if self._traces is None:
+            said = self._responder.take(data, arrived=arrived, time_remaining=remaining, admit=admit, tell=told.tell)
+        else:
+            self._traces.follow(context.invocation_metadata())
         if said is None:
-            if self._traces is not None:
-                self._traces.follow(context.invocation_metadata())
-            said = await self._responder.respond(
-                data, arrived=time.monotonic(), time_remaining=context.time_remaining(), admit=self._admission(context)
-            )
+            said = await self._responder.respond(data, arrived=arrived, time_remaining=remaining, admit=admit)
         elif isinstance(said, Ticket):
             said = await told.wait(said)
         if isinstance(said, Failure):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from edge_sdk.cloud.server.costs import BatchCosts
+from edge_sdk.cloud.server.costs import FEW, BatchCosts
 from edge_sdk.cloud.server.counts import Counts
 from edge_sdk.cloud.server.payloads import Payload
 from edge_sdk.cloud.server.runs import Run
@@ -48,13 +48,20 @@ class Ledger:
 
     def catch_up(self) -> None:
         """Count what was noted."""
-        for items, arrived, started, done in self._ran:
-            self.counts.answered(items, arrived, started, done, 0.0, done - started)
-            self.counts.ran(items, done - started)
-            self._costs.correct_short(items, done - started)
-        if self._ran:
-            self.counts.last_inference = int((time.time() - time.monotonic() + self._ran[-1][-1]) * 1e3)
-        self._ran.clear()
+        if not self._ran:
+            return
+        ran, counts = self._ran, self.counts
+        counts.answered_at_once(ran)
+        runs: dict[int, list[float]] = {}
+        for items, _, started, done in ran:
+            runs.setdefault(items, []).append(done - started)
+        for items, took in runs.items():
+            counts.ran(items, sum(took), len(took))
+            for at in range(0, len(took), FEW):
+                few = took[at : at + FEW]
+                self._costs.correct_short(items, min(few), len(few))
+        counts.last_inference = int((time.time() - time.monotonic() + ran[-1][-1]) * 1e3)
+        ran.clear()
 
     def ran(self, started: float, results: Results, correct: Callable[[int, float], None]) -> None:
         """Count what came of a batch.

@@ -43,7 +43,6 @@ _log = logging.getLogger("edge_sdk.cloud.server")
 
 Array = np.ndarray[Any, Any]
 _LAG = 0.05  # how much one answer corrects what the way back takes
-_TINY = 30e-6  # seconds of a batch that costs less than to wait for others
 _LONE = 500e-6  # seconds of a batch that runs on the loop where nobody else asks, who would have to wait
 _SHORT = 100e-6  # seconds of a batch that costs less than to wake a thread for it
 
@@ -63,6 +62,7 @@ class Line:
         self._costs: BatchCosts = warm_up(model, settings)
         self.settings, instances = fitted(model.engine, settings, self._costs)
         self.model, self._ledger = model, Ledger(self._costs)
+        self.is_brief = self._costs.is_brief
         self.counts = self._ledger.counts
         self.cache = ResponseCache(settings.cache_bytes) if settings.cache_bytes else None
         self._lock = threading.Lock()
@@ -314,7 +314,7 @@ class Line:
         if self._queue or not self._crew.idle or not self._crew.rests:
             return None
         seconds = self._costs.seconds(items)
-        if seconds >= _TINY and (seconds >= _LONE or not self.company.is_alone()):
+        if not self.is_brief(items) and (seconds >= _LONE or not self.company.is_alone()):
             return None
         if items > 1 and (self.model.batching != "batched" or self._costs.best(items) < items):
             return None

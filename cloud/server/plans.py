@@ -154,6 +154,11 @@ class Plans:
         plan = self._plans.get(data[: self._lengths.get(len(data), 0)])
         return plan if plan is not None and plan.length == len(data) else None
 
+    def is_brief(self, data: bytes) -> bool:
+        """Tell whether a request is at hand, and its model runs as soon as it is asked."""
+        plan = self.at_hand(data)
+        return plan is not None and plan.line.is_brief(plan.payload.items)
+
     def get(self, parts: Parts) -> Plan | None:
         """Return the plan of a request, if there is one."""
         plan = self._plans.get(parts.head)

@@ -64,6 +64,7 @@ class Readings:
         self._reading: dict[_Reader, None] = {}  # in the order in which they began
         self._waiting: dict[_Reader, asyncio.Future[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # else Python asks the system for the process each time
 
     def begin(self) -> bool:
         """Note that the message of this call is read now; False where it is to be read with a place, by `read`."""
@@ -73,12 +74,14 @@ class Readings:
                 del plain[task]
             if len(plain) >= self._most:
                 return False
-        plain[asyncio.current_task()] = None
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        plain[asyncio.current_task(self._loop)] = None
         return True
 
     def came(self) -> None:
         """Note that the message of this call has come."""
-        self._plain.pop(asyncio.current_task(), None)
+        self._plain.pop(asyncio.current_task(self._loop), None)
 
     async def read(self, context: Any) -> Any:
         """Return the message of a call, or ``grpc.aio.EOF``, once there was a place for it.

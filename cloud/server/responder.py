@@ -63,14 +63,15 @@ class Responder:
         Requests that had no answer for want of room or time, so far.
     margin
         What the front learns of the way that answers take.
+    is_brief
+        As `Plans.is_brief`.
     """
 
     def __init__(self, core: Core, *, max_concurrent: int, log: Notes | None = None) -> None:
         self._core, self._log, self._plans = core, log, Plans()
         self._at_work, self._max_concurrent, self._pressed_until = 0, max_concurrent, 0.0
-        self._arrived = 0
-        self.refused = 0
-        self.margin = Margin()
+        self._arrived = self.refused = 0
+        self.margin, self.is_brief = Margin(), self._plans.is_brief
 
     @property
     def activity(self) -> tuple[int, int]:
