@@ -17,7 +17,8 @@ __all__ = ["Gathering"]
 
 _MOST = 16  # calls that go on together
 _QUIET_TURNS = 8  # of the loop in which nobody came
-_MOST_SECONDS = 1e-3  # that a call waits, before what is still to come in a turn
+_MOST_SECONDS = 4e-3  # that a call waits, before what is still to come in a turn
+_LEAST_LEFT = 0.05  # seconds of a call that has the time to wait
 _ALONE = 8  # calls in a row that found nobody to go on with
 _CLOSE = 50e-6  # seconds: who comes so soon after others went on came with them
 
@@ -47,8 +48,10 @@ class Gathering:
         self._ended = now
         return True
 
-    async def join(self, now: float) -> None:
-        """Wait for others."""
+    async def join(self, now: float, remaining: float | None) -> None:
+        """Wait for others, where as many seconds remain for a call."""
+        if remaining is not None and remaining < _LEAST_LEFT:
+            return
         loop = asyncio.get_running_loop()
         gathered = self._gathered
         future = loop.create_future()

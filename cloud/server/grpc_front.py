@@ -237,7 +237,7 @@ class GrpcFront:
         self._readings.came()
         arrived, remaining, admit = time.monotonic(), context.time_remaining(), self._admission(context)
         if self._responder.is_brief(data) and not self._gathering.is_alone(arrived):
-            await self._gathering.join(arrived)
+            await self._gathering.join(arrived, remaining)
         told, said = Told(), None
         if self._traces is None:
             said = self._responder.take(data, arrived=arrived, time_remaining=remaining, admit=admit, tell=told.tell)

@@ -20,9 +20,9 @@ class Calls:
         self.coming, self.turn = Coming(), 0
         self.gathering, self.went = Gathering(self.coming), dict[str, int]()
 
-    async def come(self, name: str) -> None:
+    async def come(self, name: str, remaining: float | None = None) -> None:
         self.coming.begun()
-        await self.gathering.join(time.monotonic())
+        await self.gathering.join(time.monotonic(), remaining)
         self.coming.came()
         self.went[name] = self.turn
 
@@ -122,6 +122,20 @@ def test_a_caller_that_goes_keeps_nobody_waiting_and_takes_nobody_along(monkeypa
 
     asyncio.run(run())
     assert set(calls.went) == {"c"}
+
+
+def test_a_call_that_has_little_time_left_waits_for_nobody(monkeypatch) -> None:
+    calls = Calls(monkeypatch)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(calls.come("patient", 10.0))
+            tasks.create_task(calls.come("urgent", 0.01))
+            await calls.turns(1)
+            assert set(calls.went) == {"urgent"}
+            await calls.turns(FEW)
+
+    asyncio.run(run())
 
 
 def test_nobody_waits_longer_than_a_moment_however_many_turns_that_is(monkeypatch) -> None:
