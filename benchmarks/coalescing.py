@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # harness and suites are not installed, and -P leaves them out
 
 from harness import Machine  # noqa: E402 - after the path is set, as the next lines
-from suites.coalescing import ITEMS, server_pid, tasks  # noqa: E402
+from suites.coalescing import FRONT, ITEMS, server_pid, tasks  # noqa: E402
 
 
 def processor_seconds(pid: int) -> float:
@@ -47,7 +47,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--callers", type=int, default=32, choices=[1, 8, 32], help="threads (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="samples of each way (default: %(default)s)")
+    parser.add_argument("--front", choices=["fast", "grpc"], default="fast", help="(default: %(default)s)")
     args = parser.parse_args()
+    FRONT[1] = args.front
     (task,) = [task for task in tasks() if task.name == f"{args.callers} callers"]
     calls = {case.name: case.make() for case in task.cases}
     for call in calls.values():

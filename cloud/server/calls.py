@@ -25,8 +25,8 @@ _log = logging.getLogger("edge_sdk.cloud.server")
 _MOST_UNSENT = 262_144  # bytes of a stream that wait for its client; a handler that writes more waits, too
 _NAMES = ("DNS", "URI", "email", "IP Address")  # what gRPC gives of a certificate's names; others are no strings
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_PROBLEMS = {
-    "large": (grpc.StatusCode.RESOURCE_EXHAUSTED, "a message is larger than the {most} bytes that this server takes"),
+_PROBLEMS = {  # the first in the words of gRPC's library, from which clients learn what a server takes
+    "large": (grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max ({size} vs. {most})"),
     "full": (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests are on their way to this server already"),
     "cut": (grpc.StatusCode.INTERNAL, "the request ended before its message did"),
     "more": (grpc.StatusCode.INTERNAL, "the method takes one message, and there came more"),
@@ -197,7 +197,7 @@ class Call:
         assert self.stream.problem is not None
         code, details = _PROBLEMS[self.stream.problem]
         pushback = (("grpc-retry-pushback-ms", "100"),) if self.stream.problem == "full" else ()
-        return Abort(code, details.format(most=self._max_message_bytes), pushback)
+        return Abort(code, details.format(size=self.stream.length, most=self._max_message_bytes), pushback)
 
     def idle_seconds(self, now: float) -> float:
         """Return how long the client has neither ended a message that it began nor taken any of what waits for it."""
@@ -251,7 +251,7 @@ class Call:
                 raise Abort(grpc.StatusCode.UNIMPLEMENTED, str(error)) from error
             if len(data) > self._max_message_bytes:
                 code, details = _PROBLEMS["large"]
-                raise Abort(code, details.format(most=self._max_message_bytes))
+                raise Abort(code, details.format(size=len(data), most=self._max_message_bytes))
         parse = self.handler.request_deserializer
         try:
             return data if parse is None else parse(data)

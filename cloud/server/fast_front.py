@@ -24,6 +24,7 @@ from edge_sdk.cloud.server.crowd import Crowd
 from edge_sdk.cloud.server.entrance import HANDSHAKE_SECONDS, HTTP2_REFUSAL, Entrance, Visitors
 from edge_sdk.cloud.server.exchange import Failure
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
+from edge_sdk.cloud.server.patience import REQUEST_SECONDS, patience
 from edge_sdk.cloud.server.tickets import Ticket
 from edge_sdk.cloud.server.turns import Paced, Turns
 from edge_sdk.errors import InputError
@@ -35,7 +36,6 @@ _TICK_SECONDS = 0.25
 _SILENT_SECONDS = 60.0  # after which a client is asked whether it is there
 _ANSWER_SECONDS = 20.0  # that it has to say so
 _CLOSE_SECONDS = 1.0  # that a client may take what is left of the answers when the server ends
-_REQUEST_SECONDS = 60.0  # that a call of one message may take to arrive
 _CANCEL = 8  # HTTP/2's code
 
 
@@ -247,8 +247,8 @@ class _Connection(Paced):
                 continue
             if call.deadline is not None and now >= call.deadline:
                 self._end(call, Abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no time is left for this request"))
-            elif call.idle_seconds(now) > _REQUEST_SECONDS or (
-                call.task is None and not stream.ended and now - call.arrived > _REQUEST_SECONDS
+            elif call.idle_seconds(now) > patience(self._shared.budget, stream) or (
+                call.task is None and not stream.ended and now - call.arrived > REQUEST_SECONDS
             ):
                 self._end(call, Abort(grpc.StatusCode.CANCELLED, "the request did not arrive"))
         self._http2.forgive()

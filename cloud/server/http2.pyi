@@ -6,6 +6,7 @@ __all__ = ["Budget", "Connection", "Stream"]
 class Budget:
     held: int
     most: int
+    each: int
     calls: int
     def __init__(self, most: int) -> None: ...
     def hold(self, size: int) -> None: ...
@@ -17,6 +18,8 @@ class Stream:
     gone: bool
     over: bool
     problem: Literal["large", "full", "cut", "more"] | None
+    length: int
+    held: int
     call: Any
     unsent: int
     owed: tuple[int, int]

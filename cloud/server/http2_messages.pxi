@@ -105,9 +105,9 @@ cdef class _Receiving(_Sending):
                 if stream.several:
                     self._touch(stream)
                 if stream.several or not (last and size == 0):  # else it is read now
-                    if self._budget.held > self._budget.most:
+                    if self._budget.held > self._budget.most and stream.held > self._budget.each:
                         return self._give_up(stream, "full")
-            elif self._budget.held > self._budget.most:
+            elif self._budget.held > self._budget.most and stream.held > self._budget.each:
                 return self._give_up(stream, "full")
         return self._ask_for_rest(stream)
 

@@ -10,17 +10,20 @@ cdef class Budget:
 
     Attributes
     ----------
+    each
+        Bytes that a call may hold even where all together hold more than `most`: else who fills the room, and waits,
+        would keep everybody out.
     held
         Bytes that they hold.
     calls
         Calls that are open.
     """
 
-    cdef readonly int64_t held, most
+    cdef readonly int64_t held, most, each
     cdef readonly int calls
 
     def __init__(self, most):
-        self.most, self.held, self.calls = most, 0, 0
+        self.most, self.each, self.held, self.calls = most, most >> 13, 0, 0
 
     def hold(self, int64_t size):
         """Count what its owner holds beside them; what is less than nothing is given back."""
@@ -45,6 +48,10 @@ cdef class Stream:
     problem
         Why what comes is not read: ``"large"`` (a message is), ``"full"`` (the budget is), ``"cut"`` (it ended within
         a message, or without one), ``"more"`` (than the one message of its method); None where it is.
+    length
+        Bytes of the message that came last, or is to come.
+    held
+        Bytes of its messages that are not complete, or not read.
     call
         For the owner of the connection; forgotten when it has ended, unless its client is gone.
     """
@@ -61,9 +68,11 @@ cdef class Stream:
     cdef int prefixed
     cdef int64_t taken  # messages that came as a whole
     cdef bytes message
-    cdef Py_ssize_t length, filled
+    cdef readonly Py_ssize_t length
+    cdef Py_ssize_t filled
     cdef object messages
-    cdef int64_t held, unread
+    cdef readonly int64_t held
+    cdef int64_t unread
     cdef int64_t window_in, window_out
     cdef int64_t said, came  # bytes of its contents: as its headers say (-1: nothing), and so far
     cdef list out  # messages and their prefixes that found no room

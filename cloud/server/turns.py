@@ -25,8 +25,9 @@ class Turns:
     ----------
     budget
         In which reads count that are put off; where it is spent, none is.
-    buffer
-        One for all: it is looked at before anything else comes into it.
+    buffer, view
+        One for all: it is looked at before anything else comes into it. asyncio's TLS would write into copies of its
+        parts if it were not given a view of it.
     calls
         On which something has happened in this turn.
     later
@@ -35,8 +36,12 @@ class Turns:
 
     budget: Budget
     buffer: bytearray = field(default_factory=lambda: bytearray(_BUFFER_BYTES))
+    view: memoryview = field(init=False)
     calls: int = 0
     later: deque[tuple[Paced, bytearray, float]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.view = memoryview(self.buffer)
 
     def begin(self) -> None:
         """Begin a turn, with what the last one has left."""
@@ -69,9 +74,9 @@ class Paced(asyncio.BufferedProtocol):
     def look(self, data: bytearray, size: int) -> int:
         """Look at the first bytes that have come; return on how many calls something has happened."""
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Say where to put what comes."""
-        return self._turns.buffer
+        return self._turns.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Look at what has come; later, where this turn has been long."""

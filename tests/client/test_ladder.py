@@ -178,18 +178,19 @@ def test_privacy_rules_hold_on_every_rung(laddered, proxy) -> None:
             assert max(request.inputs[0].shape) <= 40
 
 
-@pytest.fixture
-def small_server(pair) -> Iterator[Callable[[int], str]]:
+@pytest.fixture(params=["fast", "grpc"])
+def small_server(pair, request: pytest.FixtureRequest) -> Iterator[Callable[[int], str]]:
     """Return a function that starts a server whose messages have a limit."""
     running = []
 
     def start(limit: int) -> str:
         code = (
             "import json, sys; from pathlib import Path; from edge_sdk.cloud.server import ServerConfig, run;"
-            "run(ServerConfig(paths=[Path(sys.argv[1])], grpc_port=0, max_message_bytes=int(sys.argv[2])),"
+            "run(ServerConfig(paths=[Path(sys.argv[1])], grpc_port=0, max_message_bytes=int(sys.argv[2]),"
+            " front=sys.argv[3]),"
             " lambda ready, names: print(json.dumps(dict(ready)), flush=True))"
         )
-        command = [sys.executable, "-c", code, str(pair.cloud), str(limit)]
+        command = [sys.executable, "-c", code, str(pair.cloud), str(limit), request.param]
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         return str(json.loads(running[-1].stdout.readline())["grpc"])
 

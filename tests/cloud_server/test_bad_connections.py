@@ -31,11 +31,11 @@ def resident(server: Service) -> int:
     return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
 
 
-def ask(channel: grpc.Channel) -> str:
+def ask(channel: grpc.Channel, items: int = 1) -> str:
     """Return the status of a good request."""
     takes, gives = messages.METHODS["ModelInfer"]
     request = takes(model_name="tiny")
-    add_input(request, "image", np.full((1, SIDE, SIDE, 3), 0.5, np.float32))
+    add_input(request, "image", np.full((items, SIDE, SIDE, 3), 0.5, np.float32))
     infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", takes.SerializeToString, gives.FromString)
     try:
         infer(request, timeout=PATIENT)
@@ -150,6 +150,25 @@ def test_streams_whose_message_does_not_come_are_ended_where_they_take_too_much_
         assert next(answers).infer_response.outputs, "it had only rested"
         outgoing.put(None)
         assert list(answers) == []
+    assert server.stop() == 0
+
+
+def test_who_fills_the_room_and_waits_keeps_larger_messages_out_for_a_while_only(
+    service, tiny_edge_bundle: TinyBundle, tmp_path: Path, grpc_front: str
+) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_text(f"max_pending_bytes = {96 * 2**20}\n")
+    server = service("serve", tiny_edge_bundle.path, "--front", grpc_front, "--grpc-port", "0", "--config", config)
+    with grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel, ExitStack() as stack:
+        crowd = [Loris(server.ready["grpc"], calls=8, size=8 * 2**20) for _ in range(8)]
+        for one in crowd:
+            stack.callback(one.connection.close)
+        push(crowd, 4.0, rate=150 * 2**20)
+        until = time.monotonic() + PATIENT
+        while (status := ask(channel, items=128)) != "OK":
+            assert status in {"RESOURCE_EXHAUSTED", "CANCELLED"}
+            assert time.monotonic() < until
+            time.sleep(0.1)
     assert server.stop() == 0
 
 
