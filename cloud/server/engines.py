@@ -143,6 +143,7 @@ class _OnnxEngine:
         self._session, self.inputs, self.outputs = session, inputs, outputs
         self._names = [spec.name for spec in outputs]
         self._options = RunOptions()
+        self._run = _unwrapped(session)
         self._bound: WeakSet[Bound] = WeakSet()
 
     @classmethod
@@ -162,7 +163,7 @@ class _OnnxEngine:
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         self._options.terminate = False
         try:
-            outputs: list[Array] = self._session.run(self._names, feeds, self._options)
+            outputs: list[Array] = self._run(self._names, feeds, self._options)
         except Exception as error:  # onnxruntime raises types of its own that share no base
             raise ModelError(f"ONNX Runtime failed: {one_line(error, 300)}") from error
         return outputs
@@ -189,7 +190,7 @@ class _OnnxEngine:
     def close(self) -> None:
         for bound in self._bound:  # which others may keep
             bound.run = _closed
-        self._session = None
+        self._session, self._run = None, _closed
 
 
 def _runner(session: Any, binding: Any, options: Any) -> Callable[[], None]:
@@ -209,7 +210,15 @@ def _runner(session: Any, binding: Any, options: Any) -> Callable[[], None]:
     return run
 
 
-def _closed() -> None:
+def _unwrapped(session: Any) -> Callable[..., Any]:
+    """Return what runs a session with arrays; what its wrapper looks at for other providers is passed by, as above."""
+    run: Callable[..., Any] = session.run
+    if session.get_providers() == ["CPUExecutionProvider"]:
+        run = getattr(getattr(session, "_sess", None), "run", run)
+    return run
+
+
+def _closed(*_: object) -> None:
     raise ModelError("the model is closed")
 
 

@@ -12,7 +12,7 @@ from edge_sdk.cloud.server.http2 import Budget
 
 __all__ = ["Paced", "Turns"]
 
-_BUFFER_BYTES = 262_144
+_BUFFER_BYTES = 65_536  # what it holds is copied from while it is in the caches of a processor
 _MOST_CALLS = 32  # of a turn, after which answers are sent before more is looked at
 _MOST_LATER = 256  # reads that are put off
 
