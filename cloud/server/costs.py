@@ -181,7 +181,7 @@ class BatchCosts:
         self._replace({**self._known, size: seconds})
 
     def _replace(self, known: dict[int, float]) -> None:
-        self._known, self._seconds, self._best, self._full = known, {}, {}, 0
+        self._known, self._seconds, self._best, self._full = known, dict(known), {}, 0
 
     def _estimate(self, size: int) -> float:
         if not self._known:
@@ -212,6 +212,8 @@ class BatchCosts:
     def _neighbours(self, size: int) -> tuple[int, int]:
         """Return the known sizes around a size; both the same where it is known or beyond all."""
         sizes = self._known
+        if size in sizes:
+            return size, size
         low = max((known for known in sizes if known <= size), default=None)
         high = min((known for known in sizes if known >= size), default=None)
         if low is None or high is None:

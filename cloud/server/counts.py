@@ -38,6 +38,16 @@ class Histogram:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.sum += seconds
 
+    def add_all(self, took: Sequence[float]) -> None:
+        """Count several things, at least one, that took so long."""
+        place = bisect_left(BUCKETS, max(took))
+        if place == bisect_left(BUCKETS, min(took)):  # mostly, of what ran together
+            self.counts[place] += len(took)
+        else:
+            for seconds in took:
+                self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.sum += sum(took)
+
 
 @dataclass(slots=True)
 class Counts:
@@ -158,16 +168,13 @@ class Counts:
     def answered_together(
         self, requests: Sequence[tuple[int, float]], started: float, now: float, prepare: float, compute: float
     ) -> None:
-        """Count requests of a batch that were answered: what each holds, and when it came; else as `answered`."""
-        count, took, waits, latencies = len(requests), now - started, self.waiting.counts, self.latency.counts
-        waited = 0.0
-        for items, arrived in requests:
-            self.items += items
-            waited += started - arrived
-            waits[bisect_left(BUCKETS, started - arrived)] += 1
-            latencies[bisect_left(BUCKETS, now - arrived)] += 1
-        self.waiting.sum += waited
-        self.latency.sum += waited + count * took
+        """Count requests of a batch, one at least: what each holds, and when it came; else as `answered`."""
+        count, took = len(requests), now - started
+        self.items += sum([items for items, _ in requests])
+        waits = [started - arrived for _, arrived in requests]
+        waited = sum(waits)
+        self.waiting.add_all(waits)
+        self.latency.add_all([wait + took for wait in waits])
         self.success.add(waited + count * took, count)
         self.queue.add(waited, count)
         self.prepare.add(count * prepare, count)

@@ -81,8 +81,10 @@ class Ledger:
         first = results[0][1] if results else None
         if isinstance(first, Run) and results[0][0].payload.said is not None:  # one run of all of them, in buffers
             requests = [(job.payload.items, job.arrived) for job, _ in results if not job.gone]
-            counts.answered_together(requests, started, now, first.prepare, first.compute)
-            runs, results = {0: first} if requests else {}, []
+            if requests:
+                counts.answered_together(requests, started, now, first.prepare, first.compute)
+                runs[0] = first
+            results = []
         for job, result in results:
             if isinstance(result, TimeoutError):
                 counts.expired += 1

@@ -63,12 +63,9 @@ class Tray:
                 self._writes[place][ends[place] : end] = view[at : at + size]
                 ends[place] = end
         bound.run()
-        whole = [bytes(view[: items * wide]) for view, wide in self._reads]
-        at = 0
-        for payload in payloads:
-            end = at + payload.items
-            payload.said = [raw[at * wide : end * wide] for raw, (_, wide) in zip(whole, self._reads, strict=True)]
-            at = end
+        said = [_parts(bytes(view[: items * wide]), wide, payloads) for view, wide in self._reads]
+        for payload, own in zip(payloads, zip(*said, strict=True), strict=True):
+            payload.said = own
         return True
 
     def _bind(self, items: int) -> Bound | None:
@@ -82,6 +79,16 @@ class Tray:
         if bound is not None:
             self._bound[items] = bound
         return bound
+
+
+def _parts(data: bytes, wide: int, payloads: Sequence[Payload]) -> list[bytes]:
+    """Return what each payload gets of an output whose items have so many bytes."""
+    parts, at = [], 0
+    for payload in payloads:
+        end = at + payload.items * wide
+        parts.append(data[at:end])
+        at = end
+    return parts
 
 
 def tray_of(engine: Engine, most: int) -> Tray | None:
