@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from edge_sdk.cloud.server.costs import FEW, BatchCosts
 from edge_sdk.cloud.server.counts import Counts
@@ -13,7 +13,12 @@ from edge_sdk.cloud.server.waiting import Results
 
 __all__ = ["Ledger"]
 
+Requests = Sequence[tuple[int, float]]
+Correct = Callable[[int, float], None]
+
 _RAN = 32  # runs at once that are counted together, while the code that counts is at hand
+_BATCHES = 8  # likewise, batches that ran in buffers
+_BRIEF = 5e-3  # seconds of a batch that is counted with others
 _LEARN = 0.1  # how much one request corrects what preparing takes
 
 
@@ -35,6 +40,7 @@ class Ledger:
         self.counts, self._costs = Counts(), costs
         self._preparing: dict[str, float] = {}  # seconds an item, by encoding
         self._ran: list[tuple[int, float, float, float]] = []  # at once: items, arrived, started, done
+        self._batches: list[tuple[Requests, float, float, Run, Correct]] = []  # in buffers: started, done
 
     def preparing(self, payload: Payload) -> float:
         """Return the seconds that decoding and processing a request are thought to take."""
@@ -48,22 +54,16 @@ class Ledger:
 
     def catch_up(self) -> None:
         """Count what was noted."""
-        if not self._ran:
-            return
-        ran, counts = self._ran, self.counts
-        counts.answered_at_once(ran)
-        runs: dict[int, list[float]] = {}
-        for items, _, started, done in ran:
-            runs.setdefault(items, []).append(done - started)
-        for items, took in runs.items():
-            counts.ran(items, sum(took), len(took))
-            for at in range(0, len(took), FEW):
-                few = took[at : at + FEW]
-                self._costs.correct_short(items, min(few), len(few))
-        counts.last_inference = int((time.time() - time.monotonic() + ran[-1][-1]) * 1e3)
-        ran.clear()
+        if self._ran:
+            self._count_at_once()
+        for requests, started, done, run, correct in self._batches:
+            self.counts.answered_together(requests, started, done, run.prepare, run.compute)
+            self._count([run], correct)
+        if self._batches:
+            self._ran_last(self._batches[-1][2])
+        self._batches.clear()
 
-    def ran(self, started: float, results: Results, correct: Callable[[int, float], None]) -> None:
+    def ran(self, started: float, results: Results, correct: Correct) -> None:
         """Count what came of a batch.
 
         Parameters
@@ -76,15 +76,16 @@ class Ledger:
             Takes size and seconds of each run of the model.
         """
         now, counts = time.monotonic(), self.counts
-        counts.last_inference = int(time.time() * 1e3)
-        runs: dict[int, Run] = {}
         first = results[0][1] if results else None
         if isinstance(first, Run) and results[0][0].payload.said is not None:  # one run of all of them, in buffers
             requests = [(job.payload.items, job.arrived) for job, _ in results if not job.gone]
             if requests:
-                counts.answered_together(requests, started, now, first.prepare, first.compute)
-                runs[0] = first
-            results = []
+                self._batches.append((requests, started, now, first, correct))
+            if len(self._batches) >= _BATCHES or first.compute >= _BRIEF:
+                self.catch_up()
+            return
+        self._ran_last(now)
+        runs: dict[int, Run] = {}
         for job, result in results:
             if isinstance(result, TimeoutError):
                 counts.expired += 1
@@ -96,7 +97,29 @@ class Ledger:
                 if job.payload.encoding != "tensor":
                     known = self._preparing.get(job.payload.encoding, result.prepare_item)
                     self._preparing[job.payload.encoding] = known + _LEARN * (result.prepare_item - known)
-        for run in runs.values():
+        self._count(runs.values(), correct)
+
+    def _count_at_once(self) -> None:
+        ran, counts = self._ran, self.counts
+        counts.answered_at_once(ran)
+        runs: dict[int, list[float]] = {}
+        for items, _, started, done in ran:
+            runs.setdefault(items, []).append(done - started)
+        for items, took in runs.items():
+            counts.ran(items, sum(took), len(took))
+            for at in range(0, len(took), FEW):
+                few = took[at : at + FEW]
+                self._costs.correct_short(items, min(few), len(few))
+        self._ran_last(ran[-1][-1])
+        ran.clear()
+
+    def _count(self, runs: Iterable[Run], correct: Correct) -> None:
+        for run in runs:
             for size, seconds in run.batch:
-                counts.ran(size, seconds)
+                self.counts.ran(size, seconds)
                 correct(size, seconds)
+
+    def _ran_last(self, done: float) -> None:
+        """Note when the model ran last, as `time.monotonic` has it."""
+        at = int((time.time() - time.monotonic() + done) * 1e3)
+        self.counts.last_inference = max(at, self.counts.last_inference)

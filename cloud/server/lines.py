@@ -101,6 +101,7 @@ class Line:
     def batch_costs(self) -> dict[int, float]:
         """Seconds by batch size, as learned so far."""
         with self._lock:
+            self._ledger.catch_up()
             return self._costs.table()
 
     @property
@@ -158,8 +159,9 @@ class Line:
             self._admit(job)
             self.counts.pending += 1
             self.counts.pending_bytes += payload.nbytes
-            waiting = self._queue.items if self._crew.may_begin(self._queue.items) else 0
-        if waiting and waiting >= 2 * self._costs.best(waiting):
+            waiting = self._queue.items
+            begins = waiting >= 2 * self._costs.best(waiting) and self._crew.may_begin(waiting)
+        if begins:
             self._dispatch()  # more would not run together, and this turn of the loop may be long
         else:
             self._schedule(loop)  # after all that came in the same turn of the loop

@@ -43,7 +43,7 @@ class Tray:
 
     def holds(self, payloads: Sequence[Payload], items: int) -> bool:
         """Tell whether payloads of so many items find room here as they are."""
-        return items <= self._most and all(payload.raw is not None for payload in payloads)
+        return items <= self._most and None not in [payload.raw for payload in payloads]
 
     def run(self, payloads: Sequence[Payload], items: int) -> bool:
         """Run payloads that it holds together, and give each its outputs; False where that cannot be.

@@ -33,6 +33,7 @@ def test_of_a_batch_those_are_counted_whose_callers_are_there() -> None:
     corrected = []
     ledger = Ledger(BatchCosts(8))
     ledger.ran(time.monotonic() - 0.05, batch([False, True, False]), lambda *ran: corrected.append(ran))
+    ledger.catch_up()
     counts = ledger.counts
     assert (counts.items, counts.success.count, counts.batches) == (4, 2, 1)
     assert sum(counts.waiting.counts) == sum(counts.latency.counts) == 2
@@ -44,6 +45,7 @@ def test_of_a_batch_whose_callers_have_all_gone_nothing_is_counted() -> None:
     corrected = []
     ledger = Ledger(BatchCosts(8))
     ledger.ran(time.monotonic(), batch([True, True]), lambda *ran: corrected.append(ran))
+    ledger.catch_up()
     assert (ledger.counts.items, ledger.counts.success.count, ledger.counts.batches) == (0, 0, 0)
     assert corrected == []
 
