@@ -83,7 +83,7 @@ class Crew:
 
     def note(self, items: int, seconds: float, *, beside: bool) -> None:
         """Learn from a run, that began beside others or alone."""
-        if items < self._costs.full or len(self.instances) == 1:
+        if len(self.instances) == 1 or items < self._costs.full:
             return
         each = seconds / items
         if beside:
