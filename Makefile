@@ -26,7 +26,7 @@ INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip in
 TREE := build/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-triton test-clients lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-privacy asan clang portable arm64-kernels pi-test wheels
+.PHONY: help demo test test-slow test-triton test-clients lint lint-style lint-tree lint-imports lint-types format bench soak proto lock clean fuzz fuzz-http2 fuzz-privacy asan clang portable arm64-kernels pi-test wheels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -100,6 +100,9 @@ soak: $(VENV)/stamp-dev ## use a hybrid model for MINUTES while one thing after 
 
 fuzz: $(VENV)/stamp-dev ## feed damaged bytes to every reader and odd arguments to every kernel, for SECONDS
 	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) $(ARGS)
+
+fuzz-http2: $(VENV)/stamp-dev ## fuzz the server's HTTP/2, led by what is run through, for SECONDS each: needs clang and pip install atheris
+	for target in hpack http2; do $(BIN)/python tools/fuzz_http2.py $$target --seconds $(SECONDS) $(ARGS) || exit 1; done
 
 fuzz-privacy: $(VENV)/stamp-dev ## ask under random privacy rules, and find no forbidden byte in COUNT inputs on the wire
 	$(BIN)/python tools/fuzz_privacy.py --count $(COUNT) $(ARGS)

@@ -114,24 +114,12 @@ class FastServer:
         age_seconds: float,
     ) -> None:
         several = frozenset(path for path, method in methods.items() if method.request_streaming)
+        budget = Budget(max_held_bytes)
         self._shared = _Shared(
-            methods,
-            several,
-            lets_in,
-            unknown,
-            refusal,
-            refused,
-            swift or {},
-            Crowd(max_streams),
-            max_message_bytes,
-            max_streams,
-            max_calls,
-            budget := Budget(max_held_bytes),
-            Turns(budget),
-            Visitors("grpc", lambda: len(self._shared.connections)),
-            max_connections,
-            age_seconds,
-        )
+            methods, several, lets_in, unknown, refusal, refused, swift or {}, Crowd(max_streams), max_message_bytes,
+            max_streams, max_calls, budget, Turns(budget), Visitors("grpc", lambda: len(self._shared.connections)),
+            max_connections, age_seconds,
+        )  # fmt: skip
         self._entrances: list[Entrance] = []
         self._watching: asyncio.Task[None] | None = None
 
@@ -185,6 +173,16 @@ class FastServer:
             self._shared.crowd.grow()
             for connection in list(self._shared.connections):
                 connection.watch(now)
+            self._lighten()
+
+    def _lighten(self) -> None:
+        """Let those go for whom the most waits, where what clients do not take is too much in sum."""
+        waiting = {connection: connection.waiting for connection in self._shared.connections}
+        over = sum(waiting.values()) - self._shared.budget.most
+        while over > 0:
+            connection = max(waiting, key=waiting.__getitem__)
+            over -= waiting.pop(connection)
+            connection.abandon()
 
 
 class _Connection(Paced):
@@ -193,12 +191,8 @@ class _Connection(Paced):
     def __init__(self, shared: _Shared, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(shared.turns, loop)
         self._shared = shared
-        self._http2 = Connection(
-            shared.several,
-            max_streams=shared.max_streams,
-            max_message_bytes=shared.max_message_bytes,
-            budget=shared.budget,
-        )
+        most, budget = shared.max_message_bytes, shared.budget
+        self._http2 = Connection(shared.several, max_streams=shared.max_streams, max_message_bytes=most, budget=budget)
         self._made = self._heard = time.monotonic()
         self._old = self._made + shared.age_seconds * random.uniform(0.9, 1.1)
         self._asked, self._leaves, self._allowed = False, False, shared.max_streams
@@ -238,6 +232,11 @@ class _Connection(Paced):
             self._shared.emptied.set()
 
     # of the server
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes of answers the client has not taken."""
+        return self._http2.unsent + self._transport.get_write_buffer_size()
 
     def watch(self, now: float) -> None:
         """End calls whose time is up, and connections with nobody there."""

@@ -30,6 +30,7 @@ class Connection:
     settled: bool
     speaks: bool
     busy: bool
+    unsent: int
     streams: list[Stream]
     def __init__(
         self, several: Collection[bytes], *, max_streams: int, max_message_bytes: int, budget: Budget

@@ -57,7 +57,6 @@ cdef class Connection(_Receiving):
     cdef bytearray _block  # headers that go on in the next frame
     cdef int _block_stream, _block_flags, _block_parts
     cdef bint _widened  # there may be room for what waits
-    cdef int _chores
 
     def __init__(self, several, *, int max_streams, Py_ssize_t max_message_bytes, Budget budget not None):
         super().__init__(budget, max_message_bytes)
@@ -145,9 +144,9 @@ cdef class Connection(_Receiving):
                 kind != DATA or not (length or flags & END_STREAM)
             ):
                 self._chores += _DEAR if kind == SETTINGS else 1
-                if self._chores > _CHORES:
-                    self._fail(ENHANCE_YOUR_CALM, "too much is asked for that is no call")
-                    return end
+            if self._chores > _CHORES:
+                self._fail(ENHANCE_YOUR_CALM, "too much is asked for that is no call")
+                return end
             if kind == DATA:
                 n = flags & PADDED and 1
                 if end - p < 9 + n:
@@ -299,6 +298,7 @@ cdef class Connection(_Receiving):
             return 0  # the client was told that nothing new is looked at
         if len(self._streams) >= self._max_streams:
             self._out.append(_frame(RST_STREAM, 0, number, REFUSED_STREAM.to_bytes(4, "big")))
+            self._chores += 1
             return 0
         if fields is not self._wellformed:  # calls of one client are mostly equal
             why = _what_is_wrong(fields)

@@ -136,6 +136,7 @@ cdef class _Receiving(_Sending):
 
     cdef int _break_off(self, Stream stream) except -1:
         """End a call that is not as long as its headers say."""
+        self._chores += 1
         self._out.append(_frame(RST_STREAM, 0, stream.id, (<int>PROTOCOL_ERROR).to_bytes(4, "big")))
         stream.ended = stream.gone = True
         self._touch(stream)

@@ -12,6 +12,7 @@ cdef class _Sending:
     cdef int64_t _window_out, _stream_window_out
     cdef Py_ssize_t _frame_out
     cdef dict _blocked
+    cdef int _chores  # work for the client that is no call, since `Connection.forgive`
 
     def __init__(self, Budget budget not None):
         self._budget = budget
@@ -28,6 +29,11 @@ cdef class _Sending:
     def busy(self):
         """Whether calls are open, or may come yet that its client made before it heard `go_away`."""
         return len(self._streams) > 0 or self._leaving == ASKED
+
+    @property
+    def unsent(self):
+        """How many bytes of answers wait until the client gives them room."""
+        return sum([(<Stream>stream).out_bytes for stream in self._blocked.values()])
 
     @property
     def streams(self):
@@ -195,6 +201,7 @@ cdef class _Sending:
         if not stream.over:
             if not stream.ended:  # the answer does not wait for the rest of the request
                 self._out.append(_frame(RST_STREAM, 0, stream.id, bytes(4)))
+                self._chores += 1
             stream.over = stream.ended = True
             stream.out, stream.message, stream.messages, stream.out_bytes = None, None, None, 0
             if not stream.gone:

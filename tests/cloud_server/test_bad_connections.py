@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -21,6 +21,7 @@ from edge_sdk.protocol.names import SERVICE
 from outside.bundles import SIDE, TinyBundle
 from outside.frames import begun_infer, frame
 from outside.loris import Loris, push
+from outside.models import identity_onnx
 from outside.services import Service
 
 PATIENT = 30.0
@@ -170,6 +171,46 @@ def test_who_fills_the_room_and_waits_keeps_larger_messages_out_for_a_while_only
             assert time.monotonic() < until
             time.sleep(0.1)
     assert server.stop() == 0
+
+
+def test_who_takes_no_answers_is_let_go_where_too_much_waits_and_others_are_served(service, tmp_path: Path) -> None:
+    (tmp_path / "echo.onnx").write_bytes(identity_onnx("UINT8", [1, "N"]))
+    (tmp_path / "serve.toml").write_text(f"max_pending_bytes = {40 * 2**20}\n")
+    options = ("--front", "fast", "--grpc-port", "0", "--config", tmp_path / "serve.toml")
+    server = service("serve", tmp_path / "echo.onnx", *options)
+    host, _, port = server.ready["grpc"].rpartition(":")
+
+    def asking(size: int) -> bytes:
+        request = messages.ModelInferRequest(model_name="echo", raw_input_contents=[bytes(size)])
+        request.inputs.add(name="x", datatype="UINT8", shape=[1, size])
+        return request.SerializeToString()
+
+    large = b"\0" + len(asking(900_000)).to_bytes(4, "big") + asking(900_000)
+    parts = [large[at : at + 16_384] for at in range(0, len(large), 16_384)]
+    room = frame(4, 0, 0, b"\0\4\0\0\0\0")  # none
+    with grpc.insecure_channel(server.ready["grpc"], OWN_CONNECTION) as channel, ExitStack() as stack:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        assert infer(asking(1), timeout=PATIENT)
+        crowd = [stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENT)) for _ in range(4)]
+        ended: set[socket.socket] = set()
+        for one in crowd:
+            with suppress(ConnectionError):
+                one.sendall(begun_infer(host, calls=30) + room)
+                for stream in range(1, 61, 2):
+                    one.sendall(b"".join(frame(0, 0, stream, part) for part in parts) + frame(0, 1, stream, b""))
+                    assert infer(asking(1), timeout=PATIENT)
+        until = time.monotonic() + PATIENT
+        while not ended and time.monotonic() < until:
+            for one in crowd:
+                try:
+                    one.sendall(frame(6, 1, 0, bytes(8)))
+                except ConnectionError:
+                    ended.add(one)
+            time.sleep(0.05)
+        assert ended, "of 108 MB that would wait"
+        assert infer(asking(1), timeout=PATIENT)
+    assert server.stop() == 0
+    assert server.errors == ""
 
 
 def test_a_full_disk_costs_lines_of_the_request_log_and_nothing_else(

@@ -216,6 +216,21 @@ FLOODS = {  # a server may forgive a part of them, if they come slowly
     ),
 }
 
+LONGER = (b"content-length", b"1")
+FLOODS |= {
+    "a flood of calls that the server has to reset": (
+        HELLO
+        + b"".join(
+            frame(HEADERS, 4, n, head(STREAM, LONGER)) + frame(DATA, 0, n, message(b"")) for n in range(1, 20_007, 2)
+        ),
+        11,
+    ),
+    "a flood of calls beyond those agreed": (
+        HELLO + b"".join(frame(HEADERS, END_HEADERS, n, head()) for n in range(1, 20_047, 2)),
+        11,
+    ),
+}
+
 
 @pytest.mark.parametrize("name", BROKEN | FLOODS)
 def test_a_client_that_breaks_the_rules_is_told_which_and_is_read_no_more(name: str) -> None:
@@ -507,6 +522,29 @@ def test_many_calls_of_one_connection_and_large_messages_are_answered(fast: Serv
             infer(bytes(17 * 2**20), timeout=PATIENT)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert dict(caught.value.trailing_metadata()) == {}
+
+
+def test_calls_that_are_answered_before_they_have_come_count_as_resets() -> None:
+    target, _ = connection()
+    feed(target, HELLO)
+    for n in range(1, 20_005, 2):
+        for stream in feed(target, frame(HEADERS, END_HEADERS, n, head())):
+            target.end(stream, 5)
+    assert target.closed
+    assert int.from_bytes(frames(target.take())[-1][3][4:8], "big") == 11
+
+
+def test_what_waits_for_a_client_is_told() -> None:
+    target, _ = connection()
+    small = frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\x0a")
+    first, second = feed(target, PREFACE + small + b"".join(frame(HEADERS, 5, n, head(STREAM)) for n in (1, 3)))
+    target.respond(first, bytes(20))
+    target.respond(second, bytes(100))
+    assert target.unsent == 25 - 10 + 105 - 10
+    target.reset(second, 8)
+    assert target.unsent == 15
+    target.lose()
+    assert target.unsent == 0
 
 
 def test_a_call_that_is_over_is_forgotten_with_what_its_owner_kept_of_it() -> None:
