@@ -175,6 +175,10 @@ class Core:
         lines = self._all() if len(self._lines) == 1 else []
         return lines[0].refusal(deadline) if len(lines) == 1 and not lines[0].has_priorities else None
 
+    def lasts(self) -> float:
+        """Return for how many seconds all models that are asked have work without the event loop; 0 where none is."""
+        return min((line.lasts for line in self._all() if line.counts.pending), default=0.0)
+
     async def infer(self, request: Request) -> Answer:
         """Run one request and return what the model says.
 

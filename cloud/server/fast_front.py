@@ -24,6 +24,7 @@ from edge_sdk.cloud.server.crowd import Crowd
 from edge_sdk.cloud.server.entrance import HANDSHAKE_SECONDS, HTTP2_REFUSAL, Entrance, Visitors
 from edge_sdk.cloud.server.exchange import Failure
 from edge_sdk.cloud.server.http2 import Budget, Connection, Stream
+from edge_sdk.cloud.server.leisure import Leisure
 from edge_sdk.cloud.server.patience import REQUEST_SECONDS, patience
 from edge_sdk.cloud.server.tickets import Ticket
 from edge_sdk.cloud.server.turns import Paced, Turns
@@ -51,6 +52,7 @@ class _Shared:
     refused: Callable[[], int]
     swift: Mapping[bytes, Swift]
     crowd: Crowd
+    leisure: Leisure
     max_message_bytes: int
     max_streams: int
     max_calls: int
@@ -79,6 +81,8 @@ class FastServer:
         Takes a method's path and the seconds that its caller waits; says why the call is not worked on, or None.
     refused
         Returns how many calls had no answer for want of room or time, so far.
+    lasts
+        As for `Leisure`.
     swift
         What answers calls of some methods of one message without a coroutine, by their paths: takes message, call and
         what is to be called with the answer where it is not known now; returns the answer, a ticket for it, or None
@@ -105,6 +109,7 @@ class FastServer:
         unknown: str = "",
         refusal: Callable[[str, float | None], Failure | None] | None = None,
         refused: Callable[[], int] = int,
+        lasts: Callable[[], float] = float,
         swift: Mapping[bytes, Swift] | None = None,
         max_message_bytes: int,
         max_streams: int,
@@ -116,9 +121,9 @@ class FastServer:
         several = frozenset(path for path, method in methods.items() if method.request_streaming)
         budget = Budget(max_held_bytes)
         self._shared = _Shared(
-            methods, several, lets_in, unknown, refusal, refused, swift or {}, Crowd(max_streams), max_message_bytes,
-            max_streams, max_calls, budget, Turns(budget), Visitors("grpc", lambda: len(self._shared.connections)),
-            max_connections, age_seconds,
+            methods, several, lets_in, unknown, refusal, refused, swift or {}, Crowd(max_streams), Leisure(lasts),
+            max_message_bytes, max_streams, max_calls, budget, Turns(budget),
+            Visitors("grpc", lambda: len(self._shared.connections)), max_connections, age_seconds,
         )  # fmt: skip
         self._entrances: list[Entrance] = []
         self._watching: asyncio.Task[None] | None = None
@@ -385,6 +390,7 @@ class _Connection(Paced):
         refused = shared.refused()
         if refused != shared.crowd.refused:
             shared.crowd.note(refused, len(shared.connections))
+            shared.leisure.take(self._loop)
         if self._allowed != shared.crowd.streams and self._http2.settled:
             self._allowed = shared.crowd.streams
             calls = [stream.call for stream in self._http2.streams if stream.call is not None]

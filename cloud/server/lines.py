@@ -105,6 +105,11 @@ class Line:
             return self._costs.table()
 
     @property
+    def lasts(self) -> float:
+        """Seconds for which what waits keeps its instances at work; 0 where the event loop has to give one work."""
+        return 0.0 if self._crew.idle else self._costs.drain(self._queue.items) / len(self._instances)
+
+    @property
     def soonest(self) -> float:
         """Seconds after which there may be room for a request that found none."""
         return max(self._costs.seconds(1), SHORTEST_RETRY)

@@ -231,6 +231,7 @@ async def _start_fast(config: ServerConfig, shared: Shared, stack: contextlib.As
         unknown=shared.access.unknown if shared.access else "",
         refusal=front.refusal,
         refused=front.refused,
+        lasts=shared.core.lasts,
         swift={INFER.encode(): front.take},
         max_message_bytes=config.max_message_bytes,
         max_streams=_streams(config),

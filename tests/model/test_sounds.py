@@ -133,7 +133,9 @@ def test_without_its_package_a_microphone_says_what_to_install(monkeypatch):
 
 def test_a_microphone_that_is_not_there_is_refused_in_one_line():
     pytest.importorskip("cffi")
-    with pytest.raises(InputError, match=r"^(cannot open a microphone at 'no such device'|PortAudio cannot be loaded).*$"):
+    with pytest.raises(
+        InputError, match=r"^(cannot open a microphone at 'no such device'|PortAudio cannot be loaded).*$"
+    ):
         Microphone("no such device")
 
 
