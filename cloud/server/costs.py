@@ -17,6 +17,7 @@ _LEARN, _LEARN_ALL = 0.1, 0.05  # how much one batch corrects its own size, and 
 _OUTLIER = 2.0  # a batch that took longer than this many times what was thought counts as this many
 _SAME = 1.1  # a batch that differs by less from what was thought teaches nothing
 _WELL = 0.99  # of the cost at which a size is just taken
+_WORST = 3.0  # times what its items took in the largest that was run, that one may take which never was
 _START = 1e-3  # seconds an item, where nothing was measured
 _AGAIN, _TRIES = 512, 4  # batches after which the next size is thought to pay once more, and runs that say whether
 _BRIEF = 30e-6  # seconds of a batch that costs less than to wait for others
@@ -114,6 +115,11 @@ class BatchCosts:
         if given is None:
             given = self._seconds[size] = self._estimate(size)
         return given
+
+    def at_most(self, size: int) -> float:
+        """Return what a batch of a size may take: of one that is larger than all that were run, nobody knows."""
+        largest = max(self._known, default=size)
+        return self.seconds(size) if size <= largest else _WORST * self._known[largest] * size / largest
 
     def is_brief(self, size: int) -> bool:
         """Tell whether a batch of a size costs less than to wait for others."""

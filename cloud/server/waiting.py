@@ -173,7 +173,7 @@ class WaitingList:
                 else:
                     # the most urgent one is still answered in time
                     while (
-                        not jobs and size > 1 and job.deadline is not None and now + costs.seconds(size) > job.deadline
+                        not jobs and size > 1 and job.deadline is not None and now + costs.at_most(size) > job.deadline
                     ):
                         size //= 2
                     jobs.append(job)

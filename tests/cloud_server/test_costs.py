@@ -124,3 +124,12 @@ def test_of_short_runs_the_interrupted_ones_teach_nothing() -> None:
     for _ in range(800):
         costs.correct_short(1, 1e-3)
     assert costs.seconds(1) > 5e-4
+
+
+def test_a_size_that_was_never_run_may_take_longer_than_is_thought() -> None:
+    costs = BatchCosts(64)
+    assert costs.at_most(4) == costs.seconds(4), "nothing was run"
+    costs.correct(1, 0.003)
+    costs.correct(2, 0.006)
+    assert costs.at_most(2) == costs.seconds(2)
+    assert costs.at_most(4) > costs.seconds(4)
