@@ -117,7 +117,11 @@ class BatchCosts:
         return given
 
     def at_most(self, size: int) -> float:
-        """Return what a batch of a size may take: of one that is larger than all that were run, nobody knows."""
+        """Return the seconds that a batch of a size may take at worst.
+
+        What is thought of sizes that were run is good enough. Of a larger one nothing is known: its items may take
+        several times as long as they did in the largest that was run.
+        """
         largest = max(self._known, default=size)
         return self.seconds(size) if size <= largest else _WORST * self._known[largest] * size / largest
 
